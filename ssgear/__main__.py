@@ -1,0 +1,58 @@
+"""`ssgear train | evaluate | doctor`: `python -m ssgear.train` and the others under one name.
+
+Only the command that is asked for is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from ssgear import __version__
+from ssgear.errors import ConfigError, did_you_mean
+
+COMMANDS = {
+    "train": "train an encoder; with no options, on the embedded images, in minutes",
+    "evaluate": "measure an encoder: linear probe and kNN on any images",
+    "doctor": "what this machine can run, what it cannot, and what would change that",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if words[0] == "--version":
+        print(f"ssgear {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        known = f"known: {', '.join(COMMANDS)}"
+        near = did_you_mean(words[0], COMMANDS)
+        error = ConfigError(f"{words[0]}: unknown command{near}; {known}")
+        print(f"ssgear: {error}", file=sys.stderr)
+        return error.exit_status
+    command: Callable[[Sequence[str]], int] = importlib.import_module(f"ssgear.{words[0]}").main
+    return command(words[1:])
+
+
+def usage() -> str:
+    """Return the help of the command line as a whole."""
+    lines = [f"  {name:<10}{what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: ssgear COMMAND [OPTIONS]",
+            "",
+            "Train image encoders from unlabelled images.",
+            "",
+            *lines,
+            "",
+            "ssgear COMMAND --help lists the options of a command.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

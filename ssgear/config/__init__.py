@@ -1,0 +1,1 @@
+"""Settings: what they are (`schema`), where their values come from (`cli`), and `ds.json`."""

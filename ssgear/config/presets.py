@@ -1,0 +1,62 @@
+"""Presets that belong to no method: each function that returns `Settings` is one.
+
+It returns dotted keys; its docstring is its help, its name with hyphens what `--preset` takes. A
+method's own presets are the literal `PRESETS` in its file (`ssgear.registry`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from ssgear import registry
+from ssgear.config.layers import Layer, layer_of
+from ssgear.errors import ConfigError, did_you_mean
+from ssgear.registry import Preset
+
+Settings = dict[str, Any]
+DEFAULT = "quick"
+
+
+def quick() -> Settings:
+    """Minutes on two cores, from the embedded images to the report: a small ResNet at 32 pixels."""
+    return {
+        "method": "simclr",
+        "data.size": 32,
+        "model.name": "resnet_tiny",
+        "optim.name": "adamw",
+        "optim.lr": 2e-3,
+        "optim.weight_decay": 1e-4,
+        "optim.batch_size": 256,
+        "optim.epochs": 40,
+        "optim.warmup_epochs": 2.0,
+        "eval.every": 10,
+    }
+
+
+def collect() -> dict[str, Preset]:
+    """Return every preset by name; nothing is imported for it."""
+    found: dict[str, Preset] = {}
+    for name, value in globals().items():
+        if inspect.isfunction(value) and value.__annotations__.get("return") == "Settings":
+            about, name = inspect.getdoc(value) or "", name.replace("_", "-")
+            found[name] = Preset(name=name, about=about, settings=value())
+    return {**found, **registry.presets()}
+
+
+def layer(name: str) -> Layer:
+    """Return a preset as a layer; a name that is none is an error."""
+    known = collect()
+    name = name.replace("_", "-")
+    if name not in known:
+        raise ConfigError(
+            f"--preset: unknown preset {name!r}{did_you_mean(name, known)}; "
+            f"known: {', '.join(known)}"
+        )
+    return layer_of(known[name].settings, f"preset {name}")
+
+
+def default_layer(method: str | None) -> Layer:
+    """Return what runs without a preset: the method's own `METHOD-quick`, or `quick`."""
+    own = f"{registry.canonical(method)}-{DEFAULT}" if method is not None else DEFAULT
+    return layer(own if own in collect() else DEFAULT)

@@ -1,0 +1,226 @@
+"""Every setting of a run but the method's own, as frozen dataclasses. No torch is imported here.
+
+The dotted name of a field is its option: `Config.optim.batch_size` is `--optim.batch-size`, and the
+line below a field is its help. A method's own settings live in its file (`methods/NAME.py`, class
+`Config`) and appear here as `Config.method`. Checks that need one section only stand in
+`__post_init__` and name the option to change.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ssgear.errors import ConfigError
+
+
+def _require(condition: bool, option: str, value: object, right: str) -> None:
+    if not condition:
+        raise ConfigError(f"{option}: {value} is not possible; {right}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images, how they are read, and what is done to a view."""
+
+    source: str = "auto"
+    """mini (embedded), cifar10, cifar100, stl10, tiny-imagenet, folder, tar; auto: by the path."""
+    path: Path | None = None
+    """Folder or tar file of the images."""
+    test_path: Path | None = None
+    """Images for evaluation; without it, the source's own test split or a held-out share."""
+    labels: Path | None = None
+    """CSV file of `file,label` lines that replaces the labels taken from class folders."""
+    download: bool = False
+    """Let torchvision download a published data set into --data.path."""
+    test_share: float = 0.1
+    """Share of a folder without its own test split that is held out for evaluation, in [0, 1)."""
+    size: int | None = None
+    """Side of a training view in pixels; by default the images' own size up to 96, else 224."""
+    augmentation: str = "auto"
+    """Named augmentation (simclr, simclr-cifar, ...); auto: simclr-cifar up to 64 pixels."""
+    loader: Literal["auto", "resident", "torch"] = "auto"
+    """resident: decoded once, kept in memory as uint8; torch: decoded every epoch by workers."""
+    workers: int = 2
+    """Worker processes of the torch loader and threads of the decoder."""
+    resident_limit_mb: int = 4096
+    """The resident loader is chosen for sets up to this size, decoded."""
+    max_bad_share: float = 0.01
+    """Share of unreadable files above which a run stops; below it they are named and skipped."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares outside [0, 1) and sizes below 8."""
+        bad_share, limit = self.max_bad_share, self.resident_limit_mb
+        _require(0 <= self.test_share < 1, "--data.test-share", self.test_share, "use [0, 1)")
+        _require(0 <= bad_share <= 1, "--data.max-bad-share", bad_share, "use [0, 1]")
+        _require(self.size is None or self.size >= 8, "--data.size", self.size, "use at least 8")
+        _require(self.workers >= 0, "--data.workers", self.workers, "use 0 or more")
+        _require(limit >= 0, "--data.resident-limit-mb", limit, "use 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The encoder."""
+
+    name: str = "resnet18"
+    """resnet_tiny (for CPUs), resnet18, resnet50, vit_small_patch16_224, any classifier of timm."""
+    norm: Literal["batch", "group"] = "batch"
+    """group replaces batch normalisation by group normalisation: no statistics over the batch."""
+    stem: Literal["auto", "cifar", "imagenet"] = "auto"
+    """First layers of a ResNet: cifar is 3x3 without pooling; auto: cifar up to 64 pixels."""
+    weights: Path | None = None
+    """encoder.safetensors (or its run) to start from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Batch, length and optimiser."""
+
+    name: Literal["lars", "sgd", "adamw"] = "lars"
+    """Optimiser of the encoder's group."""
+    lr: float = 0.4
+    """Peak learning rate at the batch size given (not rescaled)."""
+    weight_decay: float = 1e-4
+    """Weight decay; norms and biases are left out."""
+    momentum: float = 0.9
+    """Momentum of sgd and lars; beta1 of adamw."""
+    batch_size: int = 256
+    """Images of one step over all ranks."""
+    micro_batch: int | None = None
+    """Images encoded at a time on a rank (gradient caching): the exact gradient, less memory."""
+    epochs: int = 100
+    """Passes over the training images."""
+    max_steps: int | None = None
+    """Stop after this many steps in all; the schedule still spans all epochs."""
+    warmup_epochs: float = 10.0
+    """Linear warm-up of the learning rate, then cosine to zero."""
+    clip: float = 0.0
+    """Largest global gradient norm; 0 clips nothing."""
+    ema: float = 0.0
+    """Decay of a moving average of the encoder's weights, which is then exported; 0 keeps none."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can use."""
+        finite = math.isfinite(self.lr)
+        steps, micro = self.max_steps, self.micro_batch
+        decay, warmup = self.weight_decay, self.warmup_epochs
+        _require(self.lr > 0 and finite, "--optim.lr", self.lr, "use a positive number")
+        _require(0 <= decay < math.inf, "--optim.weight-decay", decay, "use 0 or more")
+        _require(0 <= self.momentum < 1, "--optim.momentum", self.momentum, "use a value in [0, 1)")
+        _require(self.batch_size >= 2, "--optim.batch-size", self.batch_size, "use at least 2")
+        _require(micro is None or micro >= 1, "--optim.micro-batch", micro, "use at least 1")
+        _require(self.epochs >= 1, "--optim.epochs", self.epochs, "use at least 1")
+        _require(steps is None or steps >= 1, "--optim.max-steps", steps, "use at least 1")
+        _require(0 <= warmup < math.inf, "--optim.warmup-epochs", warmup, "use 0 or more")
+        _require(0 <= self.clip < math.inf, "--optim.clip", self.clip, "use 0 (none) or more")
+        _require(0 <= self.ema < 1, "--optim.ema", self.ema, "use a decay in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How a step is computed."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where a GPU is there."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: autocast of the forward pass; weights, losses and optimiser stay float32."""
+    compile: bool = False
+    """torch.compile the encoder in place."""
+    channels_last: bool = True
+    """Keep images and convolutions in channels-last memory order."""
+    deterministic: bool = False
+    """On a GPU: refuse kernels whose result depends on the order of execution (a CPU always is)."""
+    threads: int | None = None
+    """CPU threads of each rank; by default the cores divided by the ranks of this machine."""
+    timeout_s: float = 600.0
+    """A rank that does not answer for this long ends the run with its number named."""
+
+    def __post_init__(self) -> None:
+        """Refuse fewer than one thread and no time to answer."""
+        threads = self.threads
+        _require(threads is None or threads >= 1, "--engine.threads", threads, "use at least 1")
+        _require(self.timeout_s > 0, "--engine.timeout-s", self.timeout_s, "use more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What is written while a run goes on."""
+
+    every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    tensorboard: bool = True
+    """Write TensorBoard event files too."""
+    progress: bool = True
+    """Show a progress bar on a terminal."""
+
+    def __post_init__(self) -> None:
+        """Refuse an interval below one step."""
+        _require(self.every >= 1, "--log.every", self.every, "use at least 1 step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When a run is saved."""
+
+    every: int = 500
+    """Steps between two checkpoints; one more is saved at the end and on SIGTERM or Ctrl-C."""
+    keep: int = 2
+    """How many checkpoints stay on disk."""
+
+    def __post_init__(self) -> None:
+        """Refuse intervals below one step and keeping nothing."""
+        _require(self.every >= 1, "--checkpoint.every", self.every, "use at least 1 step")
+        _require(self.keep >= 1, "--checkpoint.keep", self.keep, "keep at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """What is measured while training and at its end."""
+
+    every: int = 5
+    """Epochs between two readings of kNN (with labels) and label-free health; 0: at the end."""
+    final: bool = True
+    """Linear probe, kNN and their baselines after the last epoch."""
+    max_images: int = 10000
+    """Images of each split used by the readings while training."""
+
+    def __post_init__(self) -> None:
+        """Refuse a negative interval and readings of nothing."""
+        _require(self.every >= 0, "--eval.every", self.every, "use 0 or more epochs")
+        _require(self.max_images >= 2, "--eval.max-images", self.max_images, "use at least 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A run: everything that decides its numbers, and where it writes."""
+
+    method_name: str = "simclr"
+    """Training method: the name of one, or package.module:Class for one of your own."""
+    method: Any = None
+    """The method's own settings."""
+    seed: int = 0
+    """Decides initial weights, order, views and noise."""
+    output: Path | None = None
+    """Run directory; by default runs/METHOD-DATE-TIME."""
+    deepspeed: Path | None = None
+    """ds.json: train with DeepSpeed."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Images and views."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Encoder."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Batch, length, optimiser."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """Device, precision, compilation."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """Log lines."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Saving."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """Readings."""
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that no generator takes."""
+        _require(0 <= self.seed < 2**32, "--seed", self.seed, "use 0 to 2^32 - 1")

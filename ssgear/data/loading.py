@@ -1,0 +1,153 @@
+"""From a source to batches: `build_loader` picks an engine and says why.
+
+What the engines share stands here. A loader is asked for an epoch from some step on; it has no
+state of its own, so a resumed run asks for the same. Engines differ in who decodes: `resident`
+(once, before the run) or `torch` (worker processes, every epoch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from ssgear.data.augment import AugmentSpec
+from ssgear.data.sources import Source
+from torch import Tensor
+
+from ssgear.config.schema import DataConfig
+from ssgear.data.batch import Batch
+from ssgear.data.sampler import Items, Sampler
+from ssgear.errors import ConfigError
+from ssgear.kernels import philox
+
+SMALL_SIDE = 96
+"""Images up to this side count as small: kept resident, trained at their own size."""
+
+Streams = Callable[[int], Sequence[str]]
+"""The streams that the step of that number (from the start of the run) draws a batch from, in
+order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewPlan:
+    """What is made of an image: the views' augmentations, their side, and where they go."""
+
+    specs: tuple[AugmentSpec, ...]
+    """One augmentation per view."""
+    size: int
+    """Side of the views in pixels."""
+    seed: int
+    """Seed of the run."""
+    device: torch.device
+    """Device of the views."""
+    channels_last: bool = False
+    """Memory order of the views."""
+    needs_images: bool = False
+    """Whether batches carry the un-augmented images too."""
+
+    def stream_seed(self, stream: str) -> int:
+        """Return the seed of a stream's views: the run's own for the main stream."""
+        return self.seed if not stream else philox.derive_key(self.seed, stream) % 2**32
+
+    def batch(
+        self,
+        views: Sequence[Tensor],
+        items: Items,
+        labels: Tensor | None,
+        epoch: int,
+        step: int,
+        images: Tensor | None = None,
+    ) -> Batch:
+        """Gather what was made into a batch.
+
+        `images` uint8 [n, 3, H, W] become floats in [-1, 1].
+        """
+        if self.channels_last:
+            views = [view.contiguous(memory_format=torch.channels_last) for view in views]
+        return Batch(
+            views=views,
+            index=items.index,
+            position=items.position,
+            images=None if images is None else images.to(self.device, torch.float32) / 127.5 - 1,
+            labels=None if labels is None else labels[items.index].to(self.device),
+            generated=items.generated,
+            epoch=epoch,
+            step=step,
+            seed=self.seed,
+            device=self.device,
+        )
+
+
+class Loader(Protocol):
+    """What the trainer needs of an engine."""
+
+    name: str
+    sampler: Sampler
+
+    def epoch(self, epoch: int, first: int, streams: Streams) -> Iterator[Batch]:
+        """Yield the batches of an epoch from its step `first` on.
+
+        For each step, one per stream, in order.
+        """
+        ...
+
+
+def view_size(config: DataConfig, source: Source) -> int:
+    """Return the side of a training view.
+
+    As asked for, else the images' own if they are small, else 224.
+    """
+    if config.size is not None:
+        return config.size
+    return source.native_size if source.native_size and source.native_size <= SMALL_SIDE else 224
+
+
+def augmentation(config: DataConfig, size: int) -> AugmentSpec:
+    """Return the named augmentation.
+
+    `auto` is simclr-cifar for views up to 64 pixels, else simclr.
+    """
+    name = config.augmentation
+    return AugmentSpec.named(
+        ("simclr-cifar" if size <= 64 else "simclr") if name == "auto" else name
+    )
+
+
+def build_loader(
+    config: DataConfig, source: Source, sampler_for: Callable[[int], Sampler], plan: ViewPlan
+) -> tuple[Loader, Source]:
+    """Decode or scan; return the engine, and the source of the images that can be read."""
+    from ssgear.data.sources import decode_all, scan
+
+    from ssgear.data.resident import ResidentLoader
+    from ssgear.data.torch_loader import TorchLoader
+
+    engine, _ = choose_engine(config, source)
+    if engine == "resident":
+        images, source = decode_all(source, config)
+        sampler = sampler_for(len(source))
+        return ResidentLoader(images, source.labels, sampler, plan), source
+    source, sizes = scan(source, config)
+    sampler = sampler_for(len(source))
+    return TorchLoader(source, sizes, sampler, plan, config.workers), source
+
+
+def choose_engine(config: DataConfig, source: Source) -> tuple[str, str]:
+    """Return the engine for a source and the reason in words."""
+    side = source.native_size
+    if side is None:
+        fits, reason = False, "the images have different sizes"
+    else:
+        megabytes = 3 * side * side * len(source) / 1e6
+        fits = side <= SMALL_SIDE and megabytes <= config.resident_limit_mb
+        reason = f"{len(source)} images of {side} px are {megabytes:.0f} MB decoded"
+    if config.loader == "auto":
+        return ("resident" if fits else "torch"), reason
+    if config.loader == "resident" and side is None:
+        raise ConfigError(
+            "--data.loader: resident needs images of one square size; "
+            "use --data.loader torch, or resize them first"
+        )
+    return config.loader, "asked for by --data.loader"

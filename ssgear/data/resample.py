@@ -1,0 +1,138 @@
+"""Crop and resize as two matrix products, a weight matrix for every row and column of the output.
+
+The kernels are Pillow's and torchvision's antialiased ones: a triangle (bilinear) or Keys' cubic
+with a = -1/2 (bicubic), as wide as the output pixel when shrinking, cut at the crop's edge and
+normalised. All crops of a batch are done at once, each with its own box; an image's result does not
+depend on its neighbours. The same products carry the Gaussian blur of `colour.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssgear.errors import ArgumentError
+
+Interpolation = Literal["bilinear", "bicubic"]
+RADIUS = {"bilinear": 1.0, "bicubic": 2.0}
+HALF_UP = 0.5 + 1e-3
+"""Halves round up as in Pillow, and so do values that float32 noise may put just below a half: the
+result is then the same on every device and at every batch size."""
+
+
+def crop_resize(
+    images: Tensor,
+    boxes: Tensor,
+    size: int,
+    *,
+    interpolation: Interpolation = "bicubic",
+    antialias: bool = True,
+) -> Tensor:
+    """Cut `boxes` [N, 4] (top, left, height, width) from images [N, 3, H, W] and resize them.
+
+    Returns [N, 3, size, size] in [0, 255]: whole numbers in float32 for uint8 images; for float
+    images (also in [0, 255]) the unrounded values, with a gradient to the images. Without
+    `antialias` the kernel stays one input pixel wide when shrinking.
+    """
+    _check(images, boxes, interpolation)
+    if len(images) == 1:  # of a large photograph only the box is converted and multiplied
+        top, left, height, width = (int(side) for side in boxes[0].tolist())
+        images = images[:, :, top : top + height, left : left + width]
+        boxes = boxes - boxes.new_tensor([top, left, 0, 0])
+    exact = images.is_floating_point()
+    dtype = images.dtype if exact else torch.float32
+    height, width = images.shape[2:]
+    full = max(height, width)
+    start, length = boxes.T[:2], boxes.T[2:]
+    weights = resize_weights(start, length, full, size, interpolation, antialias)
+    rows_NSH, columns_NSW = weights[0, :, :, :height], weights[1, :, :, :width]
+    if exact:
+        return separable(images, rows_NSH.to(dtype), columns_NSW.to(dtype)).clamp(0, 255)
+    return _round_(separable(images.to(dtype), rows_NSH, columns_NSW, between=_round_))
+
+
+def resize_weights(
+    start: Tensor,
+    length: Tensor,
+    full: int,
+    size: int,
+    interpolation: Interpolation,
+    antialias: bool,
+) -> Tensor:
+    """Return float32 [..., size, full]: what each pixel of a side gives to each output pixel.
+
+    The output covers [start, start + length) of a side of `full` pixels; both are of one shape.
+    The same box gives the same bits, whatever `full` is.
+    """
+    start, length = start.double()[..., None], length.double()[..., None]
+    scale = length / size
+    widen = scale.clamp(min=1) if antialias else torch.ones_like(scale)
+    radius = RADIUS[interpolation]
+    reach = radius * max(full / size, 1) if antialias else radius
+    centre = (torch.arange(size, device=start.device) + 0.5) * scale
+    first = (centre - radius * widen + 0.5).floor_().clamp_(min=0)
+    # places are found in float64; the taps (the new first dimension) are many and small: float32
+    taps = torch.arange(2 * math.ceil(reach) + 1, device=start.device).reshape(-1, *[1] * first.ndim)
+    distance = taps * (1 / widen).float() + ((first + 0.5 - centre) / widen).float()
+    weights = _kernel(distance.abs_(), interpolation)
+    weights *= ((length - first).float() - taps).clamp_(0, 1)  # 0 past the crop's edge, else 1
+    weights /= sum(weights.unbind())  # tap by tap: zeros at the end change no bit
+    pixel = torch.minimum((first + start).long() + taps, (start + length).long() - 1)
+    return dense(pixel, weights, full)
+
+
+def dense(pixel: Tensor, weights: Tensor, full: int) -> Tensor:
+    """Return [..., S, full] with weights[k, ..., s] added at column pixel[k, ..., s]."""
+    lines = weights.shape[1:]
+    start = torch.arange(lines.numel(), device=pixel.device).reshape(lines) * full
+    matrix = torch.zeros(lines.numel() * full, dtype=weights.dtype, device=weights.device)
+    matrix.index_add_(0, (pixel + start).reshape(-1), weights.reshape(-1))
+    return matrix.reshape(*lines, full)
+
+
+def separable(
+    images: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    between: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Return rows[n] @ between(images[n, c] @ columns[n]^T): [N, C, H, W] to [N, C, S, T]."""
+    count, channels, height, width = images.shape
+    lines = images.reshape(count, channels * height, width).bmm(columns.transpose(1, 2))
+    if between is not None:
+        lines = between(lines)
+    rows = rows.repeat_interleave(channels, dim=0)
+    pixels = rows.bmm(lines.reshape(count * channels, height, -1))
+    return pixels.reshape(count, channels, *pixels.shape[1:])
+
+
+def _round_(pixels: Tensor) -> Tensor:
+    """Round in place to whole numbers in [0, 255], as Pillow does after each of the two passes."""
+    return pixels.add_(HALF_UP).floor_().clamp_(0, 255)
+
+
+def _kernel(distance: Tensor, interpolation: Interpolation) -> Tensor:
+    """Return the kernel at distances >= 0, without branches.
+
+    Keys' cubic with a = -1/2 is t^2 (t - 1) / 2 + s^2 (1 - 2 s) with the truncated powers of
+    t = max(2 - distance, 0) and s = max(1 - distance, 0).
+    """
+    near = (1 - distance).clamp_(min=0)
+    if interpolation == "bilinear":
+        return near
+    far = (2 - distance).clamp_(min=0)
+    return (far - 1).mul_(far.square_()).mul_(0.5).add_((1 - 2 * near).mul_(near.square_()))
+
+
+def _check(images: Tensor, boxes: Tensor, interpolation: str) -> None:
+    if interpolation not in RADIUS:
+        raise ArgumentError(f"interpolation: {interpolation!r} is unknown; use bilinear or bicubic")
+    if images.ndim != 4 or boxes.shape != (len(images), 4):
+        raise ArgumentError(
+            f"crop_resize: images {tuple(images.shape)} with boxes {tuple(boxes.shape)}; "
+            "give images [N, 3, H, W] and boxes [N, 4]"
+        )

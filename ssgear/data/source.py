@@ -1,0 +1,150 @@
+"""A set of images: how many, their labels, and image number i.
+
+`Source` is what loaders, evaluation and methods see of a data set; `data/sources.py` opens one.
+Files that cannot be read are found by `decode_all` or `scan` (data/scan.py), which return the
+source of the others with the bad ones named in `bad`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ssgear.data.decode import BadImageError, checked_size, to_tensor
+from ssgear.data.readers import ArrayReader, Reader
+from ssgear.errors import DataError
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A file that was skipped."""
+
+    where: str
+    """Its name."""
+    reason: str
+    """Why it cannot be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """What an entry of `data/sources.py` reads: images and what is known of them."""
+
+    reader: Reader
+    """Image number i."""
+    keys: tuple[str, ...] | None = None
+    """Name of each class as files have it, in the order of the labels."""
+    classes: tuple[str, ...] | None = None
+    """Name of each class as people have it; by default the keys."""
+    labels: Tensor | None = None
+    """[N] int64."""
+    side: int | None = None
+    """Side of every image where the format fixes it."""
+    notes: tuple[str, ...] = ()
+    """What a user should know about the reading."""
+    ignored: int = 0
+    """Other files beside the images."""
+
+
+class Source:
+    """Images by number, with labels where there are any. Can be pickled and forked."""
+
+    def __init__(self, name: str, images: Images, *, mean: Triple, std: Triple) -> None:
+        """Take what an entry of `data/sources.py` has read."""
+        self.name = name
+        self.reader = images.reader
+        self.classes = images.classes or images.keys
+        self.labels = images.labels
+        self.mean, self.std = mean, std
+        self.notes, self.ignored = images.notes, images.ignored
+        self.bad: tuple[BadFile, ...] = ()
+        self.sizes: Tensor | None = None
+        self.index = torch.arange(len(images.reader))
+        self._side = images.side
+        self._side_is_known = images.side is not None
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+        return len(self.index)
+
+    @property
+    def native_size(self) -> int | None:
+        """Side of the images if all are square with this side, else None.
+
+        Headers are read when it is first asked for, up to the first image that differs.
+        """
+        if not self._side_is_known:
+            self._side, self._side_is_known = self._common_side(), True
+        return self._side
+
+    def decode(self, index: int) -> Tensor:
+        """Return image `index` as uint8 [3, H, W], upright RGB."""
+        try:
+            return to_tensor(self.image(index))
+        except BadImageError as error:
+            raise self.named(error, index) from error
+
+    def image(self, index: int) -> Image.Image:
+        """Return image `index`; `BadImageError` gives the reason without the file's name."""
+        return self.reader.image(self._row(index))
+
+    def encoded(self, index: int) -> bytes:
+        """Return the file of image `index` as it is stored."""
+        try:
+            return self.reader.encoded(self._row(index))
+        except BadImageError as error:
+            raise self.named(error, index) from error
+
+    def checked_size(self, index: int) -> tuple[int, int]:
+        """Return the upright height and width of image `index`, having read all of its file."""
+        if isinstance(self.reader, ArrayReader):
+            return self.reader.stored_size(self._row(index))
+        return checked_size(self.reader.encoded(self._row(index)))
+
+    def where(self, index: int) -> str:
+        """Return the name of image `index` for messages."""
+        return self.reader.where(self._row(index))
+
+    def named(self, error: BadImageError, index: int) -> DataError:
+        """Return the error with the file's name."""
+        return DataError(f"{self.where(index)}: {error}")
+
+    def subset(self, indices: Tensor) -> Source:
+        """Return the source of some of the images, in the order given."""
+        part = Source.__new__(type(self))
+        part.__dict__.update(self.__dict__)
+        part.index = self.index[indices]
+        part.labels = None if self.labels is None else self.labels[indices]
+        part.sizes = None if self.sizes is None else self.sizes[indices]
+        # images of different sizes may have a subset of one size
+        part._side_is_known = self._side_is_known and self._side is not None
+        return part
+
+    def without(self, bad: Iterable[tuple[int, str]]) -> Source:
+        """Return the source without the images that cannot be read, given with their reasons."""
+        bad = sorted(bad)
+        good = torch.ones(len(self), dtype=torch.bool)
+        good[[index for index, _ in bad]] = False
+        part = self.subset(good.nonzero()[:, 0])
+        part.bad = (*self.bad, *(BadFile(self.where(index), reason) for index, reason in bad))
+        return part
+
+    def _row(self, index: int) -> int:
+        return int(self.index[index])
+
+    def _common_side(self) -> int | None:
+        side = None
+        for row in self.index.tolist():
+            try:
+                height, width = self.reader.stored_size(row)
+            except BadImageError:
+                continue
+            if height != width or side not in (None, height):
+                return None
+            side = height
+        return side

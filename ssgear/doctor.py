@@ -1,0 +1,297 @@
+"""`python -m ssgear.doctor`: what this machine can run, what it cannot, and what would change that.
+
+One table; the exit status is 0 whatever it says. Every row comes from a probe, and a probe that
+fails becomes a row that says so: a broken installation can still be looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+import typing
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ssgear import __version__, registry
+from ssgear.config.schema import DataConfig
+from ssgear.errors import ConfigError
+
+State = Literal["ok", "note", "missing", "broken"]
+STYLES: dict[State, str] = {"ok": "green", "note": "yellow", "missing": "red", "broken": "red"}
+GIB = 1024**3
+EXTRAS = {"deepspeed": "ZeRO, --deepspeed ds.json"}
+"""Optional package -> what it brings; the extra of ssgear that installs it has its name."""
+AGREES = 1e-5
+"""Largest error of a kernel's loss and gradient, relative to the reference's, that is rounding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One row of the table."""
+
+    what: str
+    """What was looked at."""
+    found: str
+    """What is there."""
+    state: State = "ok"
+    """It works, works with a reservation, is not there, or does not work."""
+    mend: str = ""
+    """What would change it."""
+
+
+Findings = Iterator[Finding]
+Probe = Callable[[], Findings]
+
+
+def python() -> Findings:
+    """Interpreter and this package."""
+    yield Finding(what="python", found=f"{platform.python_version()}, {sys.executable}")
+    methods = ", ".join(registry.names("methods"))
+    yield Finding(what="ssgear", found=f"{__version__}, methods: {methods}")
+
+
+def packages() -> Findings:
+    """Packages that everything needs; those that are there and hardly matter have no row."""
+    for package in ("torch", "torchvision", "timm"):
+        version = version_of(package)
+        yield Finding(what=package, found=version) if version else absent(package)
+    version = version_of("triton")
+    if version:
+        yield Finding(what="triton", found=version)
+    else:
+        found = "not installed; kernels on NVIDIA GPUs need it"
+        yield Finding(what="triton", found=found, state="note", mend="pip install triton")
+    yield from (absent(package) for package in missing_requirements())
+
+
+def absent(package: str) -> Finding:
+    """Say that a package that is needed is not there."""
+    mend = f"pip install {package}"
+    return Finding(what=package, found="not installed", state="missing", mend=mend)
+
+
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package, without importing it."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def missing_requirements() -> list[str]:
+    """Return what this package requires, by its own metadata, and what is not installed."""
+    try:
+        lines = metadata.requires("ssgear") or []
+    except metadata.PackageNotFoundError:  # runs from its source, not installed
+        return []
+    core = [line for line in lines if "extra ==" not in line]
+    names = [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in core]
+    shown = {"torch", "torchvision", "timm"}
+    return [name for name in names if name not in shown and version_of(name) is None]
+
+
+def processor() -> Findings:
+    """Cores and vector instructions."""
+    import torch
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    vectors = torch.backends.cpu.get_cpu_capability()
+    slow = vectors == "DEFAULT"
+    threads = torch.get_num_threads()
+    found = f"{usable} of {os.cpu_count()} cores, {threads} thread(s), {vectors}"
+    mend = "a processor with AVX2 trains several times faster" if slow else ""
+    yield Finding(what="CPU", found=found, state="note" if slow else "ok", mend=mend)
+
+
+def gpus() -> Findings:
+    """Every GPU that PyTorch can use, or why there is none."""
+    import torch
+
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            about = torch.cuda.get_device_properties(number)
+            size = about.total_memory / GIB
+            found = f"{about.name}, {size:.0f} GiB, compute {about.major}.{about.minor}"
+            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+            mend = "" if bf16 else "--engine.precision float32: it has no bf16"
+            yield Finding(
+                what=f"GPU {number}", found=found, state="ok" if bf16 else "note", mend=mend
+            )
+        return
+    driver = Path("/proc/driver/nvidia/version").is_file() or shutil.which("nvidia-smi")
+    if torch.version.cuda is None:
+        found = "none that PyTorch can use: this build of it has no CUDA"
+        mend = "a CUDA build of torch" if driver else "an NVIDIA GPU and a CUDA build of torch"
+    else:
+        found = f"none (PyTorch is built for CUDA {torch.version.cuda})"
+        mend = f"a driver for CUDA {torch.version.cuda}" if driver else "an NVIDIA GPU"
+    yield Finding(what="GPU", found=found, state="note", mend=mend)
+
+
+def memory() -> Findings:
+    """Main memory, and the shared memory that worker processes pass batches through."""
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+    free, total = (kib[key] * 1024 / GIB for key in ("MemAvailable", "MemTotal"))
+    yield Finding(what="memory", found=f"{free:.1f} of {total:.1f} GiB free")
+    folder = Path("/dev/shm")
+    shared = shutil.disk_usage(folder).free / GIB if folder.is_dir() else 0.0
+    if shared < 0.5:
+        found = f"{shared:.2f} GiB free; --data.loader torch passes batches through it"
+        mend = "docker run --shm-size 4g, or --data.workers 0"
+        yield Finding(what="shared memory", found=found, state="note", mend=mend)
+
+
+def disk() -> Findings:
+    """Room for runs in the current directory."""
+    usage = shutil.disk_usage(Path.cwd())
+    found = f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free in {Path.cwd()}"
+    few = usage.free < GIB
+    mend = "--output DIR on another disk" if few else ""
+    yield Finding(what="disk", found=found, state="note" if few else "ok", mend=mend)
+
+
+def kernels() -> Findings:
+    """Every implementation of the loss on every device, held to the reference on a small case."""
+    import torch
+
+    from ssgear.kernels.nt_xent import Implementation
+
+    names = [name for name in typing.get_args(Implementation) if name != "auto"]
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        errors = {name: _kernel_error(name, device) for name in names}
+        wrong = {name: error for name, error in errors.items() if error is not None}
+        where = "" if device == "cpu" else " on GPU"
+        good = ", ".join(f"{name} works" for name in names if name not in wrong)
+        bad = ", ".join(f"{name} does not ({error})" for name, error in wrong.items())
+        yield Finding(
+            what=f"nt_xent{where}",
+            found="; ".join(part for part in (good, bad) if part),
+            state="broken" if wrong else "ok",
+            mend="please report this" if wrong else "",
+        )
+
+
+def _kernel_error(name: str, device: str) -> str | None:
+    """Compare loss and gradient of one implementation with the formula in float64."""
+    import torch
+
+    from ssgear.losses import nt_xent
+
+    rows = torch.randn(26, 7, generator=torch.Generator().manual_seed(0))
+    results = []
+    for impl, kind in (("reference", torch.float64), (name, torch.float32)):
+        z = rows.to(device, kind, copy=True).requires_grad_()
+        try:
+            loss = nt_xent(z, temperature=0.2, impl=impl)  # type: ignore[arg-type]
+            loss.backward()  # type: ignore[no-untyped-call]
+        except Exception as error:
+            return _first_line(error)
+        results.append((loss.detach().double(), typing.cast(torch.Tensor, z.grad).double()))
+    pairs = zip(*results, strict=True)
+    worst = max(float((ours - right).norm() / right.norm()) for right, ours in pairs)
+    return None if worst < AGREES else f"off by {worst:.1g} of the reference"
+
+
+def engines() -> Findings:
+    """What feeds and steps a model: loaders, plain PyTorch, its compiler, several processes."""
+    import torch
+    import torch.distributed as dist
+
+    loaders = typing.get_args(typing.get_type_hints(DataConfig)["loader"])
+    yield Finding(what="loaders", found=", ".join(name for name in loaders if name != "auto"))
+    yield Finding(what="runtime torch", found="one process, or several under torchrun")
+    compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
+    if compiler or torch.cuda.is_available():
+        yield Finding(
+            what="--engine.compile", found=f"C++ compiler: {compiler or 'none, GPU only'}"
+        )
+    else:
+        found = "torch.compile finds no C++ compiler"
+        mend = "install g++ (apt-get install g++)"
+        yield Finding(what="--engine.compile", found=found, state="note", mend=mend)
+    there = dist.is_available()
+    gloo, nccl = there and dist.is_gloo_available(), there and dist.is_nccl_available()
+    names = [name for name, has in (("gloo (CPU)", gloo), ("NCCL (GPU)", nccl)) if has]
+    yield Finding(
+        what="several processes",
+        found=", ".join(names) or "not in this build of PyTorch",
+        state="ok" if names else "missing",
+        mend="" if names else "a build of torch with distributed",
+    )
+
+
+def extras() -> Findings:
+    """Optional packages, and what would install them."""
+    for package, brings in EXTRAS.items():
+        version = version_of(package)
+        if version:
+            yield Finding(what=package, found=f"{version} ({brings})")
+        else:
+            mend = f'pip install "ssgear[{package}]"'
+            found = f"not installed ({brings})"
+            yield Finding(what=package, found=found, state="note", mend=mend)
+
+
+PROBES: tuple[Probe, ...] = (
+    python, packages, processor, gpus, memory, disk, kernels, engines, extras
+)  # fmt: skip
+
+
+def examine(probes: Sequence[Probe] = PROBES) -> list[Finding]:
+    """Run every probe; one that fails is a finding too."""
+    findings: list[Finding] = []
+    for probe in probes:
+        try:
+            with warnings.catch_warnings():  # an old driver, say: the row tells it
+                warnings.simplefilter("ignore")
+                findings += probe()
+        except Exception as error:
+            found = f"cannot be examined: {_first_line(error)}"
+            findings.append(Finding(what=probe.__name__, found=found, state="broken"))
+    return findings
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def table(findings: Sequence[Finding]) -> Table:
+    """Lay the findings out."""
+    grid = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for heading in ("", "what", "found", "what would change it"):
+        grid.add_column(heading, overflow="fold")
+    for each in findings:
+        state = Text(each.state, STYLES[each.state])
+        grid.add_row(state, Text(each.what), Text(each.found), Text(each.mend))
+    return grid
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table; the exit status is 0 unless the command itself is misspelt."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if any(word in ("-h", "--help") for word in words):
+        print(f"usage: python -m ssgear.doctor\n\n{__doc__.splitlines()[0]}")
+        return 0
+    if words:
+        error = ConfigError(f"doctor: {words[0]}: it takes no options")
+        print(f"ssgear: {error}", file=sys.stderr)
+        return error.exit_status
+    Console(highlight=False).print(table(examine()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

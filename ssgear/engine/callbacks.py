@@ -1,0 +1,123 @@
+"""What watches a run.
+
+Callbacks, the `Run` that they see, and the care that none of them changes the run. A callback is
+called on every rank, in the order it was given. It reads and writes `run.results`, which is how the
+report learns of figures without knowing who computed them. After each call the trainer restores
+every module's mode and all random state.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from ssgear.config.schema import Config
+from ssgear.data.loading import Loader, ViewPlan
+from ssgear.data.sources import Source
+from ssgear.distributed import World
+from ssgear.engine.ema import Ema
+from ssgear.engine.log import Log
+from ssgear.engine.runtime import Runtime
+from ssgear.methods.base import Method
+
+Reason = Literal["finished", "stopped", "failed"]
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A run as its callbacks see it."""
+
+    config: Config
+    directory: Path
+    world: World
+    device: torch.device
+    method: Method
+    source: Source
+    """Training images that can be read."""
+    loader: Loader
+    plan: ViewPlan
+    runtime: Runtime
+    log: Log
+    total_steps: int
+    resumed: bool = False
+    step: int = 0
+    """Optimiser steps taken."""
+    images_seen: int = 0
+    averages: dict[str, Ema] = field(default_factory=dict)
+    """Moving averages by group."""
+    results: dict[str, Any] = field(default_factory=dict)
+    """What callbacks pass on: figures, images for the report."""
+    seconds: float = 0.0
+    """Wall time of the run so far, pieces before a resume included."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return the steps of one pass."""
+        return self.loader.sampler.steps_per_epoch
+
+    @property
+    def epoch(self) -> float:
+        """Return the passes over the data so far, with their fraction."""
+        return self.step / self.steps_per_epoch
+
+    @contextmanager
+    def export_weights(self) -> Iterator[None]:
+        """Hold whole weights, averaged ones where an average is kept, inside the block.
+
+        On all ranks.
+        """
+        with ExitStack() as stack:
+            for group in self.runtime.groups:
+                stack.enter_context(self.runtime.gathered(group))
+            for average in self.averages.values():
+                stack.enter_context(average.applied())
+            yield
+
+
+class Callback:
+    """Watches a run; every hook does nothing unless it is overridden."""
+
+    def on_start(self, run: Run) -> None:
+        """Be called once before the first step of this process."""
+
+    def on_step(self, run: Run) -> None:
+        """Be called after every step."""
+
+    def on_epoch(self, run: Run) -> None:
+        """Be called after every pass over the data."""
+
+    def on_end(self, run: Run, reason: Reason) -> None:
+        """Be called once when the run is over."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs: tensors, numbers, strings."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+
+
+@contextmanager
+def unchanged(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Restore the modes of all modules and every random state after the block."""
+    modes = [(part, part.training) for part in module.modules()]
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda, device)

@@ -1,0 +1,138 @@
+"""Saving and resuming a run: every rank's part into one folder that is complete or absent.
+
+A checkpoint holds one part per group (written by the runtime) and, per rank, everything that is in
+no group: buffers (batch statistics too: ranks on CPUs keep their own), random state, averages,
+callbacks' state, bad files.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssgear.engine.callbacks import Callback, Run
+from ssgear.errors import CheckpointError
+from ssgear.storage import checkpoint
+from ssgear.storage.atomic import commit_directory, remove_stale, staging_path
+
+
+def save_checkpoint(run: Run, callbacks: Sequence[Callback]) -> Path | None:
+    """Save a run on all ranks; on a full disk say so, leave nothing behind and return None."""
+    final = run.directory / "checkpoints" / f"step-{run.step}"
+    staged = Path(run.world.gather(str(staging_path(final)))[0])
+    problem = _attempt(lambda: staged.mkdir(parents=True)) if run.world.is_main else None
+    problem = _first(run.world.gather(problem))
+    if problem is None:
+        problem = _first(run.world.gather(_attempt(lambda: _write_parts(run, callbacks, staged))))
+    if problem is None and run.world.is_main:
+        problem = _attempt(lambda: _commit(run, staged, final))
+    problem = _first(run.world.gather(problem))
+    if problem is None:
+        return final
+    if run.world.is_main:
+        shutil.rmtree(staged, ignore_errors=True)
+    there = checkpoint.list_checkpoints(run.directory)
+    last = there[-1].name if there else "none"
+    run.log.note(
+        run.step,
+        f"could not save step {run.step}: {problem}; the run goes on, nothing half-written was "
+        f"left, the last complete checkpoint is {last}",
+    )
+    return None
+
+
+def _attempt(action: Any) -> str | None:
+    try:
+        action()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _first(problems: Sequence[str | None]) -> str | None:
+    return next((problem for problem in problems if problem is not None), None)
+
+
+def _write_parts(run: Run, callbacks: Sequence[Callback], staged: Path) -> None:
+    problem = _attempt(
+        lambda: checkpoint.save_tensors(
+            _rank_file(staged, run.world.rank), _own_state(run, callbacks)
+        )
+    )
+    run.runtime.save(staged)  # collective: also where this rank's own file could not be written
+    if problem is not None:
+        raise OSError(problem)
+
+
+def _rank_file(folder: Path, rank: int) -> Path:
+    return folder / f"rank-{rank}.pt"
+
+
+def _own_state(run: Run, callbacks: Sequence[Callback]) -> dict[str, Any]:
+    return {
+        "buffers": dict(run.method.named_buffers()),
+        "random": torch.get_rng_state(),
+        "cuda_random": torch.cuda.get_rng_state(run.device) if run.device.type == "cuda" else None,
+        "averages": {name: average.state_dict() for name, average in run.averages.items()},
+        "callbacks": [callback.state_dict() for callback in callbacks],
+        "bad_files": [(bad.where, bad.reason) for bad in run.source.bad],
+    }
+
+
+def _commit(run: Run, staged: Path, final: Path) -> None:
+    meta = {
+        "step": run.step,
+        "images_seen": run.images_seen,
+        "seconds": run.seconds,
+        "world_size": run.world.size,
+        "runtime": run.runtime.name,
+        "num_images": len(run.source),
+    }
+    checkpoint.write_manifest(staged, meta)
+    commit_directory(staged, final)
+    checkpoint.point_latest(run.directory, final)
+    for old in checkpoint.list_checkpoints(run.directory)[: -run.config.checkpoint.keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(run: Run, callbacks: Sequence[Callback], folder: Path) -> None:
+    """Bring a freshly built run to where a checkpoint was saved; called on all ranks."""
+    meta = checkpoint.read_manifest(folder)
+    _check_same(run, meta, folder)
+    if run.world.is_main:
+        remove_stale(folder.parent)
+    run.runtime.load(folder)
+    state = checkpoint.load_tensors(_rank_file(folder, run.world.rank))
+    buffers = dict(run.method.named_buffers())
+    for name, value in state["buffers"].items():
+        buffers[name].copy_(value)
+    for name, average in run.averages.items():
+        average.load_state_dict(state["averages"][name])
+    for callback, kept in zip(callbacks, state["callbacks"], strict=True):
+        callback.load_state_dict(kept)
+    torch.set_rng_state(state["random"])
+    if state["cuda_random"] is not None and run.device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda_random"], run.device)
+    run.step, run.images_seen = meta["step"], meta["images_seen"]
+    run.seconds = meta["seconds"]
+
+
+def _check_same(run: Run, meta: dict[str, Any], folder: Path) -> None:
+    if meta["world_size"] != run.world.size:
+        raise CheckpointError(
+            f"{folder}: was saved by {meta['world_size']} rank(s), {run.world.size} are running; "
+            f"start {meta['world_size']} to continue it bit for bit"
+        )
+    if meta["runtime"] != run.runtime.name:
+        raise CheckpointError(
+            f"{folder}: was saved by the {meta['runtime']} runtime; continue with the same one"
+        )
+    if meta["num_images"] != len(run.source):
+        raise CheckpointError(
+            f"{folder}: was trained on {meta['num_images']} images, now {len(run.source)} can be "
+            "read; restore the data, or start a new run"
+        )

@@ -1,0 +1,254 @@
+"""From settings to a run that is ready to start.
+
+Whatever can be wrong is found here, cheapest first, before any directory is made or image decoded
+more than needed: settings, ds.json, directory, data, model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ssgear import distributed, registry
+from ssgear.config import cli
+from ssgear.config import deepspeed as ds_json
+from ssgear.config.schema import Config
+from ssgear.data.loading import ViewPlan, augmentation, build_loader, choose_engine, view_size
+from ssgear.data.sampler import Sampler
+from ssgear.data.sources import open_source
+from ssgear.distributed import World
+from ssgear.engine.callbacks import Run
+from ssgear.engine.deepspeed_runtime import DeepSpeedRuntime, import_deepspeed
+from ssgear.engine.log import Log, cut_metrics
+from ssgear.engine.runtime import Runtime, TorchRuntime
+from ssgear.errors import CheckpointError, ConfigError
+from ssgear.kernels import philox
+from ssgear.methods.base import Method
+from ssgear.models.encoders import build_encoder
+from ssgear.storage.atomic import write_json
+from ssgear.storage.checkpoint import find_latest, read_manifest
+
+MARKS = ("config.json", "metrics.jsonl", "checkpoints")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where a run computes."""
+
+    device: torch.device
+    world: World
+
+
+def prepare(launch: cli.Launch) -> Run:
+    """Build a run from what the command line asked for; every rank calls it."""
+    config = launch.config
+    if launch.resume is not None:
+        check_resume(config, launch.resume)
+    device = pick_device(config)
+    world = distributed.initialise(device, config.engine.timeout_s)
+    torch.set_num_threads(config.engine.threads or max(1, _cores() // world.local_size))
+    config, ds = _with_deepspeed(config, launch.given, world, device)
+    if config.engine.deterministic:
+        torch.use_deterministic_algorithms(True)
+    directory = launch.resume or _claim(config, world)
+    config = dataclasses.replace(config, output=directory)
+    return _build(config, directory, Machine(device=device, world=world), ds, launch)
+
+
+def _build(
+    config: Config,
+    directory: Path,
+    machine: Machine,
+    ds: ds_json.ResolvedDeepSpeed | None,
+    launch: cli.Launch,
+) -> Run:
+    world, device = machine.world, machine.device
+    source = open_source(config.data, "train")
+    size = view_size(config.data, source)
+    method = build_method(config, size, device, world)
+    source = method.wrap_source(source)
+    plan = ViewPlan(
+        specs=method.view_specs(augmentation(config.data, size)),
+        size=size,
+        seed=config.seed,
+        device=device,
+        channels_last=config.engine.channels_last,
+        needs_images=method.needs_images,
+    )
+
+    def sampler_for(num_images: int) -> Sampler:
+        return Sampler(
+            num_images=num_images,
+            batch_size=config.optim.batch_size,
+            seed=config.seed,
+            rank=world.rank,
+            world_size=world.size,
+        )
+
+    engine, why = choose_engine(config.data, source)
+    loader, source = build_loader(config.data, source, sampler_for, plan)
+    total = loader.sampler.steps_per_epoch * config.optim.epochs
+    runtime = build_runtime(method, config, world, ds)
+    torch.manual_seed(philox.derive_key(config.seed, "train", world.rank) % 2**63)
+    log = _open_log(config, directory, world, launch, total)
+    run = Run(
+        config=config,
+        directory=directory,
+        world=world,
+        device=device,
+        method=method,
+        source=source,
+        loader=loader,
+        plan=plan,
+        runtime=runtime,
+        log=log,
+        total_steps=total,
+        resumed=launch.resume is not None,
+    )
+    _tell(run, f"{engine} loader: {why}", ds)
+    return run
+
+
+def _tell(run: Run, loader: str, ds: ds_json.ResolvedDeepSpeed | None) -> None:
+    """Say once what a user should know about this run."""
+    config, world = run.config, run.world
+    run.log.say(loader)
+    for bad in run.source.bad:
+        run.log.note(run.step, f"skipped {bad.where}: {bad.reason}")
+    for note in ds.notes if ds else ():
+        run.log.note(run.step, note)
+    norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in run.method.modules())
+    if norms and world.size > 1 and run.device.type == "cpu":
+        run.log.note(
+            run.step,
+            "PyTorch has no synchronised batch norm on CPUs: every rank keeps its own statistics "
+            "(--model.norm group has none)",
+        )
+    micro = config.optim.micro_batch
+    if norms and micro and micro < config.optim.batch_size // world.size:
+        run.log.note(
+            run.step,
+            f"gradient caching: batch norm sees {micro} images at a time, not the whole batch",
+        )
+
+
+def pick_device(config: Config) -> torch.device:
+    """Return this rank's device, or say that there is no GPU."""
+    wanted = config.engine.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "--engine.device: cuda was asked for, and PyTorch finds no GPU here; use cpu"
+        )
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    local = distributed.world_from_environment().local_rank
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _with_deepspeed(
+    config: Config, given: frozenset[str], world: World, device: torch.device
+) -> tuple[Config, ds_json.ResolvedDeepSpeed | None]:
+    if config.deepspeed is None:
+        return config, None
+    method = registry.load("methods", config.method_name)
+    resolved = ds_json.resolve(
+        ds_json.read(config.deepspeed),
+        config,
+        given,
+        world=world.size,
+        device="cuda" if device.type == "cuda" else "cpu",
+        where=str(config.deepspeed),
+        has_penalty=getattr(method, "has_penalty", False),
+        ema=config.optim.ema > 0,
+    )
+    import_deepspeed()
+    return resolved.config, resolved
+
+
+def check_resume(config: Config, directory: Path) -> None:
+    """Refuse a run that cannot be continued as asked: nothing there, damaged, or other settings."""
+    read_manifest(find_latest(directory))
+    saved = cli.load_file(directory / "config.json")
+    changed = cli.differences(saved, config)
+    if changed:
+        raise CheckpointError(
+            f"--resume: {directory} was trained with other settings: {'; '.join(changed)}; resume "
+            "without changing them, or start a new run"
+        )
+
+
+def _claim(config: Config, world: World) -> Path:
+    """Choose the run's directory; refuse one that holds another run."""
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    directory = config.output or Path("runs") / f"{config.method_name}-{now}"
+    directory = Path(world.gather(str(directory))[0])
+    held = [name for name in MARKS if (directory / name).exists()]
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(f"--output: {directory} is a file; name a directory")
+    if held:
+        raise ConfigError(
+            f"--output: {directory} holds another run ({held[0]} is there); continue it with "
+            f"--resume {directory}, or name another directory"
+        )
+    return directory
+
+
+def build_method(config: Config, size: int, device: torch.device, world: World) -> Method:
+    """Build encoder and method; initial weights depend on (seed, part) alone."""
+    torch.manual_seed(config.seed)
+    encoder = build_encoder(config.model, size, seed=config.seed)
+    loaded: Any = registry.load("methods", config.method_name)
+    method: Method = loaded(config.method, encoder)
+    if world.size > 1 and device.type == "cuda":
+        for name, child in method.named_children():
+            convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+            setattr(method, name, convert(child))
+    method.to(device)
+    if config.engine.channels_last and config.deepspeed is None:
+        # DeepSpeed broadcasts weights as flat bytes; there only the images are channels-last
+        method.to(memory_format=torch.channels_last)
+    if config.engine.compile:
+        encoder.compile()
+    return method
+
+
+def build_runtime(
+    method: Method, config: Config, world: World, ds: ds_json.ResolvedDeepSpeed | None
+) -> Runtime:
+    """Build the runtime that --deepspeed decides on."""
+    bf16 = config.engine.precision == "bf16"
+    if ds is None:
+        return TorchRuntime(method, config.optim, world, bf16=bf16)
+    return DeepSpeedRuntime(method, config.optim, world, bf16=bf16, resolved=ds)
+
+
+def _open_log(config: Config, directory: Path, world: World, launch: cli.Launch, total: int) -> Log:
+    first = 0
+    if launch.resume is not None:
+        first = int(read_manifest(find_latest(directory))["step"])
+    if world.is_main:
+        directory.mkdir(parents=True, exist_ok=True)
+        cut_metrics(directory, first)
+        if launch.resume is None:
+            write_json(directory / "config.json", cli.dump(config))
+    world.barrier("directory of the run")
+    return Log(
+        directory,
+        enabled=world.is_main,
+        tensorboard=config.log.tensorboard,
+        progress=config.log.progress,
+        total_steps=min(total, config.optim.max_steps or total),
+        first_step=first,
+    )

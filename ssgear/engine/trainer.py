@@ -1,0 +1,262 @@
+"""The one loop: a step walks over the phases, callbacks watch, checkpoints are saved.
+
+It knows methods through `methods.base`, ranks and engines through `Runtime`. Nothing in a step
+waits for the device on a GPU; losses are read where a line is logged, and a gradient that is not
+finite ends the run there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssgear.data.batch import Batch
+from ssgear.data.sources import load_images
+from ssgear.engine.callbacks import Callback, Reason, Run, unchanged
+from ssgear.engine.ema import Ema
+from ssgear.engine.grad_cache import cached_backward
+from ssgear.engine.isolate import only
+from ssgear.engine.saving import load_checkpoint, save_checkpoint
+from ssgear.errors import SsgearError, TrainingError
+from ssgear.methods.base import LossTerms, Phase, steps_of
+from ssgear.models.encoders import Normalized
+from ssgear.storage.checkpoint import find_latest, list_checkpoints
+
+
+class Stopped(SsgearError):
+    """A signal asked the run to stop; it was saved first."""
+
+    def __init__(self, message: str, number: int) -> None:
+        """Exit as the shell expects of a process ended by signal `number`."""
+        super().__init__(message)
+        self.exit_status = 128 + number
+
+
+class Trainer:
+    """Trains a `Run` to its end, from wherever it stands."""
+
+    def __init__(self, run: Run, callbacks: Sequence[Callback]) -> None:
+        """Take a run that is built but not started."""
+        run.method.check()
+        self.run_state = run
+        self.callbacks = tuple(callbacks)
+        self._signal: int | None = None
+        self._finite = torch.ones((), dtype=torch.bool, device=run.device)
+        self._tick = time.perf_counter()
+        self._tick_images = 0
+        for phase in run.method.phases:
+            decay = phase.ema or (_trains_encoder(run, phase) and run.config.optim.ema)
+            if decay:
+                run.averages[phase.group] = Ema(run.runtime.groups[phase.group], decay)
+
+    def run(self) -> None:
+        """Train until the end, a signal or an error; callbacks hear of each."""
+        run = self.run_state
+        if run.resumed:
+            load_checkpoint(run, self.callbacks, find_latest(run.directory))
+        handlers = {
+            number: signal.signal(number, self._on_signal)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        reason: Reason = "failed"
+        try:
+            self._call("on_start")
+            self._epochs()
+            reason = "finished"
+        except Stopped:
+            reason = "stopped"
+            raise
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            if reason != "failed":
+                self._call("on_end", reason)
+            run.log.close()
+
+    def _epochs(self) -> None:
+        run = self.run_state
+        last = self.last_step
+        run.method.train()
+        while run.step < last:
+            epoch, first = divmod(run.step, run.steps_per_epoch)
+            if first == 0:
+                run.method.before_epoch(run.step / run.total_steps, self._extract)
+            batches = run.loader.epoch(epoch, first, self._streams)
+            for _ in range(first, run.steps_per_epoch):
+                self._step(batches)
+                self._after_step(last)
+                if run.step >= last:
+                    break
+
+    @property
+    def last_step(self) -> int:
+        """Return the step at which the run ends."""
+        run = self.run_state
+        return min(run.total_steps, run.config.optim.max_steps or run.total_steps)
+
+    def _streams(self, number: int) -> list[str]:
+        """Name the streams of a step.
+
+        The encoder's own, then one for each repetition after the first.
+        """
+        walk = steps_of(self.run_state.method.phases, number)
+        return ["", *(f"{phase.name}.{repeat}" for phase, repeat in walk if repeat > 0)]
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        """Walk over the phases once."""
+        run = self.run_state
+        main = next(batches)
+        progress = run.step / run.total_steps
+        self._terms: dict[str, LossTerms] = {}
+        for phase, repeat in steps_of(run.method.phases, run.step):
+            batch = main if repeat == 0 else next(batches)
+            batch = dataclasses.replace(batch, phase=phase.name, repeat=repeat, progress=progress)
+            self._terms[phase.name] = self._phase(phase, batch)
+        run.step += 1
+        run.images_seen += run.config.optim.batch_size
+
+    def _phase(self, phase: Phase, batch: Batch) -> LossTerms:
+        """Compute a phase's loss, step its group, and let the method update its buffers."""
+        run = self.run_state
+        optim = run.config.optim
+        warmup = int(optim.warmup_epochs * run.steps_per_epoch)
+        run.runtime.schedule(phase, run.step, run.total_steps, warmup)
+        micro = optim.micro_batch
+        with only(run.runtime.groups[phase.group], run.method.groups):
+            if micro is not None and micro < len(batch) and run.method.cacheable:
+                terms = cached_backward(run.runtime, run.method, phase, batch, micro)
+            else:
+                terms = run.runtime.forward(phase, run.method.loss, phase, batch)
+                run.runtime.backward(phase, terms.total)
+                terms.total = terms.total.detach()
+            finite = run.runtime.step(phase)
+        if run.runtime.skips_overflow and not bool(finite):
+            return terms
+        self._finite &= finite.to(self._finite.device)
+        if self._finite.device.type == "cpu" and not bool(self._finite):
+            self._refuse(phase.name)
+        run.method.after_step(phase, terms.carry, batch.progress)
+        if phase.group in run.averages:
+            run.averages[phase.group].update()
+        return terms
+
+    def _refuse(self, phase: str) -> None:
+        run = self.run_state
+        there = list_checkpoints(run.directory)
+        saved = f"the last checkpoint is {there[-1].name}" if there else "no checkpoint was saved"
+        raise TrainingError(
+            f"step {run.step + 1}: the loss of phase {phase!r} or its gradient is not finite; "
+            f"{saved}; try a lower --optim.lr (now {run.config.optim.lr:g}), a longer "
+            "--optim.warmup-epochs or --optim.clip 1"
+        )
+
+    def _after_step(self, last: int) -> None:
+        """Log, call back, save and look whether somebody asked to stop, in this order."""
+        run = self.run_state
+        ends_epoch = run.step % run.steps_per_epoch == 0
+        if run.step % run.config.log.every == 0 or run.step == last:
+            self._log()
+        self._call("on_step")
+        if ends_epoch:
+            self._call("on_epoch")
+        number = run.world.max_number(self._signal or 0)
+        due = run.step % run.config.checkpoint.every == 0 or run.step == last
+        if due or number:
+            self._save()
+        if number and run.step < last:
+            raise Stopped(
+                f"stopped at step {run.step} by {signal.Signals(number).name}; continue with: "
+                f"python -m ssgear.train --resume {run.directory}",
+                number,
+            )
+
+    def _log(self) -> None:
+        run = self.run_state
+        if not bool(self._finite):
+            self._refuse(" or ".join(self._terms))
+        now = time.perf_counter()
+        speed = (run.images_seen - self._tick_images) / (now - self._tick)
+        values: dict[str, Any] = {"epoch": round(run.epoch, 4), "images_seen": run.images_seen}
+        values |= self._losses()
+        values["lr"] = next(iter(run.runtime.last_lr.values()))
+        values["images_per_second"] = round(speed, 2)
+        run.log.train(run.step, **values)
+        self._restart_clock()
+
+    def _losses(self) -> dict[str, float]:
+        """Return the step's losses as means over ranks: `loss` is the sum over phases."""
+        world = self.run_state.world
+        named: dict[str, Tensor] = {}
+        for phase, terms in self._terms.items():
+            if len(self._terms) > 1:
+                named[f"loss_{phase}"] = terms.total
+            named |= {name: part.float() for name, part in terms.parts.items()}
+        total = torch.stack([terms.total for terms in self._terms.values()]).sum()
+        values = world.mean(torch.stack([total, *named.values()])).tolist()
+        return dict(zip(["loss", *named], values, strict=True))
+
+    def _restart_clock(self) -> None:
+        run = self.run_state
+        now = time.perf_counter()
+        run.seconds += now - self._tick
+        self._tick, self._tick_images = now, run.images_seen
+
+    def _save(self) -> None:
+        if not bool(self._finite):
+            self._refuse(" or ".join(self._terms))
+        now = time.perf_counter()
+        save_checkpoint(self.run_state, self.callbacks)
+        self._forget(time.perf_counter() - now)
+
+    def _call(self, hook: str, *args: Any) -> None:
+        """Call a hook of every callback.
+
+        None of them can change modes, random state or the speed shown.
+        """
+        run = self.run_state
+        now = time.perf_counter()
+        for callback in self.callbacks:
+            if getattr(type(callback), hook) is not getattr(Callback, hook):
+                with unchanged(run.method, run.device):
+                    getattr(callback, hook)(run, *args)
+        self._forget(time.perf_counter() - now)
+
+    def _forget(self, seconds: float) -> None:
+        """Count time spent beside the steps to the run but not to its images per second."""
+        self.run_state.seconds += seconds
+        self._tick += seconds
+
+    @torch.no_grad()
+    def _extract(self) -> Tensor:
+        """Return features [N, F] of every training image by the encoder as it is now."""
+        run = self.run_state
+        encoder = Normalized(run.method.encoder, run.plan.specs[0].mean, run.plan.specs[0].std)
+        with unchanged(run.method, run.device), run.export_weights():
+            encoder.eval()
+            parts = torch.split(torch.arange(len(run.source)), 500)
+            workers = run.config.data.workers
+            return torch.cat(
+                [
+                    encoder(
+                        load_images(run.source, part, run.plan.size, workers=workers).to(run.device)
+                    )
+                    for part in parts
+                ]
+            )
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt  # asked twice: do not wait for the step
+        self._signal = number
+
+
+def _trains_encoder(run: Run, phase: Phase) -> bool:
+    weights = {id(weight) for weight in run.method.encoder.parameters()}
+    return any(id(weight) in weights for weight in run.runtime.groups[phase.group].parameters())

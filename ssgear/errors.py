@@ -1,0 +1,46 @@
+"""One family of errors: what was wrong, where it stands, what would be right, in one line each.
+
+A user's mistake is a `SsgearError`: the commands print `ssgear: MESSAGE` on standard error and exit with
+status 2. Anything else that is raised is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SsgearError(Exception):
+    """A mistake that a user can mend; its text is one line."""
+
+    exit_status = 2
+
+
+class ConfigError(SsgearError):
+    """An option, preset, method or ds.json entry that is wrong or contradicts another."""
+
+
+class ArgumentError(SsgearError, ValueError):
+    """A public function was called with an argument that it cannot take."""
+
+
+class DataError(SsgearError):
+    """A path, archive, label file or image that cannot be used."""
+
+
+class CheckpointError(SsgearError):
+    """A run directory or checkpoint that is absent, incomplete, or of another configuration."""
+
+
+class MissingDependencyError(SsgearError):
+    """An optional package is needed and not installed."""
+
+
+class TrainingError(SsgearError):
+    """A run that cannot go on: a loss that is not finite, a rank that is gone, a disk that is full."""
+
+
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """` (did you mean X?)` for the nearest known word, or an empty string where none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {prefix}{near[0]}?)" if near else ""

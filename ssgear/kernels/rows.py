@@ -1,0 +1,70 @@
+"""Rows of embeddings: brought to length 1, and gathered over the ranks of a process group.
+
+Both forms of NT-Xent stand on this file.
+Shapes: R own rows, M rows of all W ranks (M = W R), D the width.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ssgear.errors import ArgumentError
+
+
+def compute_dtype(z: Tensor) -> torch.dtype:
+    """Return the type that a loss of `z` is computed in: float32, but float64 for float64."""
+    return torch.float64 if z.dtype == torch.float64 else torch.float32
+
+
+def unit_rows(z_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rows of length 1, the scale [R, 1] divided out first, and the norm [R, 1] after it.
+
+    The scale is a power of two near a row's largest entry: dividing by it is exact, and squares of
+    1e-30 or 1e30 survive. The norm is then at least 1, but 0 for a zero row, which stays zero and
+    gets a zero gradient.
+    """
+    largest_R1 = z_RD.detach().abs().amax(1, keepdim=True)
+    mantissa_R1, _ = torch.frexp(largest_R1)
+    scale_R1 = (largest_R1 / (2 * mantissa_R1)).masked_fill(largest_R1 == 0, 1.0)
+    scaled_RD = z_RD / scale_R1
+    norm_R1 = torch.linalg.vector_norm(scaled_RD, dim=1, keepdim=True)
+    unit_RD = (scaled_RD / norm_R1.clamp_min(0.5)).masked_fill(norm_R1 == 0, 0.0)
+    return unit_RD, scale_R1, norm_R1
+
+
+def gather_rows(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Return the rows of all ranks in their order; no gradient goes through."""
+    gathered = rows.new_empty(dist.get_world_size(group) * rows.shape[0], *rows.shape[1:])
+    dist.all_gather_into_tensor(gathered, rows.contiguous(), group=group)
+    return gathered
+
+
+def check_equal_rows(z_RD: Tensor, has_ids: bool, group: dist.ProcessGroup) -> None:
+    """Refuse ranks that bring different shapes; every rank raises the same error.
+
+    A group that can talk between CPUs is checked at every call, and the device is left alone. In a
+    group of NCCL only, a check stops the host, so it is made once for each shape.
+    """
+    mine = (z_RD.shape[0], z_RD.shape[1], compute_dtype(z_RD).itemsize, int(has_ids))
+    if z_RD.device.type == "cpu" or "cpu:" in dist.get_backend_config(group):
+        _compare(mine, group, "cpu")
+    else:
+        _compare_once(mine, group, str(z_RD.device))
+
+
+def _compare(mine: tuple[int, ...], group: dist.ProcessGroup, device: str) -> None:
+    gathered = gather_rows(torch.tensor([mine], device=device), group)
+    shapes = [tuple(shape) for shape in gathered.tolist()]
+    if len(set(shapes)) > 1:
+        listing = ", ".join(
+            f"rank {rank} has {rows} x {width} in float{8 * itemsize}{' with ids' * has_ids}"
+            for rank, (rows, width, itemsize, has_ids) in enumerate(shapes)
+        )
+        raise ArgumentError(f"nt_xent: all ranks of a group must bring the same shape; {listing}")
+
+
+_compare_once = functools.cache(_compare)

@@ -1,0 +1,225 @@
+"""What every training method is.
+
+Modules in groups, phases that step them, and a loss for each phase. The engine knows methods only
+through this file. A *group* is what one optimiser (and, under DeepSpeed, one engine) steps; a
+*phase* says when a group is stepped. One step of a run is one walk over the phases (MATH.md 2 has
+the largest case: critic, generator, encoder). A method is found by its file name in
+`ssgear/methods/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ssgear.data.augment import AugmentSpec
+from ssgear.data.batch import Batch
+from ssgear.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ssgear.data.sources import Source
+    from ssgear.models.encoders import Encoder
+
+LearningRateScale = Callable[[float], float]
+"""Factor on the scheduled learning rate as a function of progress in [0, 1]."""
+Extract = Callable[[], Tensor]
+"""Features [N, F] of every training image by the encoder as it is now, on this rank's device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSpec:
+    """Optimiser of a group that does not take the run's own (`--optim.*`)."""
+
+    name: str
+    """lars, sgd, adamw or adam."""
+    lr: float
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates; the first is the momentum of sgd and lars."""
+    weight_decay: float = 0.0
+    """Decoupled for adamw; norms and biases are left out."""
+    constant: bool = False
+    """Keep the learning rate constant instead of warm-up and cosine."""
+
+
+class Group(nn.Module):
+    """Modules that one optimiser steps.
+
+    Calling it runs a function inside, so that module hooks of an engine fire.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        modules: Mapping[str, nn.Module],
+        *,
+        optimizer: OptimizerSpec | None = None,
+        scales: Mapping[str, LearningRateScale] | None = None,
+    ) -> None:
+        """Gather `modules` under `name`.
+
+        `scales` maps a prefix of parameter names to a learning-rate factor.
+        """
+        super().__init__()
+        self.name = name
+        self.parts = nn.ModuleDict(dict(modules))
+        self.optimizer = optimizer
+        self.scales = dict(scales or {})
+
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call `function(*args)`."""
+        return function(*args)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One optimiser step of one group within a training step."""
+
+    name: str
+    """Name in logs and in the key of every random draw."""
+    group: str
+    """Group that is stepped; only its parameters get gradients."""
+    every: int = 1
+    """The phase runs at steps that are multiples of this."""
+    repeat: int = 1
+    """Optimiser steps in a row; those after the first draw images from a stream of their own."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the group's weights, kept by the engine; 0 keeps
+    none."""
+
+
+@dataclass
+class LossTerms:
+    """A loss and what else came of computing it. Everything stays on the device."""
+
+    total: Tensor
+    """Scalar float32 to differentiate: this rank's share, whose mean over ranks is the loss of the
+    global batch."""
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    """Named detached scalars for the log."""
+    carry: dict[str, Tensor] = field(default_factory=dict)
+    """Detached tensors that `after_step` needs (new queue rows, say)."""
+
+
+class Method(nn.Module):
+    """A training method.
+
+    Subclasses set `groups` and `phases` in `__init__` and write `embed` and `loss_of`.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Settings of a method; fields appear as `--method.FIELD`."""
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
+    cacheable: ClassVar[bool] = True
+    """Whether `loss` is `loss_of(embed(...))` and nothing else, so that gradient caching is
+    exact."""
+    needs_images: ClassVar[bool] = False
+    """Whether `Batch.images` is filled."""
+
+    groups: tuple[Group, ...]
+    phases: tuple[Phase, ...]
+
+    def __init__(self, config: Any, encoder: Encoder) -> None:
+        """Keep the settings and the encoder; `process_group` is None in one process."""
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+        self.process_group: dist.ProcessGroup | None = (
+            dist.group.WORLD if dist.is_initialized() else None
+        )
+
+    def view_specs(self, default: AugmentSpec) -> tuple[AugmentSpec, ...]:
+        """Return the augmentation of each view; `default` is what `--data.augmentation` named."""
+        return (default, default)
+
+    def wrap_source(self, source: Source) -> Source:
+        """Return the source to train on: pairs, patches, surrogate labels.
+
+        The same one by default.
+        """
+        return source
+
+    def before_epoch(self, progress: float, extract: Extract) -> None:
+        """Fill buffers that need features of the whole set (neighbour tables).
+
+        Nothing by default.
+        """
+
+    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
+        """Return one [n, D] embedding per view.
+
+        Row by row, with no side effect but batch-norm statistics.
+        """
+        raise NotImplementedError
+
+    def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
+        """Return the loss of embeddings; on the device, without a host synchronisation."""
+        raise NotImplementedError
+
+    def loss(self, phase: Phase, batch: Batch) -> LossTerms:
+        """Return the loss of a batch."""
+        return self.loss_of(phase, self.embed(phase, batch), batch)
+
+    def after_step(self, phase: Phase, carry: Mapping[str, Tensor], progress: float) -> None:
+        """Update buffers (momentum copies, queues, controllers) after a step that was really taken.
+
+        Never weights.
+        """
+
+    def group_named(self, name: str) -> Group:
+        """Return the group of that name."""
+        return next(group for group in self.groups if group.name == name)
+
+    def check(self) -> None:
+        """Refuse groups that overlap or leave a parameter out, and phases of unknown groups."""
+        seen: dict[int, str] = {}
+        for group in self.groups:
+            for name, parameter in group.named_parameters():
+                if id(parameter) in seen:
+                    raise ConfigError(
+                        f"{type(self).__name__}: {name} is in groups {seen[id(parameter)]} "
+                        f"and {group.name}"
+                    )
+                seen[id(parameter)] = group.name
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad and id(parameter) not in seen:
+                raise ConfigError(
+                    f"{type(self).__name__}: parameter {name} is in no group "
+                    "and would never be trained"
+                )
+        names = {group.name for group in self.groups}
+        for phase in self.phases:
+            if phase.group not in names:
+                raise ConfigError(
+                    f"{type(self).__name__}: phase {phase.name} steps unknown group {phase.group}"
+                )
+
+
+def steps_of(phases: tuple[Phase, ...], step: int) -> list[tuple[Phase, int]]:
+    """Return the (phase, repeat) pairs that step number `step` walks over, in order."""
+    return [
+        (phase, repeat)
+        for phase in phases
+        if step % phase.every == 0
+        for repeat in range(phase.repeat)
+    ]
+
+
+class LearnedTemperature(nn.Module):
+    """A positive temperature tau = exp(log_tau) that is trained like any weight."""
+
+    def __init__(self, initial: float) -> None:
+        """Start at `initial` > 0."""
+        super().__init__()
+        self.log_tau = nn.Parameter(torch.tensor(initial).log())
+
+    def forward(self) -> Tensor:
+        """Return tau, a 0-d float32 tensor."""
+        return self.log_tau.exp()

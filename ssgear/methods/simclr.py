@@ -1,0 +1,97 @@
+"""SimCLR (Chen et al. 2020, arXiv 2002.05709).
+
+Two views, one projector, NT-Xent over the global batch. `--method simclr`. The loss is MATH.md 1
+with the batch of all ranks as negatives; the temperature is a constant, or a trained scalar that
+starts there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ssgear.data.batch import Batch
+from ssgear.errors import ConfigError
+from ssgear.losses import nt_xent
+from ssgear.methods.base import Group, LearnedTemperature, LossTerms, Method, Phase
+from ssgear.models.heads import mlp, seeded
+
+if TYPE_CHECKING:
+    from ssgear.models.encoders import Encoder
+
+PRESETS = {
+    "simclr-cifar10": {
+        "data.source": "cifar10",
+        "data.augmentation": "simclr-cifar",
+        "model.name": "resnet18",
+        "optim.name": "lars",
+        "optim.batch_size": 256,
+        "optim.lr": 0.4,
+        "optim.weight_decay": 1e-4,
+        "optim.epochs": 1000,
+        "optim.warmup_epochs": 10.0,
+        "method.temperature": 0.2,
+        "method.projector_dims": [2048, 256],
+        "eval.every": 20,
+        "checkpoint.every": 2000,
+    },
+}
+
+
+class SimCLR(Method):
+    """Two views of each image attract each other and repel all others of the batch."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Method.Config):
+        """Settings of SimCLR."""
+
+        temperature: float = 0.2
+        """NT-Xent temperature tau, > 0."""
+        learned_temperature: bool = False
+        """Train the temperature, starting from --method.temperature."""
+        projector_dims: tuple[int, ...] = (2048, 256)
+        """Widths of the projector's layers; the last is the loss's width D."""
+
+        def __post_init__(self) -> None:
+            """Refuse temperatures and widths that define no loss."""
+            if not (self.temperature > 0 and math.isfinite(self.temperature)):
+                raise ConfigError(
+                    f"--method.temperature: {self.temperature} is not possible; use a value above 0"
+                )
+            if not self.projector_dims or min(self.projector_dims) < 1:
+                raise ConfigError(
+                    f"--method.projector-dims: {self.projector_dims} is not possible; "
+                    "give at least one width, each at least 1"
+                )
+
+    config: Config
+
+    def __init__(self, config: Config, encoder: Encoder) -> None:
+        """Build the projector on top of `encoder`."""
+        super().__init__(config, encoder)
+        with seeded(torch.initial_seed(), "projector"):
+            self.projector = mlp(
+                encoder.num_features, config.projector_dims, norm=encoder.config.norm
+            )
+        modules: dict[str, nn.Module] = {"encoder": encoder, "projector": self.projector}
+        if config.learned_temperature:
+            self.temperature = LearnedTemperature(config.temperature)
+            modules["temperature"] = self.temperature
+        self.groups = (Group("encoder", modules),)
+        self.phases = (Phase(name="encoder", group="encoder"),)
+
+    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
+        """Return one projection [n, D] per view."""
+        return tuple(self.projector(self.encoder(view_NCHW)) for view_NCHW in batch.views)
+
+    def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
+        """Return NT-Xent of the stacked views, with the rows of all ranks as negatives."""
+        z_MD = torch.cat(zs)  # M = V * n, views stacked
+        tau = self.temperature() if self.config.learned_temperature else self.config.temperature
+        loss = nt_xent(z_MD, temperature=tau, group=self.process_group)
+        parts = {"temperature": tau.detach()} if isinstance(tau, Tensor) else {}
+        return LossTerms(total=loss, parts=parts)

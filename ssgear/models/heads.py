@@ -1,0 +1,59 @@
+"""Heads on top of an encoder, and initial weights that depend on a seed and a name only.
+
+`mlp` is the projector of the contrastive methods (Chen et al. 2020): Linear, norm, ReLU, ...,
+Linear. Whoever builds modules does it inside `seeded(seed, "projector")`, so that a new head
+changes no other's weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import nn
+
+from ssgear.errors import ConfigError
+
+
+@contextmanager
+def seeded(seed: int, path: str) -> Iterator[None]:
+    """Draw weights on the CPU from a stream of (seed, path); leave torch's generator as it was."""
+    digest = hashlib.blake2b(f"{seed}/{path}".encode(), digest_size=8).digest()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int.from_bytes(digest, "little", signed=True))
+        yield
+
+
+def mlp(
+    in_features: int,
+    dims: Sequence[int],
+    *,
+    norm: Literal["batch", "group", "none"] = "batch",
+    last_norm: bool = False,
+) -> nn.Sequential:
+    """Build a projector of widths `dims`; a layer that a norm follows has no bias.
+
+    `norm="group"` normalises each row by itself (one group), for encoders without batch statistics.
+    """
+    if not dims or min(dims) < 1 or in_features < 1:
+        raise ConfigError(
+            f"a head of widths {tuple(dims)} over {in_features} features is not possible"
+        )
+    layers: list[nn.Module] = []
+    widths = [in_features, *dims]
+    for place, (width, next_width) in enumerate(zip(widths, dims, strict=False), start=1):
+        last = place == len(dims)
+        normed = norm != "none" and (last_norm or not last)
+        layers.append(nn.Linear(width, next_width, bias=not normed))
+        if normed:
+            layers.append(_norm(norm, next_width))
+        if not last:
+            layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
+def _norm(norm: str, width: int) -> nn.Module:
+    return nn.BatchNorm1d(width) if norm == "batch" else nn.GroupNorm(1, width)

@@ -1,0 +1,189 @@
+"""Optimisers by name, their parameter groups, and the schedule of the learning rate.
+
+`build_optimizer` sorts parameters into groups (decayed or not, by learning-rate scale), in the
+order in which they are named; `schedule` gives the factor of a step and `set_lr` writes it into the
+groups. LARS is written here (You et al. 2017, arXiv 1708.03888); the rest is torch's. No `fused`
+kernels: they read weight and gradient as one flat array each, which is silently wrong where the two
+differ in memory order (a channels-last convolution whose gradient was averaged in a flat bucket).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, cast, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ssgear.errors import ConfigError, did_you_mean
+
+Scale = Callable[[float], float]
+"""Factor on the learning rate as a function of progress in [0, 1]."""
+OPTIMIZERS = ("lars", "sgd", "adamw", "adam")
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling: momentum SGD with a trust ratio for every tensor.
+
+    For a tensor w of two or more dimensions with gradient g (nesterov: no):
+        ratio = eta |w| / (|g| + weight_decay |w| + eps)          1 where |w| or |g| is 0
+        ratio = min(ratio / lr, 1)                                with `clip`: at most plain SGD
+        buffer = momentum buffer + ratio (g + weight_decay w);    w -= lr buffer
+    Tensors of 0 or 1 dimension (norms, biases, a temperature) take momentum SGD without decay.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        eta: float = 0.02,
+        clip: bool = True,
+        eps: float = 1e-8,
+    ) -> None:
+        """Take parameters or groups of them; `eta` is the trust coefficient."""
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "eta": eta,
+            "clip": clip,
+            "eps": eps,
+        }
+        super().__init__(params, defaults)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient; nothing is read back from the device."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            self._update(group, [p for p in weights if p.ndim > 1], adapt=True)
+            self._update(group, [p for p in weights if p.ndim <= 1], adapt=False)
+        return loss
+
+    def _update(self, group: dict[str, Any], weights: list[Tensor], *, adapt: bool) -> None:
+        if not weights:
+            return
+        gradients = [cast(Tensor, p.grad) for p in weights]
+        if adapt:
+            gradients = _scaled_gradients(group, weights, gradients)
+        buffers = [self._buffer(p) for p in weights]
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, gradients)
+        torch._foreach_add_(weights, buffers, alpha=-group["lr"])
+
+    def _buffer(self, weight: Tensor) -> Tensor:
+        state = self.state[weight]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        return cast(Tensor, state["momentum_buffer"])
+
+
+def _scaled_gradients(
+    group: Mapping[str, Any], weights: list[Tensor], gradients: list[Tensor]
+) -> list[Tensor]:
+    """Return ratio * (g + weight_decay * w) for each tensor."""
+    w_norm = torch.stack(torch._foreach_norm(weights, 2.0, torch.float32))
+    g_norm = torch.stack(torch._foreach_norm(gradients, 2.0, torch.float32))
+    ratio = group["eta"] * w_norm / (g_norm + group["weight_decay"] * w_norm + group["eps"])
+    if group["clip"]:
+        ratio = (ratio / max(group["lr"], torch.finfo(torch.float32).tiny)).clamp(max=1.0)
+    ratio = torch.where((w_norm > 0) & (g_norm > 0), ratio, 1.0)
+    decayed = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+    torch._foreach_mul_(decayed, list(ratio.to(decayed[0].dtype).unbind()))
+    return list(decayed)
+
+
+def build_optimizer(
+    named_parameters: Iterable[tuple[str, Tensor]],
+    *,
+    name: str,
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    betas: tuple[float, float] | None = None,
+    scales: Collection[str] = (),
+) -> Optimizer:
+    """Build lars, sgd, adamw or adam over the parameters that are trained.
+
+    `momentum` is beta1 of adamw and adam unless `betas` is given. `scales` are dotted prefixes of
+    parameter names; a group stores the longest that fits as "scale" ("" for none), for `set_lr`.
+    """
+    groups = _parameter_groups(named_parameters, weight_decay, tuple(scales))
+    betas = betas or (momentum, 0.999)
+    if name == "lars":
+        return LARS(groups, lr=lr, momentum=momentum)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, foreach=True)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, foreach=True)
+    if name == "adam":
+        return torch.optim.Adam(groups, lr=lr, betas=betas, foreach=True)
+    raise ConfigError(
+        f"--optim.name: unknown optimizer {name!r}{did_you_mean(name, OPTIMIZERS)}; "
+        f"known: {', '.join(OPTIMIZERS)}"
+    )
+
+
+def _parameter_groups(
+    named_parameters: Iterable[tuple[str, Tensor]], weight_decay: float, prefixes: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Sort parameters by (scale, decay); norms, biases and other 0-d, 1-d tensors do not decay."""
+    sorted_into: dict[tuple[str, bool], list[Tensor]] = {}
+    for name, parameter in named_parameters:
+        if parameter.requires_grad:
+            key = (_scale_of(name, prefixes), parameter.ndim > 1)
+            sorted_into.setdefault(key, []).append(parameter)
+    if not sorted_into:
+        raise ConfigError("a group without a trained parameter has no optimizer")
+    unused = set(prefixes) - {scale for scale, _ in sorted_into}
+    if unused:
+        raise ConfigError(
+            f"learning-rate scale of {sorted(unused)[0]!r}: no parameter has that prefix"
+        )
+    return [
+        {"params": params, "weight_decay": weight_decay if decay else 0.0, "scale": scale}
+        for (scale, decay), params in sorted_into.items()
+    ]
+
+
+def _scale_of(name: str, prefixes: tuple[str, ...]) -> str:
+    matching = [prefix for prefix in prefixes if f"{name}.".startswith(f"{prefix.rstrip('.')}.")]
+    return max(matching, key=len, default="")
+
+
+def schedule(step: int, *, total_steps: int, warmup_steps: int) -> float:
+    """Return the factor of step 0, 1, ... on the peak learning rate, in [0, 1].
+
+    Linear from 1 / warmup_steps to 1 over the first `warmup_steps`, then a half cosine that would
+    reach 0 at `total_steps`.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    share = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
+
+
+def set_lr(
+    optimizer: Optimizer,
+    base_lr: float,
+    factor: float,
+    progress: float,
+    scales: Mapping[str, Scale] | None = None,
+) -> None:
+    """Write base_lr * factor * scale(progress) into each parameter group."""
+    for group in optimizer.param_groups:
+        scale = (scales or {}).get(group.get("scale", ""))
+        group["lr"] = base_lr * factor * (1.0 if scale is None else scale(progress))

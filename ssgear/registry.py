@@ -1,0 +1,153 @@
+"""Name -> class, found by file name: `ssgear/methods/barlow_twins.py` is the method `barlow-twins`.
+
+Names, presets and help lines are read from the source text, so that listing them imports nothing;
+`load` imports the one file that is asked for. `package.module:Class` is a class of the user's own.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ssgear.errors import ConfigError, did_you_mean
+
+PACKAGE = Path(__file__).parent
+BASES = {"methods": "Method"}
+"""Folder of a kind of thing -> class in its `base.py` that each of them derives from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Settings of a common run."""
+
+    name: str
+    """What `--preset` takes."""
+    about: str
+    """One line of help."""
+    settings: Mapping[str, Any]
+    """Dotted key -> value; the key `method` names the method."""
+
+
+def canonical(name: str) -> str:
+    """Spell a name small and with hyphens; `package.module:Class` stays as it is."""
+    return name if ":" in name else name.replace("_", "-").lower()
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """Return the names of every `methods` (say), in order; nothing is imported."""
+    return tuple(canonical(file.stem) for file in _files(kind))
+
+
+def about(kind: str) -> dict[str, str]:
+    """Return the first line of each file's docstring by name; nothing is imported."""
+    docs = {canonical(file.stem): ast.get_docstring(_tree(file)) or "" for file in _files(kind)}
+    return {name: doc.partition("\n")[0] for name, doc in docs.items()}
+
+
+def presets(kind: str = "methods") -> dict[str, Preset]:
+    """Collect the `PRESETS` of every file by name; they are literals, so nothing is imported."""
+    found: dict[str, Preset] = {}
+    for file in _files(kind):
+        for name, settings in _presets_of(file).items():
+            keys = {"method": canonical(file.stem), **settings}
+            found[name] = Preset(name=name, about=_summary(keys), settings=keys)
+    return found
+
+
+def check(kind: str, name: str, where: str = "--method") -> None:
+    """Refuse a name that nothing goes by; nothing is imported."""
+    known = names(kind)
+    if ":" in name or canonical(name) in known:
+        return
+    near = did_you_mean(canonical(name), known)
+    raise ConfigError(
+        f"{where}: unknown {kind.removesuffix('s')} {name!r}{near}; known: {', '.join(known)}"
+    )
+
+
+def load(kind: str, name: str, where: str = "--method") -> type[Any]:
+    """Import the class that goes by `name`; a name that nothing goes by is an error at `where`."""
+    if ":" in name:
+        return _own_class(kind, name, where)
+    check(kind, name, where)
+    stem = next(file.stem for file in _files(kind) if canonical(file.stem) == canonical(name))
+    module = importlib.import_module(f"ssgear.{kind}.{stem}")
+    base = _base(kind)
+    here = [value for value in vars(module).values() if _defined_in(module, value, base)]
+    if len(here) != 1:
+        raise TypeError(f"{module.__file__} defines {len(here)} public classes of {base.__name__}")
+    found: type[Any] = here[0]
+    return found
+
+
+def _files(kind: str) -> list[Path]:
+    found = sorted((PACKAGE / kind).glob("*.py"))
+    return [file for file in found if not file.stem.startswith("_") and file.stem != "base"]
+
+
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"), str(file))
+
+
+def _presets_of(file: Path) -> dict[str, dict[str, Any]]:
+    for node in ast.walk(_tree(file)):
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+        if any(isinstance(target, ast.Name) and target.id == "PRESETS" for target in targets):
+            literal: dict[str, dict[str, Any]] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
+            return literal
+    return {}
+
+
+def _summary(keys: Mapping[str, Any]) -> str:
+    source = keys.get("data.source")
+    epochs = keys.get("optim.epochs")
+    parts = [
+        f"{keys['method']} on {source}" if source else str(keys["method"]),
+        str(keys.get("model.name", "")),
+        str(keys.get("optim.name", "")),
+        f"{epochs} epochs" if epochs else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _base(kind: str) -> type[Any]:
+    base: type[Any] = getattr(importlib.import_module(f"ssgear.{kind}.base"), BASES[kind])
+    return base
+
+
+def _defined_in(module: ModuleType, value: object, base: type[Any]) -> bool:
+    return (
+        isinstance(value, type)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
+        and not value.__name__.startswith("_")
+    )
+
+
+def _own_class(kind: str, name: str, where: str) -> type[Any]:
+    """Import `package.module:Class`; what goes wrong inside that module keeps its traceback."""
+    path, _, class_name = name.partition(":")
+    if not all(part.isidentifier() for part in (*path.split("."), class_name)):
+        raise ConfigError(f"{where}: {name!r} names no class; write package.module:Class")
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigError(
+            f"{where}: {name}: there is no module {error.name!r}; is its folder on PYTHONPATH?"
+        ) from error
+    base = _base(kind)
+    found = getattr(module, class_name, None)
+    if isinstance(found, type) and issubclass(found, base):
+        return found
+    known = [key for key, value in vars(module).items() if _defined_in(module, value, base)]
+    what = "is no class" if found is None else "does not derive from"
+    right = f"of {path}" if found is None else f"ssgear.{kind}.base.{base.__name__}"
+    raise ConfigError(f"{where}: {class_name} {what} {right}{did_you_mean(class_name, known)}")

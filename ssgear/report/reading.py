@@ -1,0 +1,137 @@
+"""What a run left in its directory, read for the report: config.json, metrics.jsonl, summary.json.
+
+Any of them may be missing (a run that was interrupted has no summary, an unlabelled one no
+accuracies), and the last line of metrics.jsonl may be half-written; a file that is there and is no
+JSON object is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ssgear.errors import CheckpointError
+from ssgear.report.charts import as_number
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFiles:
+    """A run's own files."""
+
+    directory: Path
+    config: dict[str, Any]
+    summary: dict[str, Any] | None
+    train: list[dict[str, Any]] = field(default_factory=list)
+    evals: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The summary, empty where there is none."""
+        return self.summary or {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its planned end."""
+        return self.summary is not None or (
+            not self.option("eval.final", True) and self._all_steps_taken()
+        )
+
+    @property
+    def written(self) -> datetime:
+        """When the run last wrote a figure."""
+        paths = [self.directory / name for name in ("summary.json", "metrics.jsonl", "config.json")]
+        times = [path.stat().st_mtime for path in paths if path.is_file()]
+        return datetime.fromtimestamp(times[0]) if times else datetime.now()
+
+    def option(self, dotted: str, default: Any = None) -> Any:
+        """Return a setting by its dotted name."""
+        found: Any = self.config
+        for part in dotted.split("."):
+            if not isinstance(found, Mapping) or part not in found:
+                return default
+            found = found[part]
+        return default if found is None else found
+
+    def last(self, key: str) -> float:
+        """Return the newest finite value of a metric, evaluations first; NaN if there is none."""
+        for lines in (self.evals, self.train):
+            values = [as_number(line.get(key)) for line in lines]
+            finite = [value for value in values if math.isfinite(value)]
+            if finite:
+                return finite[-1]
+        return math.nan
+
+    def furthest(self, key: str) -> float:
+        """Return the largest value of a count (step, epoch, images_seen); NaN if there is none."""
+        values = [as_number(line.get(key)) for line in (*self.train, *self.evals)]
+        return max((value for value in values if math.isfinite(value)), default=math.nan)
+
+    def summary_number(self, *keys: str) -> float:
+        """Return a number of the summary by its nested keys; NaN where it is not there."""
+        found: Any = self.facts
+        for key in keys:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return as_number(found)
+
+    def text_list(self, key: str) -> list[str] | None:
+        """Return a list of names of the summary, or None."""
+        names = self.facts.get(key)
+        return [str(name) for name in names] if isinstance(names, list | tuple) and names else None
+
+    def _all_steps_taken(self) -> bool:
+        steps = as_number(self.option("optim.max_steps"))
+        done = self.furthest("step") >= steps
+        return done or self.furthest("epoch") >= as_number(self.option("optim.epochs"))
+
+
+def read_run(directory: Path) -> RunFiles:
+    """Read the files of a run directory."""
+    if not directory.is_dir():
+        raise CheckpointError(
+            f"{directory}: no such run directory; give one that ssgear.train wrote"
+        )
+    lines = _read_lines(directory / "metrics.jsonl")
+    by_kind = {
+        kind: [line for line in lines if line.get("kind") == kind]
+        for kind in ("train", "eval", "note")
+    }
+    return RunFiles(
+        directory=directory,
+        config=_read_object(directory / "config.json") or {},
+        summary=_read_object(directory / "summary.json"),
+        train=by_kind["train"],
+        evals=by_kind["eval"],
+        notes=list(dict.fromkeys(str(line.get("message", "")) for line in by_kind["note"])),
+    )
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: no JSON ({error}); a run writes this file whole") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: {type(found).__name__}; a JSON object is expected")
+    return found
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:  # a kill left it half-written
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines

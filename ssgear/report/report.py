@@ -1,0 +1,251 @@
+"""Write a run's `report.html`: one file with everything in it, that asks the network for nothing.
+
+`write_report(run_dir, results)` reads what the run left in its directory, takes images and
+coordinates from `results` (`views`, `neighbours`, `map`; each may be missing) and fills
+template.html, where every value is escaped. The page is whole without JavaScript; with it, charts
+and map answer to a pointer.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from ssgear.report import pictures
+from ssgear.report.charts import as_number, nice_ticks, number_text
+from ssgear.report.pictures import percent
+from ssgear.report.reading import RunFiles, read_run
+from ssgear.report.verdict import judge, standard_error
+from ssgear.storage.atomic import write_text
+
+MAX_FILES = 200
+"""Bad files listed by name."""
+_SPELLING = {
+    "simclr": "SimCLR",
+    "moco": "MoCo",
+    "byol": "BYOL",
+    "simsiam": "SimSiam",
+    "swav": "SwAV",
+}
+"""How methods are written; others appear under the name of their option."""
+
+
+def write_report(run_dir: Path, results: Mapping[str, Any]) -> Path:
+    """Write `run_dir`/report.html and return its path."""
+    run = read_run(Path(run_dir))
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "json": _json, "fingerprint": _fingerprint}
+    text = resources.files("ssgear.report").joinpath("template.html").read_text(encoding="utf-8")
+    page = environment.from_string(text).render(
+        head=_head(run),
+        figures=_figures(run),
+        tiles=_tiles(run),
+        charts=pictures.curves(run),
+        verdict=judge(run),
+        views=pictures.views(results.get("views")),
+        neighbours=pictures.neighbours(results.get("neighbours")),
+        map=pictures.feature_map(results.get("map")),
+        settings=_settings(run.config),
+        usage=_usage(run),
+        versions=_versions(run),
+        bad_files=_bad_files(run),
+        notes=run.notes,
+    )
+    path = Path(run_dir) / "report.html"
+    write_text(path, page)
+    return path
+
+
+def _head(run: RunFiles) -> dict[str, Any]:
+    """What was run, as the words of one sentence and a few facts beside it."""
+    method = str(run.option("method_name", "an unnamed method"))
+    done, planned = run.furthest("epoch"), as_number(run.option("optim.epochs"))
+    count = run.summary_number("num_train")
+    seen = run.furthest("images_seen")
+    source, path = run.option("data.source", "auto"), run.option("data.path")
+    if source in ("auto", "folder", "tar") and path:
+        source = Path(str(path)).name
+    facts = [
+        ("Device", run.facts.get("device")),
+        ("Wall time", duration(run.summary_number("wall_time_s"))),
+        ("Images seen", f"{seen:,.0f}" if math.isfinite(seen) else None),
+        ("Batch", run.option("optim.batch_size")),
+        ("Seed", run.option("seed")),
+        ("Date", f"{run.written:%d %B %Y, %H:%M}".lstrip("0")),
+    ]
+    return {
+        "name": run.directory.resolve().name,
+        "method": _SPELLING.get(method, method),
+        "encoder": run.option("model.name", "an unnamed encoder"),
+        "source": run.facts.get("source")
+        or ("the embedded images" if source == "auto" else source),
+        "num_train": f"{count:,.0f}" if math.isfinite(count) else "",
+        "labelled": bool(run.text_list("classes")),
+        "epochs": number_text(done, 3) if math.isfinite(done) else "",
+        "planned": number_text(planned) if math.isfinite(planned) else "",
+        "finished": run.finished,
+        "facts": [(name, str(value)) for name, value in facts if value not in (None, "")],
+    }
+
+
+def duration(seconds: float) -> str:
+    """Write a time for people: 41 s, 2 min 41 s, 3 h 5 min; nothing where it is not known."""
+    if not math.isfinite(seconds):
+        return ""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _figures(run: RunFiles) -> list[dict[str, Any]]:
+    """Accuracies with what they must be compared with."""
+    found = []
+    for key, title, what in (
+        ("linear_probe", "Linear probe", "a linear classifier trained on the frozen features"),
+        (
+            "knn",
+            "Nearest neighbours",
+            "a weighted vote of the nearest training images, nothing trained",
+        ),
+    ):
+        value = run.summary_number(key)
+        reading = not math.isfinite(value) and key == "knn"
+        value = run.last("knn") if reading else value
+        if math.isfinite(value):
+            figure = _figure(run, key, value)
+            note = what + (", as last read during training" if reading else "")
+            found.append(figure | {"title": title, "note": note})
+    return found
+
+
+def _figure(run: RunFiles, key: str, value: float) -> dict[str, Any]:
+    classes = run.text_list("classes")
+    baselines = {
+        "untrained encoder": run.summary_number("baselines", "untrained", key),
+        "raw pixels": run.summary_number("baselines", "pixels", key),
+        "chance": 1 / len(classes) if classes else math.nan,
+    }
+    known = {name: number for name, number in baselines.items() if math.isfinite(number)}
+    top = nice_ticks(0, 100 * max(value, *known.values(), 0.01))[-1] / 100
+    bars = [("this run", value, "own"), *((name, v, name.split()[0]) for name, v in known.items())]
+    gains = [
+        (name, f"{100 * (value - v):+.1f}".replace("-", "−"), "over" if value >= v else "below")
+        for name, v in known.items()
+        if name != "chance"
+    ]
+    count = run.summary_number("num_test")
+    top5 = run.summary_number("linear_probe_top5") if key == "linear_probe" else math.nan
+    return {
+        "value": f"{100 * value:.1f}",
+        "error": f"{100 * standard_error(value, count):.1f}" if count > 0 else "",
+        "count": f"{count:,.0f}" if count > 0 else "",
+        "top5": percent(top5) if math.isfinite(top5) else "",
+        "bars": [(name, percent(v), round(100 * v / top, 2), style) for name, v, style in bars],
+        "gains": gains,
+    }
+
+
+def _tiles(run: RunFiles) -> list[tuple[str, str, str]]:
+    """Figures that need no labels."""
+    wanted = (
+        ("loss", "Loss", "at the last logged step"),
+        (
+            "effective_rank",
+            "Effective rank",
+            "directions that the features fill; 1 would be collapse",
+        ),
+        ("alignment", "Alignment", "distance between views of one image; lower is closer"),
+        ("uniformity", "Uniformity", "evenness over the sphere; lower is more even"),
+    )
+    values = [(title, run.last(key), note) for key, title, note in wanted]
+    return [
+        (title, number_text(v, 3).replace("-", "−"), note)
+        for title, v, note in values
+        if math.isfinite(v)
+    ]
+
+
+def _settings(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Every setting by section, under the name of its option."""
+    top = [(key, value) for key, value in config.items() if not isinstance(value, Mapping)]
+    groups = [("run", [(_option(key), _value(value)) for key, value in top])]
+    for section, values in config.items():
+        if isinstance(values, Mapping):
+            rows = [(_option(f"{section}.{key}"), _value(value)) for key, value in _flat(values)]
+            groups.append((str(section), rows))
+    return [(name, rows) for name, rows in groups if rows]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _option(dotted: str) -> str:
+    return "--method" if dotted == "method_name" else "--" + dotted.replace("_", "-")
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(_value(item) for item in value)
+    return "not set" if value is None else str(value)
+
+
+def _usage(run: RunFiles) -> dict[str, Any]:
+    """Commands with the run's path as seen from where it was started, or its bare name."""
+    directory, here = run.directory.resolve(), Path.cwd()
+    shown = str(directory.relative_to(here)) if directory.is_relative_to(here) else directory.name
+    return {
+        "shown": shown,
+        "python_path": json.dumps(shown, ensure_ascii=False),
+        "shell_path": shlex.quote(shown),
+        "has_encoder": (run.directory / "encoder.safetensors").is_file(),
+        "has_checkpoint": (run.directory / "checkpoints").is_dir(),
+    }
+
+
+def _versions(run: RunFiles) -> list[tuple[str, str]]:
+    versions = run.facts.get("versions")
+    return [(str(k), str(v)) for k, v in versions.items()] if isinstance(versions, Mapping) else []
+
+
+def _bad_files(run: RunFiles) -> dict[str, Any]:
+    """Files that could not be read, with the reason where one is given."""
+    entries = run.facts.get("bad_files") or []
+    rows = []
+    for entry in entries[:MAX_FILES]:
+        if isinstance(entry, Mapping):
+            fields = [str(value) for value in entry.values()]
+        else:
+            fields = (
+                [str(value) for value in entry] if isinstance(entry, list | tuple) else [str(entry)]
+            )
+        rows.append((fields[0] if fields else "", ": ".join(fields[1:])))
+    return {"rows": rows, "count": len(entries), "more": len(entries) - len(rows)}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _fingerprint(script: str) -> str:
+    """Hash of the page's own script for its content security policy: no other script may run."""
+    return base64.b64encode(hashlib.sha256(str(script).encode()).digest()).decode("ascii")

@@ -1,0 +1,168 @@
+"""What the figures of a run say, in words: did it collapse, did the loss fall, did training help?
+
+Each finding has a level: good, info, warn or bad; the verdict is the worst of them. Differences
+between accuracies are held against the noise of the test set (one binomial standard error of each,
+as if independent).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ssgear.report.charts import as_number, number_text
+from ssgear.report.reading import RunFiles
+
+Level = Literal["good", "info", "warn", "bad"]
+_RANK: dict[Level, int] = {"good": 0, "info": 0, "warn": 1, "bad": 2}
+_HEADLINE = ("The run looks healthy", "Worth a second look", "Something went wrong")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that the figures say."""
+
+    level: Level
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """All findings, the worst level, and a headline for it."""
+
+    level: Level
+    headline: str
+    findings: tuple[Finding, ...]
+
+
+def judge(run: RunFiles) -> Verdict:
+    """Look at a run's figures."""
+    candidates = (_collapse(run), _loss(run), _gain(run), _trend(run), _unfinished(run))
+    findings = tuple(finding for finding in candidates if finding is not None)
+    worst = max((_RANK[f.level] for f in findings), default=0)
+    if not any(f.level != "info" for f in findings):
+        return Verdict(level="info", headline="Too few figures for a verdict", findings=findings)
+    levels: tuple[Level, ...] = ("good", "warn", "bad")
+    headline = (
+        "The features have collapsed" if findings[0].title == "Collapsed" else _HEADLINE[worst]
+    )
+    return Verdict(level=levels[worst], headline=headline, findings=findings)
+
+
+def standard_error(accuracy: float, count: float) -> float:
+    """Binomial standard error of an accuracy over `count` images; NaN for an unknown count."""
+    return math.sqrt(max(0.0, accuracy * (1 - accuracy)) / count) if count > 0 else math.nan
+
+
+def _collapse(run: RunFiles) -> Finding | None:
+    flags = [
+        (as_number(line.get("epoch")), line["collapsed"])
+        for line in run.evals
+        if "collapsed" in line
+    ]
+    if not flags:
+        return None
+    rank = run.last("effective_rank")
+    spread = (
+        f"effective rank {number_text(rank, 3)}" if math.isfinite(rank) else "by the last reading"
+    )
+    flagged = ", ".join(number_text(epoch) for epoch, collapsed in flags if collapsed)
+    if flags[-1][1]:
+        text = (
+            f"Different images get nearly the same features ({spread}), so nothing can be told "
+            "from them. Usual mends: a lower --optim.lr, a longer --optim.warmup-epochs, a "
+            "larger batch, another temperature, and a look at the views below: are they still "
+            "recognisable, and different?"
+        )
+        return Finding(level="bad", title="Collapsed", text=text)
+    if flagged:
+        text = f"Flagged at epoch {flagged}, and not at the last reading ({spread})."
+        return Finding(level="warn", title="Collapse, but it passed", text=text)
+    readings = f"{len(flags)} readings" if len(flags) > 1 else "one reading"
+    text = f"Different images get different features: {spread}, not flagged in {readings}."
+    return Finding(level="good", title="No collapse", text=text)
+
+
+def _loss(run: RunFiles) -> Finding | None:
+    losses = [as_number(line.get("loss")) for line in run.train]
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    if len(finite) < len(losses):
+        bad = len(losses) - len(finite)
+        text = f"{bad} of {len(losses)} logged steps; they are marked below the loss curve."
+        return Finding(level="bad", title="The loss was not a finite number", text=text)
+    if len(finite) < 5:
+        return None
+    part = max(1, len(finite) // 10)
+    first, last = sum(finite[:part]) / part, sum(finite[-part:]) / part
+    text = f"From {number_text(first, 3)} in the first tenth to {number_text(last, 3)} in the last."
+    if last < first:
+        return Finding(level="good", title="The loss fell", text=text)
+    return Finding(level="warn", title="The loss did not fall", text=text)
+
+
+def _gain(run: RunFiles) -> Finding | None:
+    for key, name in (("linear_probe", "Linear probe"), ("knn", "kNN")):
+        trained = run.summary_number(key)
+        baselines = {
+            "the untrained encoder": run.summary_number("baselines", "untrained", key),
+            "raw pixels": run.summary_number("baselines", "pixels", key),
+        }
+        known = {what: value for what, value in baselines.items() if math.isfinite(value)}
+        if math.isfinite(trained) and known:
+            best = max(known, key=lambda what: known[what])
+            return _compared(name, trained, best, known[best], run.summary_number("num_test"))
+    return None
+
+
+def _compared(name: str, trained: float, what: str, baseline: float, count: float) -> Finding:
+    gain = 100 * (trained - baseline)
+    noise = 100 * math.hypot(standard_error(trained, count), standard_error(baseline, count))
+    side = "over" if gain >= 0 else "below"
+    text = f"{name}: {abs(gain):.1f} points {side} {what}, the better baseline"
+    if math.isfinite(noise):
+        images = f"{count:,.0f} test images"
+        text += f"; the standard error of that difference on {images} is about {noise:.1f}"
+    if gain > 2 * (noise if math.isfinite(noise) else 0):
+        return Finding(level="good", title="Training helped", text=text + ".")
+    level: Level = "bad" if math.isfinite(noise) and gain < -2 * noise else "warn"
+    title = "Training made the features worse" if level == "bad" else "No clear gain from training"
+    return Finding(level=level, title=title, text=text + ".")
+
+
+def _trend(run: RunFiles) -> Finding | None:
+    readings = [(as_number(line.get("epoch")), as_number(line.get("knn"))) for line in run.evals]
+    readings = [
+        (epoch, knn) for epoch, knn in readings if math.isfinite(epoch) and math.isfinite(knn)
+    ]
+    if len(readings) < 4:
+        return None
+    best = max(readings, key=lambda reading: reading[1])
+    epoch, last = readings[-1]
+    earlier = next(
+        knn for at, knn in reversed(readings) if at <= 0.8 * epoch or at == readings[0][0]
+    )
+    if best[1] - last > 0.02:
+        text = (
+            f"{100 * best[1]:.1f} % at epoch {number_text(best[0])}, {100 * last:.1f} % at the end."
+        )
+        return Finding(level="warn", title="kNN was better earlier", text=text)
+    if last - earlier > 0.01:
+        gain = f"{100 * (last - earlier):.1f} points"
+        text = f"It gained {gain} in the last fifth: more epochs would likely help."
+        return Finding(level="info", title="kNN was still rising", text=text)
+    return Finding(
+        level="info",
+        title="kNN has levelled off",
+        text="It moved by less than a point in the last fifth.",
+    )
+
+
+def _unfinished(run: RunFiles) -> Finding | None:
+    if run.finished:
+        return None
+    text = (
+        "There is no summary: the run was stopped, or is still going. It can be continued (below)."
+    )
+    return Finding(level="info", title="The run is not finished", text=text)

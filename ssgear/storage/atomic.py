@@ -1,0 +1,129 @@
+"""Files and directories that are there whole or not at all.
+
+Everything is written under a temporary name beside its final one (`.ssgear-partial-...`), synced
+to the disk and renamed. A full disk, an exception or a `kill -9` leaves what stood there before;
+`remove_stale` clears what a kill left behind. Errors of the system (`OSError`, "no space left"
+among them) pass through after the clean-up.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PREFIX = ".ssgear-partial-"
+"""How the name of everything begins that is not finished yet."""
+_CANNOT_SYNC_DIRECTORIES = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP}
+"""Answers of file systems (FUSE, CIFS) that sync files but not directories."""
+
+
+def staging_path(final: Path) -> Path:
+    """Return a fresh temporary name beside `final`."""
+    return final.with_name(f"{PREFIX}{final.name}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a file; a reader sees the old content or the new one, never a part."""
+    staged = staging_path(path)
+    try:
+        with open(staged, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staged, path)
+        _sync_directory(path.parent)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of UTF-8 text, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, obj: Any) -> None:
+    """Write an object as JSON, whole or not at all; NaN and infinities become null."""
+    write_text(path, json.dumps(_plain(obj), indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def staged_directory(final: Path) -> Iterator[Path]:
+    """Yield an empty directory that becomes `final` when the block ends well, and else vanishes."""
+    staged = staging_path(final)
+    staged.mkdir(parents=True)
+    try:
+        yield staged
+        commit_directory(staged, final)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+
+
+def commit_directory(staged: Path, final: Path) -> None:
+    """Sync every file under `staged` and rename it to `final`, in place of what stood there."""
+    _sync_tree(staged)
+    old = staging_path(final) if final.exists() else None
+    if old is not None:
+        os.rename(final, old)  # a directory cannot be renamed onto one that is not empty
+    try:
+        os.rename(staged, final)
+    except BaseException:
+        if old is not None:
+            os.rename(old, final)
+        raise
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+    _sync_directory(final.parent)
+
+
+def remove_stale(parent: Path) -> list[Path]:
+    """Remove what killed writers left in `parent` and return it; nobody else may write there."""
+    stale = sorted(parent.glob(PREFIX + "*")) if parent.is_dir() else []
+    for path in stale:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return stale
+
+
+def _sync_tree(root: Path) -> None:
+    for directory, _, names in os.walk(root):
+        for name in names:
+            _sync(Path(directory, name), os.O_RDONLY)
+        _sync_directory(Path(directory))
+
+
+def _sync_directory(path: Path) -> None:
+    try:
+        _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC_DIRECTORIES:
+            raise
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _plain(obj: Any) -> Any:
+    if isinstance(obj, Mapping):
+        return {key: _plain(value) for key, value in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        return [_plain(value) for value in obj]
+    if isinstance(obj, float) and not math.isfinite(obj):
+        return None
+    return str(obj) if isinstance(obj, Path) else obj

@@ -1,0 +1,352 @@
+"""The callbacks that `ssgear.train` puts around a run.
+
+Readings while it trains, the export, final figures, the report. They stand on the top layer because
+they join rooms that do not know each other: engine, evaluation and report. Only rank 0 measures;
+the others wait at the trainer's next collective.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssgear.data.augment import augment
+from ssgear.data.batch import Batch
+from ssgear.data.resident import ResidentLoader
+from ssgear.data.sources import Source, load_images, open_probe_source, open_source
+from ssgear.engine.callbacks import Callback, Reason, Run
+from ssgear.errors import DataError
+from ssgear.evaluation.features import extract
+from ssgear.evaluation.health import health
+from ssgear.evaluation.knn import knn_accuracy, nearest
+from ssgear.evaluation.summary import EvalData, evaluate_encoder
+from ssgear.models.encoders import Normalized, build_encoder, save_encoder
+from ssgear.report.plots import project_2d
+from ssgear.report.report import write_report
+from ssgear.storage.atomic import write_json
+
+HEALTH_IMAGES = 512
+MAP_IMAGES = 1000
+SHOWN_IMAGES = 8
+SHOWN_VIEWS = 4
+SHOWN_NEIGHBOURS = 6
+
+
+@dataclass
+class Splits:
+    """Images for readings, loaded once when first asked for.
+
+    Uint8 [N, 3, size, size] and labels.
+    """
+
+    run: Run
+    limit: int | None
+    _loaded: EvalData | None = field(default=None, repr=False)
+
+    def load(self) -> EvalData:
+        """Return both splits, each cut to evenly spread `limit` images."""
+        if self._loaded is None:
+            config = self.run.config.data
+            train = open_probe_source(config)
+            if config.source != "stl10" and len(self.run.source) <= len(train):
+                train = self.run.source
+            try:
+                test = open_source(config, "test")
+            except DataError as error:
+                self.run.log.note(
+                    self.run.step, f"no test images: {error}; the training images stand in"
+                )
+                test = train
+            self._loaded = EvalData(
+                train_images=self._images(train),
+                train_labels=self._labels(train),
+                test_images=self._images(test),
+                test_labels=self._labels(test),
+                classes=train.classes,
+            )
+        return self._loaded
+
+    def _pick(self, source: Source) -> Tensor:
+        count = len(source) if self.limit is None else min(self.limit, len(source))
+        return torch.linspace(0, len(source) - 1, count).round().long()
+
+    def _images(self, source: Source) -> Tensor:
+        loader, size = self.run.loader, self.run.plan.size
+        ours = source is self.run.source
+        if isinstance(loader, ResidentLoader) and ours and loader.images.shape[-1] == size:
+            return loader.images.cpu()[self._pick(source)]
+        return load_images(source, self._pick(source), size, workers=self.run.config.data.workers)
+
+    def _labels(self, source: Source) -> Tensor | None:
+        return None if source.labels is None else source.labels[self._pick(source)]
+
+
+def inference_encoder(run: Run) -> Normalized:
+    """Wrap the encoder as the export will be: uint8 images in, features out."""
+    spec = run.plan.specs[0]
+    return Normalized(run.method.encoder, spec.mean, spec.std)
+
+
+class Readings(Callback):
+    """Every few epochs.
+
+    KNN where there are labels, and label-free health with a warning when features collapse.
+    """
+
+    def __init__(self) -> None:
+        """Start without images; they are loaded at the first reading."""
+        self.splits: Splits | None = None
+
+    def on_epoch(self, run: Run) -> None:
+        """Take a reading where one is due."""
+        every = run.config.eval.every
+        epoch = run.step // run.steps_per_epoch
+        if every == 0 or epoch % every:
+            return
+        with run.export_weights():
+            if run.world.is_main:
+                self.read(run)
+
+    def read(self, run: Run) -> dict[str, Any]:
+        """Measure, log and return the figures."""
+        if self.splits is None:
+            self.splits = Splits(run, run.config.eval.max_images)
+        data = self.splits.load()
+        encoder = inference_encoder(run)
+        test = extract(encoder, data.test_images, device=run.device)
+        figures: dict[str, Any] = {"epoch": round(run.epoch, 4)}
+        if data.train_labels is not None and data.test_labels is not None:
+            train = extract(encoder, data.train_images, device=run.device)
+            figures["knn"] = knn_accuracy(train, data.train_labels, test, data.test_labels)
+        z1, z2 = embed_two_views(run, data.test_images[:HEALTH_IMAGES])
+        state = health(z1, z2, test)
+        figures |= {
+            "alignment": state.alignment,
+            "uniformity": state.uniformity,
+            "effective_rank": state.effective_rank,
+            "collapsed": state.collapsed,
+        }
+        run.log.write("eval", run.step, figures)
+        knn = f"kNN {100 * figures['knn']:.1f} %, " if "knn" in figures else ""
+        run.log.say(
+            f"epoch {run.epoch:.0f}: {knn}effective rank {state.effective_rank:.1f}, alignment "
+            f"{state.alignment:.3f}, uniformity {state.uniformity:.3f}"
+        )
+        if state.collapsed:
+            run.log.note(
+                run.step,
+                f"the features have collapsed (effective rank {state.effective_rank:.1f}): images "
+                "are hardly told apart; try a lower --optim.lr or a longer --optim.warmup-epochs",
+            )
+        return figures
+
+
+@torch.no_grad()
+def embed_two_views(run: Run, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the loss would see of two views of some images, in evaluation mode.
+
+    Two of [n, D].
+    """
+    run.method.eval()
+    views = make_views(run, images, 2)
+    rows = torch.arange(len(images))
+    batch = Batch(views=views, index=rows, position=rows, seed=run.config.seed, device=run.device)
+    first, second, *_ = run.method.embed(run.method.phases[-1], batch)
+    return first.float(), second.float()
+
+
+def make_views(run: Run, images: Tensor, count: int) -> list[Tensor]:
+    """Return augmented views of images, by the run's own specification.
+
+    Epoch -1 is nobody's in training.
+    """
+    specs = run.plan.specs
+    images = images.to(run.device)
+    return [
+        augment(
+            images,
+            specs[view % len(specs)],
+            size=run.plan.size,
+            seed=run.config.seed,
+            epoch=-1,
+            indices=torch.arange(len(images), device=run.device),
+            view=view,
+        )
+        for view in range(count)
+    ]
+
+
+class Export(Callback):
+    """At the end: `encoder.safetensors` and `encoder.json`."""
+
+    def on_end(self, run: Run, reason: Reason) -> None:
+        """Write the encoder, averaged weights where an average is kept."""
+        with run.export_weights():
+            if run.world.is_main:
+                spec = run.plan.specs[0]
+                save_encoder(run.method.encoder, run.directory, mean=spec.mean, std=spec.std)
+
+
+class FinalFigures(Callback):
+    """At the end of a finished run: probe and kNN against the untrained encoder and raw pixels.
+
+    `summary.json`.
+    """
+
+    def __init__(self, readings: Readings) -> None:
+        """Share the readings' images."""
+        self.readings = readings
+
+    def on_end(self, run: Run, reason: Reason) -> None:
+        """Measure and write the summary."""
+        with run.export_weights():
+            if run.world.is_main and reason == "finished":
+                self._measure(run)
+
+    def _measure(self, run: Run) -> None:
+        if not run.config.eval.final:
+            write_json(run.directory / "summary.json", self._facts(run))
+            return
+        run.log.say(
+            "final figures: linear probe and kNN, against the untrained encoder and raw pixels"
+        )
+        figures = self.readings.read(run)
+        assert self.readings.splits is not None
+        data = self.readings.splits.load()
+        untrained = build_encoder(run.config.model, run.plan.size, seed=run.config.seed)
+        spec = run.plan.specs[0]
+        summary = evaluate_encoder(
+            inference_encoder(run).eval(),
+            data,
+            untrained=Normalized(untrained, spec.mean, spec.std).to(run.device).eval(),
+            device=run.device,
+        )
+        summary["health"] = {k: v for k, v in figures.items() if k not in ("epoch", "knn")}
+        run.results["summary"] = summary
+        write_json(run.directory / "summary.json", {**summary, **self._facts(run)})
+
+    def _facts(self, run: Run) -> dict[str, Any]:
+        splits = self.readings.splits
+        data = splits.load() if splits is not None else None
+        return {
+            "method": run.config.method_name,
+            "source": run.source.name,
+            "num_train": len(run.source),
+            "num_test": None if data is None else len(data.test_images),
+            "classes": list(run.source.classes or ()),
+            "epochs": run.epoch,
+            "steps": run.step,
+            "images_seen": run.images_seen,
+            "wall_time_s": round(run.seconds, 2),
+            "device": device_name(run.device),
+            "world_size": run.world.size,
+            "runtime": run.runtime.name,
+            "loader": run.loader.name,
+            "size": run.plan.size,
+            "bad_files": [f"{bad.where}: {bad.reason}" for bad in run.source.bad],
+            "versions": versions(),
+        }
+
+
+class Report(Callback):
+    """At the end: gather what a person wants to look at and write `report.html`."""
+
+    def __init__(self, readings: Readings) -> None:
+        """Share the readings' images."""
+        self.readings = readings
+
+    def on_end(self, run: Run, reason: Reason) -> None:
+        """Write the report on rank 0."""
+        with run.export_weights():
+            if not run.world.is_main:
+                return
+            if reason == "finished" and run.config.eval.final:
+                self._pictures(run)
+            path = write_report(run.directory, run.results)
+            run.results["report"] = path
+
+    def _pictures(self, run: Run) -> None:
+        if self.readings.splits is None:
+            self.readings.splits = Splits(run, run.config.eval.max_images)
+        data = self.readings.splits.load()
+        encoder = inference_encoder(run).eval()
+        test = extract(encoder, data.test_images, device=run.device)
+        train = extract(encoder, data.train_images, device=run.device)
+        run.results["views"] = view_grid(
+            run, data.train_images[:: max(1, len(data.train_images) // SHOWN_IMAGES)][:SHOWN_IMAGES]
+        )
+        run.results["neighbours"] = neighbours(data, train, test)
+        some = torch.linspace(0, len(test) - 1, min(MAP_IMAGES, len(test))).round().long()
+        if len(some) >= 3:
+            run.results["map"] = {
+                "xy": project_2d(test[some]),
+                "labels": None if data.test_labels is None else data.test_labels[some].numpy(),
+                "classes": data.classes,
+            }
+
+
+def view_grid(run: Run, images: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return [rows, 1 + views, H, W, 3] uint8.
+
+    Each image and views that the encoder saw of such images.
+    """
+    spec = run.plan.specs[0]
+    views = make_views(run, images, SHOWN_VIEWS)
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (spec.mean, spec.std))
+    shown = [
+        ((view.float().cpu() * std + mean) * 255).round().clamp(0, 255).byte() for view in views
+    ]
+    grid = torch.stack([images.cpu(), *shown], dim=1)
+    return grid.permute(0, 1, 3, 4, 2).numpy()
+
+
+def neighbours(data: EvalData, train: Tensor, test: Tensor) -> dict[str, Any]:
+    """Return a few test images and the training images whose features are nearest to theirs."""
+    some = torch.linspace(0, len(test) - 1, min(SHOWN_IMAGES, len(test))).round().long()
+    similarities, nearby = nearest(test[some], train, SHOWN_NEIGHBOURS)
+    labelled = data.classes is not None and data.test_labels is not None
+    named: dict[str, Any] = {"query_labels": None, "neighbour_labels": None}
+    if labelled and data.classes and data.test_labels is not None and data.train_labels is not None:
+        names = data.classes
+        named["query_labels"] = [names[i] for i in data.test_labels[some].tolist()]
+        named["neighbour_labels"] = [
+            [names[i] for i in row] for row in data.train_labels[nearby].tolist()
+        ]
+    return {
+        "queries": data.test_images[some].permute(0, 2, 3, 1).numpy(),
+        "neighbours": data.train_images[nearby].permute(0, 1, 3, 4, 2).numpy(),
+        "similarities": similarities.tolist(),
+        **named,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU or of the processor with its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU {_processor()}, {torch.get_num_threads()} thread(s)"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide a run's numbers."""
+    named = {"python": platform.python_version()}
+    for package in ("ssgear", "torch", "torchvision", "timm", "deepspeed", "numpy"):
+        try:
+            named[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return named

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from ssgear.config.arguments import check, read, words_for_tyro
+from ssgear.config.options import options_of
+from ssgear.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    some_rate: float = 1.0
+    some_flag: bool = False
+    sizes: tuple[int, ...] = (1,)
+    pair: tuple[int, int] = (1, 2)
+    no_name: str = "x"
+
+
+OPTIONS = options_of(Section, "a.")
+
+
+def tokens(*argv: str) -> list[str]:
+    given, _ = read(argv)
+    return words_for_tyro(check(given, OPTIONS))
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--a.some-rate", "2"], ["--a.some-rate=2"]),
+        (["--a.some_rate=2"], ["--a.some-rate=2"]),
+        (["--a.some-rate", "-1e-3"], ["--a.some-rate=-1e-3"]),
+        (["--a.some-rate", "2", "--a.some_rate", "3"], ["--a.some-rate=3"]),
+        (["--a.some-flag"], ["--a.some-flag"]),
+        (["--a.some_flag", "True"], ["--a.some-flag"]),
+        (["--a.some-flag=false"], ["--a.no-some-flag"]),
+        (["--a.no-some-flag"], ["--a.no-some-flag"]),
+        (["--a.no_some_flag", "--a.some-flag"], ["--a.some-flag"]),
+        (["--a.sizes", "3", "4", "5"], ["--a.sizes", "3", "4", "5"]),
+        (["--a.pair", "3", "-4"], ["--a.pair", "3", "-4"]),
+        (["--a.no-name", "--x"[2:]], ["--a.no-name=x"]),
+        (["--a.no-name=--x=y"], ["--a.no-name=--x=y"]),
+        (["--local_rank=3", "--a.sizes", "3"], ["--a.sizes=3"]),
+        (["--a.sizes", "3", "--local-rank", "1"], ["--a.sizes=3"]),
+        ([], []),
+    ],
+)
+def test_all_spellings_say_the_same(argv: list[str], words: list[str]) -> None:
+    assert tokens(*argv) == words
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["x"], "x: is no option; options start with -- (--help lists them)"),
+        (["-x"], "-x: unknown option; --method NAME --help lists every option"),
+        (["--a.rate", "1"], "--a.rate: unknown option (did you mean --a.some-rate?)"),
+        (["--a.no-flag"], "--a.no-flag: unknown option (did you mean --a.some-flag?)"),
+        (["--a.some-rate"], "--a.some-rate: a value is missing; it takes a number"),
+        (["--a.some-rate", "1", "2"], "--a.some-rate: takes one value, 2 were given: 1 2"),
+        (["--a.pair", "1"], "--a.pair: takes 2 values, 1 were given: 1"),
+        (["--a.sizes"], "--a.sizes: a value is missing; it takes a list of whole numbers"),
+        (["--a.sizes", "1", "x"], "--a.sizes: 'x' is not a whole number"),
+        (["--a.some_flag", "maybe"], "--a.some_flag: 'maybe' is not True or False"),
+        (["--a.no-some-flag", "True"], "--a.no-some-flag: takes no value, 'True' was given"),
+        (["--a.no-name", ""], "--a.no-name: '' is not a text"),
+    ],
+)
+def test_a_mistake_is_one_line(argv: list[str], complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tokens(*argv)
+    assert str(caught.value) == complaint
+
+
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_help_is_seen_anywhere(word: str) -> None:
+    given, wanted = read(["--a.some-rate", "1", word])
+    assert wanted
+    assert [each.key for each in given] == ["a.some_rate"]

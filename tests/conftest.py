@@ -1,0 +1,68 @@
+"""Few threads, markers that skip with their reason, and the commands in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+# before anything imports torch: tests share the cores with the ranks that they start
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """Last line on standard error: the one that a user's mistake leaves."""
+        return self.err.strip().splitlines()[-1] if self.err.strip() else ""
+
+
+@pytest.fixture
+def run_ssgear(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run `ssgear ARGUMENTS` in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        from ssgear.__main__ import main
+
+        capfd.readouterr()
+        status: int | None
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as leaving:
+            status = leaving.code if isinstance(leaving.code, int | None) else 1
+        out, err = capfd.readouterr()
+        return Outcome(status or 0, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def real_images() -> Path:
+    """Folder of real images that tests marked `data` read."""
+    return Path(os.environ["SSGEAR_TEST_DATA"])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, and say why."""
+    needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    needs_data = [item for item in items if item.get_closest_marker("data")]
+    if needs_gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in needs_gpu:
+                item.add_marker(pytest.mark.skip(reason="no GPU here"))
+    if "SSGEAR_TEST_DATA" not in os.environ:
+        for item in needs_data:
+            item.add_marker(pytest.mark.skip(reason="SSGEAR_TEST_DATA names no folder"))

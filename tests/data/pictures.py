@@ -1,0 +1,55 @@
+"""Small pictures for the tests of data sources, made here."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+
+
+def noise(height: int = 11, width: int = 13, channels: int = 3, seed: int = 0) -> Pixels:
+    """Return random pixels [H, W, C]."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """Return an image as a file."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def picture(seed: int = 0, side: int = 8) -> bytes:
+    """Return a PNG file of noise."""
+    return encode(Image.fromarray(noise(side, side, seed=seed)))
+
+
+def write(root: Path, names: list[str], side: int = 8) -> Path:
+    """Write a different PNG picture for each name below a folder."""
+    for seed, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(picture(seed, side))
+    return root
+
+
+def write_classes(root: Path, counts: dict[str, int], side: int = 8) -> Path:
+    """Write some pictures into each of these folders."""
+    names = [
+        f"{folder}/{number}.png" for folder, count in counts.items() for number in range(count)
+    ]
+    return write(root, names, side)
+
+
+def pack(folder: Path, path: Path, arcname: str) -> Path:
+    """Write a tar of a folder."""
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w:") as archive:
+        archive.add(folder, arcname=arcname)
+    return path

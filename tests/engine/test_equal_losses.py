@@ -1,0 +1,88 @@
+"""Twenty steps in float32 from one seed are the same whatever carries them out (MATH.md 1)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.training import train
+from tests.ranks import Ranks
+
+STEPS = ("--optim.max-steps", "20")
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Ranks]:
+    ranks = Ranks(2)
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture(scope="module")
+def single() -> Iterator[Ranks]:
+    """One rank in a process of its own: DeepSpeed keeps global state."""
+    ranks = Ranks(1)
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """The loss column of one process and the plain runtime."""
+    column = train(tmp_path_factory.mktemp("plain") / "run", *STEPS)
+    assert len(column) == 20
+    assert column[-1] < column[0]  # it trains: equal columns of a frozen model would prove nothing
+    return column
+
+
+def ds_json(folder: Path, stage: int, **more: object) -> Path:
+    path = folder / f"ds{stage}.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": stage}, **more}))
+    return path
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_deepspeed_stages_equal_torch(
+    stage: int, expected: list[float], single: Ranks, tmp_path: Path
+) -> None:
+    options = ("--deepspeed", str(ds_json(tmp_path, stage)), *STEPS)
+    assert single.run(train, tmp_path / "run", *options)[0] == pytest.approx(
+        expected, abs=TOLERANCE
+    )
+
+
+def test_two_ranks_equal_one(expected: list[float], pair: Ranks, tmp_path: Path) -> None:
+    assert pair.run(train, tmp_path / "run", *STEPS)[0] == pytest.approx(expected, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_deepspeed_ranks_equal_one(
+    stage: int, expected: list[float], pair: Ranks, tmp_path: Path
+) -> None:
+    options = ("--deepspeed", str(ds_json(tmp_path, stage)), *STEPS)
+    assert pair.run(train, tmp_path / "run", *options)[0] == pytest.approx(expected, abs=TOLERANCE)
+
+
+def test_micro_batches_equal_the_whole(expected: list[float], tmp_path: Path) -> None:
+    column = train(tmp_path / "run", "--optim.micro-batch", "8", *STEPS)
+    assert column == pytest.approx(expected, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_micro_batches_equal_the_whole_with_deepspeed(
+    stage: int, expected: list[float], pair: Ranks, tmp_path: Path
+) -> None:
+    path = ds_json(tmp_path, stage, train_micro_batch_size_per_gpu=4, gradient_accumulation_steps=4)
+    column = pair.run(train, tmp_path / "run", "--deepspeed", str(path), *STEPS)[0]
+    assert column == pytest.approx(expected, abs=TOLERANCE)
+
+
+def test_learned_temperature_over_ranks_and_micro_batches(pair: Ranks, tmp_path: Path) -> None:
+    options = ("--method.learned-temperature", *STEPS)
+    whole = train(tmp_path / "whole", *options)
+    cached = pair.run(train, tmp_path / "pair", *options, "--optim.micro-batch", "4")[0]
+    assert cached == pytest.approx(whole, abs=TOLERANCE)

@@ -1,0 +1,30 @@
+"""Short trainings for the engine's tests: the real trainer, real images, no callbacks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ssgear.config import cli
+from ssgear.engine.callbacks import Callback
+from ssgear.engine.setup import prepare
+from ssgear.engine.trainer import Trainer
+
+SMALL = [
+    "--preset", "quick", "--model.norm", "group", "--optim.batch-size", "32", "--log.every", "1",
+    "--optim.lr", "1e-3", "--log.no-tensorboard", "--log.no-progress", "--engine.threads", "1",
+    "--method.projector-dims", "64", "32",
+]  # fmt: skip
+
+
+def train(output: Path, *options: str, callbacks: tuple[Callback, ...] = ()) -> list[float]:
+    """Train with the small settings and these, and return the loss column."""
+    launch = cli.parse([*SMALL, "--output", str(output), *options])
+    Trainer(prepare(launch), callbacks).run()
+    return losses(output)
+
+
+def losses(run: Path) -> list[float]:
+    """Return the loss column of a run."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["kind"] == "train"]

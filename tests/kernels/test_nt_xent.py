@@ -1,0 +1,293 @@
+"""NT-Xent against a float64 oracle: at most twice the dense expression's error, plus rounding."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ssgear.errors import ArgumentError
+from ssgear.kernels.nt_xent import CASES, Case, Implementation, nt_xent
+from ssgear.kernels.nt_xent_streaming import nt_xent_backward, nt_xent_forward
+from tests.kernels.nt_xent_oracle import Result, eager, oracle
+
+EPS = torch.finfo(torch.float32).eps
+BOTH: tuple[Implementation, ...] = ("reference", "streaming")
+SMALL = Case(rows=38, width=11, temperature=0.2)
+
+
+def ours(z: Tensor, tau: float, **options: Any) -> Result:
+    z = z.detach().requires_grad_()
+    tensor_tau = torch.tensor(tau, requires_grad=True)
+    loss = nt_xent(z, temperature=tensor_tau, **options)
+    loss.backward()
+    assert loss.dtype == torch.float32 and loss.shape == ()
+    assert z.grad is not None and z.grad.dtype == z.dtype
+    assert tensor_tau.grad is not None
+    return Result(loss.detach(), z.grad, tensor_tau.grad)
+
+
+@cache
+def expected(case: Case, dtype: torch.dtype) -> tuple[Result, Result]:
+    z, ids = case.make(dtype)
+    arguments = (z, case.temperature, ids, case.normalize)
+    return oracle(*arguments), eager(*arguments)
+
+
+def error(a: Tensor, b: Tensor) -> float:
+    return (a.double() - b.double()).abs().max().item()
+
+
+def rounding(case: Case, z: Tensor) -> Result:
+    """One float32 rounding of the largest numbers that cancel in loss and gradients."""
+    norms = z.double().norm(dim=1)
+    largest_s = (1.0 if case.normalize else norms.max().item() ** 2) / case.temperature
+    slope = 2 / (len(z) * case.temperature) * (1 if case.normalize else norms.max().item())
+    slope_z = slope / (norms.min().item() if case.normalize else 1)
+    parts = (largest_s, slope_z, 2 * largest_s / case.temperature)
+    return Result(*(EPS * torch.tensor(part) for part in parts))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("impl", BOTH)
+def test_value_and_gradients(case: Case, impl: Implementation, dtype: torch.dtype) -> None:
+    z, ids = case.make(dtype)
+    truth, peer = expected(case, dtype)
+    result = ours(z, case.temperature, ids=ids, normalize=case.normalize, impl=impl)
+    ulp = rounding(case, z)
+    for what in ("loss", "grad_z", "grad_tau"):
+        right = getattr(truth, what)
+        mine, peers = (error(getattr(r, what), right) for r in (result, peer))
+        allowed = 2 * peers + 4 * getattr(ulp, what).item()
+        assert mine <= allowed, f"{what}: error {mine:.2e}, dense expression {peers:.2e}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_number_and_a_tensor_as_temperature_agree(case: Case) -> None:
+    z, ids = case.make(torch.float32)
+    options: dict[str, Any] = {"ids": ids, "normalize": case.normalize}
+    tensor = nt_xent(z, temperature=torch.tensor(case.temperature), **options)
+    torch.testing.assert_close(nt_xent(z, temperature=case.temperature, **options), tensor)
+
+
+@pytest.mark.parametrize("impl", BOTH)
+def test_float64_gradients_are_exact(impl: Implementation) -> None:
+    for case in CASES[3:12]:
+        z, ids = case.make(torch.float64)
+        z.requires_grad_()
+        tau = torch.tensor(case.temperature, dtype=torch.float64, requires_grad=True)
+        nt_xent(z, temperature=tau, ids=ids, normalize=case.normalize, impl=impl).backward()
+        truth = oracle(z, case.temperature, ids, case.normalize)
+        torch.testing.assert_close(z.grad, truth.grad_z, rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(tau.grad, truth.grad_tau, rtol=1e-8, atol=1e-10)
+
+
+def test_operators_keep_their_contract() -> None:
+    z, ids = Case(rows=12, width=5, ids="ragged").make(torch.float32)
+    z.requires_grad_()
+    tau = torch.tensor(0.3, requires_grad=True)
+    arguments = (z, tau, ids, True, False, "", 1, 0)
+    torch.library.opcheck(nt_xent_forward, arguments)
+    lse = nt_xent_forward(*arguments)[1].detach()
+    grad = torch.ones(())
+    torch.library.opcheck(
+        nt_xent_backward, (grad, z.detach(), tau.detach(), ids, lse, None, True, False, 1, 0)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("impl", BOTH)
+def test_autocast_changes_nothing(impl: Implementation, dtype: torch.dtype) -> None:
+    z, _ = SMALL.make(dtype)
+    outside = ours(z, 0.05, impl=impl)
+    leaf, tau = z.clone().requires_grad_(), torch.tensor(0.05, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = nt_xent(leaf, temperature=tau, impl=impl)
+        if impl == "streaming":  # autograd of the reference belongs outside, as PyTorch says
+            loss.backward()
+    if impl == "reference":
+        loss.backward()
+    assert torch.equal(loss, outside.loss)
+    assert leaf.grad is not None and torch.equal(leaf.grad, outside.grad_z)
+    assert tau.grad is not None and torch.equal(tau.grad, outside.grad_tau)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiles_as_one_graph(backend: str) -> None:
+    def function(z: Tensor, tau: Tensor, ids: Tensor) -> Tensor:
+        pair = nt_xent(z[:18], z[18:36], temperature=0.1)
+        return pair + nt_xent(z, temperature=tau, ids=ids) + nt_xent(z, temperature=tau.exp())
+
+    z, _ = SMALL.make(torch.float32)
+    ids = torch.arange(38) % 11
+    results = []
+    for call in (function, torch.compile(function, fullgraph=True, backend=backend)):
+        leaf, tau = z.clone().requires_grad_(), torch.tensor(0.2, requires_grad=True)
+        loss = call(leaf, tau, ids)
+        loss.backward()
+        results.append((loss.detach(), leaf.grad, tau.grad))
+    torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("impl", BOTH)
+def test_permutation_of_rows_permutes_the_gradient(impl: Implementation) -> None:
+    z, ids = Case(rows=69, width=13, ids="views").make(torch.float32)
+    assert ids is not None
+    order = torch.randperm(69, generator=torch.Generator().manual_seed(1))
+    plain, permuted = (
+        ours(rows, 0.1, ids=names, impl=impl) for rows, names in ((z, ids), (z[order], ids[order]))
+    )
+    torch.testing.assert_close(permuted.loss, plain.loss)
+    torch.testing.assert_close(permuted.grad_z, plain.grad_z[order], rtol=1e-4, atol=1e-8)
+
+
+def test_ids_that_say_pairs_give_the_two_view_form() -> None:
+    z, _ = SMALL.make(torch.float32)
+    with_ids = ours(z, 0.1, ids=torch.arange(19).repeat(2))
+    two_views = ours(z, 0.1)
+    for what in ("loss", "grad_z", "grad_tau"):
+        torch.testing.assert_close(getattr(with_ids, what), getattr(two_views, what))
+
+
+@pytest.mark.parametrize("impl", BOTH)
+def test_normalised_gradient_is_orthogonal_to_its_row(impl: Implementation) -> None:
+    z, _ = SMALL.make(torch.float32)
+    grad = ours(z, 0.1, impl=impl).grad_z
+    cosine = torch.nn.functional.cosine_similarity(z, grad, dim=1)
+    assert cosine.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("tau", [0.01, 0.5])
+@pytest.mark.parametrize("impl", BOTH)
+def test_identical_rows(impl: Implementation, tau: float) -> None:
+    z = torch.linspace(-1, 2, 7).expand(30, 7)
+    result = ours(z, tau, impl=impl)
+    assert result.loss.item() == pytest.approx(math.log(29), abs=8 * EPS / tau)
+    assert result.grad_z.abs().max() < 8 * EPS / tau
+
+
+@pytest.mark.parametrize("tau", [0.01, 0.3])
+@pytest.mark.parametrize("impl", BOTH)
+def test_one_image_has_nothing_to_learn(impl: Implementation, tau: float) -> None:
+    for z in (torch.tensor([[1.0, 2], [2, -1]]), torch.tensor([[1.0, 2], [-1, -2]])):
+        result = ours(z, tau, impl=impl)
+        assert result.loss.abs() <= 4 * EPS / tau
+        assert result.grad_z.abs().max() <= 8 * EPS / tau
+
+
+@pytest.mark.parametrize("ids", [None, torch.arange(10) // 3])
+@pytest.mark.parametrize("tau", [0.02, 0.2])
+@pytest.mark.parametrize("impl", BOTH)
+def test_zero_rows_stay_zero(impl: Implementation, tau: float, ids: Tensor | None) -> None:
+    z, _ = Case(rows=10, width=6).make(torch.float32)
+    zero = torch.tensor([False, True, True, *[False] * 6, True])
+    z[zero] = 0
+    result = ours(z, tau, impl=impl, ids=ids)
+    z64 = z.double().requires_grad_()
+    unit = torch.where(zero[:, None], 0, z64 / z64.norm(dim=1, keepdim=True).clamp_min(1e-300))
+    unit.retain_grad()
+    truth = oracle(unit, tau, ids, normalize=False)
+    assert error(result.loss, truth.loss) < 4 * EPS / tau
+    assert not result.grad_z[zero].any()
+    (grad,) = torch.autograd.grad(unit, z64, truth.grad_z)
+    torch.testing.assert_close(result.grad_z[~zero].double(), grad[~zero], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-40, 1e-30, 1e30, 1e38])
+@pytest.mark.parametrize("impl", BOTH)
+def test_extreme_rows_keep_their_direction(impl: Implementation, size: float) -> None:
+    z, _ = SMALL.make(torch.float32)
+    plain = ours(z, 0.1, impl=impl)
+    factors = torch.where(torch.arange(38) % 3 == 0, size, 1.0)
+    scaled = ours(z * factors[:, None], 0.1, impl=impl)
+    if size == 1e-40:  # subnormal numbers hold three digits here
+        assert scaled.loss.item() == pytest.approx(plain.loss.item(), rel=1e-2)
+        return
+    torch.testing.assert_close(scaled.loss, plain.loss)
+    # a gradient below the smallest normal number keeps no digits
+    there = torch.finfo(torch.float32).tiny
+    truth = plain.grad_z.double() / factors[:, None]
+    torch.testing.assert_close(scaled.grad_z.double(), truth, rtol=1e-4, atol=there)
+
+
+@pytest.mark.parametrize("impl", BOTH)
+def test_without_any_positive_the_loss_is_zero(impl: Implementation) -> None:
+    z, _ = SMALL.make(torch.float32)
+    for tau in (0.02, 0.2):
+        result = ours(z, tau, ids=torch.arange(38), impl=impl)
+        assert result.loss == 0 and not result.grad_z.any() and result.grad_tau == 0
+
+
+def test_float16_gradients_of_a_scaled_loss_do_not_underflow() -> None:
+    z, _ = Case(rows=1026, width=128).make(torch.float16)
+    z.requires_grad_()
+    (2.0**14 * nt_xent(z)).backward()
+    truth = oracle(z, 0.1).grad_z * 2**14
+    assert z.grad is not None
+    torch.testing.assert_close(z.grad.double(), truth, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1, math.nan, math.inf])
+@pytest.mark.parametrize("impl", BOTH)
+def test_a_tensor_that_is_no_temperature_gives_nan(impl: Implementation, value: float) -> None:
+    z, _ = SMALL.make(torch.float32)
+    result = ours(z, value, impl=impl)
+    assert result.loss.isnan() and result.grad_z.isnan().any()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_shows_in_the_loss(bad: float) -> None:
+    z, _ = SMALL.make(torch.float32)
+    z[3, 2] = bad
+    assert nt_xent(z).isnan() and nt_xent(z, temperature=0.01).isnan()
+
+
+def test_non_contiguous_and_detached_inputs() -> None:
+    z, _ = SMALL.make(torch.float32)
+    wide = torch.stack((z, z), 2)[..., 0]
+    assert torch.equal(nt_xent(wide), nt_xent(z))
+    tau = torch.tensor(0.2, requires_grad=True)
+    nt_xent(z, temperature=tau).backward()
+    torch.testing.assert_close(tau.grad, oracle(z, 0.2).grad_tau.float())
+
+
+Z = torch.ones(6, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((torch.ones(6),), {}, "shape \\[6\\]; use \\[rows, width\\]"),
+        ((torch.ones(6, 0),), {}, "shape \\[6, 0\\]"),
+        ((torch.ones(7, 4),), {}, "7 rows.*pass ids for three or more views"),
+        ((Z, Z, Z), {}, "3 views are not pairs; pass ids"),
+        ((Z, torch.ones(5, 4)), {}, "view 2 has shape \\[5, 4\\] and view 1 \\[6, 4\\]"),
+        ((Z.long(),), {}, "view 1 is torch.int64; use a floating-point tensor"),
+        ((Z, "z"), {}, "view 2 is a str"),
+        ((torch.ones(0, 4),), {}, "0 rows; the loss needs at least 2"),
+        ((torch.ones(1, 4),), {"ids": torch.zeros(1).long()}, "1 rows; the loss needs at least 2"),
+        ((Z,), {"ids": torch.arange(5)}, "ids is torch.int64 \\[5\\]; use torch.int64 \\[6\\]"),
+        ((Z,), {"ids": torch.arange(6).int()}, "ids is torch.int32 \\[6\\]"),
+        ((Z,), {"ids": [0, 1, 2, 0, 1, 2]}, "ids is list"),
+        ((Z,), {"temperature": 0}, "temperature=0; use a positive number"),
+        ((Z,), {"temperature": -0.1}, "temperature=-0.1"),
+        ((Z,), {"temperature": math.nan}, "temperature=nan"),
+        ((Z,), {"temperature": math.inf}, "temperature=inf"),
+        ((Z,), {"temperature": "hot"}, "temperature='hot'"),
+        ((Z,), {"temperature": torch.ones(1)}, "temperature is torch.float32 \\[1\\]"),
+        ((Z,), {"temperature": torch.tensor(1)}, "temperature is torch.int64 \\[\\]"),
+        ((Z,), {"impl": "streming"}, "impl='streming' \\(did you mean streaming\\?\\)"),
+        ((Z,), {"impl": "triton"}, "unknown impl='triton'.*reference, streaming"),
+    ],
+)
+def test_bad_arguments_are_named_in_one_line(
+    arguments: tuple[Any, ...], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArgumentError, match=message) as raised:
+        nt_xent(*arguments, **options)
+    assert "\n" not in str(raised.value)

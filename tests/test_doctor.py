@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssgear import doctor
+from ssgear.doctor import Finding
+
+
+def by_name(findings: Iterator[Finding]) -> dict[str, Finding]:
+    return {finding.what: finding for finding in findings}
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    """Make packages look as if they were not installed."""
+    version = metadata.version
+
+    def of(name: str) -> str:
+        if name in packages:
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", of)
+
+
+def test_the_command_prints_one_table_and_leaves_with_0() -> None:
+    program = (
+        "import sys; from ssgear.doctor import main\n"
+        "assert main([]) == 0; assert 'deepspeed' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    for word in ("python", "torch", "CPU", "GPU", "memory", "disk", "nt_xent", "deepspeed", "gloo"):
+        assert word in done.stdout
+    assert done.stdout.count("what would change it") == 1
+
+
+def test_here_the_loss_works_on_the_cpu() -> None:
+    found = by_name(doctor.kernels())["nt_xent"]
+    assert found.state == "ok"
+    assert "reference works, streaming works" in found.found
+
+
+def test_a_wrong_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ssgear.losses
+
+    right = ssgear.losses.nt_xent
+
+    def off(z: Any, *, impl: str, **others: Any) -> Any:
+        if impl == "streaming":
+            return right(z, impl="reference", **others) * (1 + 1e-4)
+        return right(z, impl="reference", **others)
+
+    monkeypatch.setattr(ssgear.losses, "nt_xent", off)
+    found = by_name(doctor.kernels())["nt_xent"]
+    assert found.state == "broken"
+    assert found.found == ("reference works; streaming does not (off by 0.0001 of the reference)")
+
+    def fails(z: Any, **others: Any) -> Any:
+        raise RuntimeError("no such operator\nand more")
+
+    monkeypatch.setattr(ssgear.losses, "nt_xent", fails)
+    assert "streaming does not (no such operator)" in by_name(doctor.kernels())["nt_xent"].found
+
+
+def test_optional_packages_say_what_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "deepspeed", "triton", "timm")
+    extra = by_name(doctor.extras())["deepspeed"]
+    assert (extra.state, extra.mend) == ("note", 'pip install "ssgear[deepspeed]"')
+    needed = by_name(doctor.packages())
+    assert (needed["triton"].state, needed["timm"].state) == ("note", "missing")
+    assert needed["timm"].mend == "pip install timm"
+
+
+def test_missing_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["torch>=2.11", "rich", "a-nowhere.package>=1; python_version>'3'", "x; extra == 'dev'"]
+    monkeypatch.setattr(metadata, "requires", lambda name: lines)
+    assert doctor.missing_requirements() == ["a-nowhere.package"]
+
+    def not_installed(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", not_installed)
+    assert doctor.missing_requirements() == []
+
+
+@pytest.mark.parametrize(
+    ("cuda", "driver", "found", "mend"),
+    [
+        (None, None, "this build of it has no CUDA", "an NVIDIA GPU and a CUDA build of torch"),
+        (None, "/usr/bin/nvidia-smi", "this build of it has no CUDA", "a CUDA build of torch"),
+        ("13.0", "/usr/bin/nvidia-smi", "built for CUDA 13.0", "a driver for CUDA 13.0"),
+    ],
+)
+def test_without_a_gpu_it_says_why(
+    monkeypatch: pytest.MonkeyPatch, cuda: str | None, driver: str | None, found: str, mend: str
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(shutil, "which", lambda name: driver)
+    monkeypatch.setattr(Path, "is_file", lambda path: False)
+    (row,) = doctor.gpus()
+    assert row.state == "note"
+    assert found in row.found
+    assert row.mend == mend
+
+
+def test_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    card = types.SimpleNamespace(name="Tesla V100", total_memory=16 * 2**30, major=7, minor=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    (row,) = doctor.gpus()
+    assert (row.what, row.found) == ("GPU 0", "Tesla V100, 16 GiB, compute 7.0")
+    assert row.mend == "--engine.precision float32: it has no bf16"
+
+
+def test_a_full_disk_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    little = types.SimpleNamespace(total=2**40, used=2**40 - 2**20, free=2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: little)
+    assert by_name(doctor.disk())["disk"].state == "note"
+    shared = by_name(doctor.memory())["shared memory"]
+    assert shared.mend == "docker run --shm-size 4g, or --data.workers 0"
+
+
+def test_a_probe_that_fails_is_a_row() -> None:
+    def broken() -> Iterator[Finding]:
+        yield Finding(what="first", found="is kept")
+        raise OSError("libcudart.so is gone\nlong story")
+
+    rows = doctor.examine([broken, doctor.python])
+    assert [row.found for row in rows[:2]] == [
+        "is kept",
+        "cannot be examined: libcudart.so is gone",
+    ]
+    assert [row.what for row in rows] == ["first", "broken", "python", "ssgear"]
+
+
+def test_without_torch_the_rest_is_still_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    without(monkeypatch, "torch")
+    rows = doctor.examine()
+    assert {row.state for row in rows if row.what in ("torch", "processor")} == {
+        "missing",
+        "broken",
+    }
+    assert {row.what for row in rows} >= {"python", "memory", "disk", "deepspeed"}
+    doctor.table(rows)
+
+
+def test_words_on_the_command_line(
+    run_ssgear: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "PROBES", ())
+    assert "usage: python -m ssgear.doctor" in run_ssgear("doctor", "--help").out
+    outcome = run_ssgear("doctor", "--verbose")
+    assert (outcome.status, outcome.err) == (2, "ssgear: doctor: --verbose: it takes no options\n")
