@@ -26,7 +26,8 @@ from ssgear.errors import DataError
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.health import health
 from ssgear.evaluation.knn import knn_accuracy, nearest
-from ssgear.evaluation.summary import EvalData, evaluate_encoder
+from ssgear.evaluation.protocols import EvalData
+from ssgear.evaluation.summary import evaluate_encoder
 from ssgear.models.encoders import Normalized, build_encoder, save_encoder
 from ssgear.report.plots import project_2d
 from ssgear.report.report import write_report
@@ -103,6 +104,7 @@ class Readings(Callback):
     def __init__(self) -> None:
         """Start without images; they are loaded at the first reading."""
         self.splits: Splits | None = None
+        self._last: tuple[int, dict[str, Any]] = (-1, {})
 
     def on_epoch(self, run: Run) -> None:
         """Take a reading where one is due."""
@@ -115,7 +117,12 @@ class Readings(Callback):
                 self.read(run)
 
     def read(self, run: Run) -> dict[str, Any]:
-        """Measure, log and return the figures."""
+        """Measure, log and return the figures; those of this very step are not measured twice."""
+        if self._last[0] != run.step:
+            self._last = run.step, self._measure(run)
+        return self._last[1]
+
+    def _measure(self, run: Run) -> dict[str, Any]:
         if self.splits is None:
             self.splits = Splits(run, run.config.eval.max_images)
         data = self.splits.load()

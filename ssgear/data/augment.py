@@ -132,11 +132,12 @@ def augment(
         widths=torch.full_like(indices, width),
     )
     boxes = params.box.to(images.device)
+    wide = torch.promote_types(images.dtype, torch.float32)
 
     def crop(rows: Tensor) -> Tensor:
         chosen = images.index_select(0, rows)
         return crop_resize(
-            chosen if chosen.dtype == torch.uint8 else chosen * 255,
+            chosen if chosen.dtype == torch.uint8 else chosen.to(wide) * 255,
             boxes.index_select(0, rows),
             size,
             interpolation=spec.interpolation,
@@ -151,7 +152,9 @@ def finish(
 ) -> Tensor:
     """Return views of float crops [N, 3, h, w] in [0, 255]: all that follows crop and resize."""
     height, width = crops.shape[2:]
-    return _in_blocks(lambda rows: crops.index_select(0, rows), (height, width), crops, params, spec, dtype)
+    return _in_blocks(
+        lambda rows: crops.index_select(0, rows), (height, width), crops, params, spec, dtype
+    )
 
 
 def _in_blocks(
@@ -162,13 +165,13 @@ def _in_blocks(
     spec: AugmentSpec,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Make the views a few at a time, those with the same order of colour operations together."""
+    """Make the views a few at a time, those that turn their hue at the same step together."""
     params = params.to("cpu")  # what decides which rows are touched; one transfer
     views = torch.empty(len(params), 3, *shape, dtype=dtype, device=like.device)
     hue_step = (params.order == colour.HUE).int().argmax(dim=1)
     group = torch.where(_jittered(params), hue_step, -1)
     block = max(BLOCK_PIXELS // (shape[0] * shape[1]), 1)
-    for step in group.unique():
+    for step in sorted(set(group.tolist())):
         for rows in (group == step).nonzero()[:, 0].split(block):
             there = rows.to(like.device)
             made = _finish(crop(there), params.rows(rows), spec)
@@ -181,7 +184,10 @@ def _jittered(params: AugmentParams) -> Tensor:
 
 
 def _finish(images: Tensor, params: AugmentParams, spec: AugmentSpec) -> Tensor:
-    """Flip, colour, blur, solarise and normalise crops, all jittered with the hue at one step, or none."""
+    """Do all that follows crop and resize.
+
+    Either no row is jittered, or all are and turn their hue at the same step.
+    """
 
     def touch(images: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         rows = chosen.nonzero()[:, 0]

@@ -73,7 +73,9 @@ class AugmentSpec:
             low, high = getattr(self, name)
             self._require(0 < low <= high < math.inf, name, "use (low, high) with 0 < low <= high")
         low, high = self.crop_scale or (1, 1)
-        self._require(0 < low <= high <= 1, "crop_scale", "use (low, high) with 0 < low <= high <= 1")
+        self._require(
+            0 < low <= high <= 1, "crop_scale", "use (low, high) with 0 < low <= high <= 1"
+        )
         self._require(0 < self.blur_share <= 1, "blur_share", "use a share in (0, 1]")
         self._require(self.interpolation in RADIUS, "interpolation", "use bilinear or bicubic")
         self._require(len(self.mean) == 3, "mean", "give three values")

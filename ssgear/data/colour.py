@@ -55,7 +55,7 @@ def turn_hue(images: Tensor, turn: Tensor) -> Tensor:
     A channel of value v and chroma c whose hue lies d sextants from the pixel's is
     v - c clamp(d - 1, 0, 1).
     """
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = images.chunk(3, dim=1)
     low = torch.minimum(red, green).minimum(blue)
     red, green, blue = red - low, green - low, blue - low
     chroma = torch.maximum(red, green).maximum(blue)
@@ -111,6 +111,6 @@ def solarise(images: Tensor, threshold: float) -> Tensor:
 
 
 def _luma(images: Tensor) -> Tensor:
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = images.chunk(3, dim=1)
     luma = (red * LUMA[0]).add_(green, alpha=LUMA[1])
     return luma.add_(blue, alpha=LUMA[2])

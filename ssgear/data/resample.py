@@ -75,11 +75,13 @@ def resize_weights(
     reach = radius * max(full / size, 1) if antialias else radius
     centre = (torch.arange(size, device=start.device) + 0.5) * scale
     first = (centre - radius * widen + 0.5).floor_().clamp_(min=0)
-    # places are found in float64; the taps (the new first dimension) are many and small: float32
-    taps = torch.arange(2 * math.ceil(reach) + 1, device=start.device).reshape(-1, *[1] * first.ndim)
-    distance = taps * (1 / widen).float() + ((first + 0.5 - centre) / widen).float()
+    # places are found in float64; the taps (the new first dimension) are many: float32
+    shape = (2 * math.ceil(reach) + 1, *[1] * first.ndim)
+    taps = torch.arange(shape[0], device=start.device).reshape(shape)
+    steps = taps.float()
+    distance = steps * (1 / widen).float() + ((first + 0.5 - centre) / widen).float()
     weights = _kernel(distance.abs_(), interpolation)
-    weights *= ((length - first).float() - taps).clamp_(0, 1)  # 0 past the crop's edge, else 1
+    weights *= ((length - first).float() - steps).clamp_(0, 1)  # 0 past the crop's edge, else 1
     weights /= sum(weights.unbind())  # tap by tap: zeros at the end change no bit
     pixel = torch.minimum((first + start).long() + taps, (start + length).long() - 1)
     return dense(pixel, weights, full)
@@ -90,7 +92,7 @@ def dense(pixel: Tensor, weights: Tensor, full: int) -> Tensor:
     lines = weights.shape[1:]
     start = torch.arange(lines.numel(), device=pixel.device).reshape(lines) * full
     matrix = torch.zeros(lines.numel() * full, dtype=weights.dtype, device=weights.device)
-    matrix.index_add_(0, (pixel + start).reshape(-1), weights.reshape(-1))
+    matrix.scatter_add_(0, (pixel + start).reshape(-1), weights.reshape(-1))
     return matrix.reshape(*lines, full)
 
 

@@ -5,8 +5,8 @@ on the order of work or on the number of workers. The integer words and the unif
 bits on CPU and GPU. Counter layout of a draw: (low 32 bits of the counter, its high 32 bits, block
 number, 0); block b holds the words 4 b to 4 b + 3.
 
-    key = derive_key(seed, epoch, "augment")        # any ints and strings
-    u = uniform(key, sample_indices, 8)             # [n, 8]; row i depends on sample_indices[i] only
+    key = derive_key(seed, epoch, "augment")   # any ints and strings
+    u = uniform(key, indices, 8)               # [n, 8]; row i depends on indices[i] only
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from ssgear.config.schema import ModelConfig
 from ssgear.errors import ArgumentError, CheckpointError, ConfigError
 from ssgear.models.heads import seeded
 from ssgear.models.networks import build_network, num_features_of
-from ssgear.storage.atomic import write_bytes, write_json
+from ssgear.storage.atomic import json_text, write_files
 
 WEIGHTS = "encoder.safetensors"
 DESCRIPTION = "encoder.json"
@@ -133,21 +133,19 @@ def save_encoder(
     model = dataclasses.asdict(dataclasses.replace(encoder.config, weights=None))
     del model["weights"]
     directory.mkdir(parents=True, exist_ok=True)
-    write_bytes(directory / WEIGHTS, data)
-    write_json(
-        directory / DESCRIPTION,
-        {
-            "format": FORMAT,
-            "ssgear": ssgear.__version__,
-            "model": model,
-            "size": encoder.size,
-            "num_features": encoder.num_features,
-            "mean": list(mean),
-            "std": list(std),
-            "weights": {"file": WEIGHTS, "blake2b": _digest(data)},
-            "extra": dict(extra or {}),
-        },
-    )
+    description = {
+        "format": FORMAT,
+        "ssgear": ssgear.__version__,
+        "model": model,
+        "size": encoder.size,
+        "num_features": encoder.num_features,
+        "mean": list(mean),
+        "std": list(std),
+        "weights": {"file": WEIGHTS, "blake2b": _digest(data)},
+        "extra": dict(extra or {}),
+    }
+    text = json_text(description).encode()
+    write_files({directory / WEIGHTS: data, directory / DESCRIPTION: text})
 
 
 def load_encoder(run_dir_or_file: str | Path) -> PretrainedEncoder:

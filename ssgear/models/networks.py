@@ -19,7 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ssgear.errors import ConfigError, did_you_mean
 
 TINY = "resnet_tiny"
-TINY_CHANNELS = (16, 32, 64, 128)
+TINY_CHANNELS = (16, 32, 64, 256)
+"""The last stage is wide: at 2 x 2 pixels it costs little, and a probe gains from its features."""
 SMALL_IMAGE = 64
 """Up to this side in pixels, `stem="auto"` means the stem for small images."""
 

@@ -32,16 +32,25 @@ def staging_path(final: Path) -> Path:
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a file; a reader sees the old content or the new one, never a part."""
-    staged = staging_path(path)
+    write_files({path: data})
+
+
+def write_files(files: Mapping[Path, bytes | memoryview]) -> None:
+    """Write files that belong together: all are on the disk before the first is renamed."""
+    staged = {path: staging_path(path) for path in files}
     try:
-        with open(staged, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staged, path)
-        _sync_directory(path.parent)
+        for path, data in files.items():
+            with open(staged[path], "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in files:
+            os.replace(staged[path], path)
+        for parent in {path.parent for path in files}:
+            _sync_directory(parent)
     except BaseException:
-        staged.unlink(missing_ok=True)
+        for path in staged.values():
+            path.unlink(missing_ok=True)
         raise
 
 
@@ -52,7 +61,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, obj: Any) -> None:
     """Write an object as JSON, whole or not at all; NaN and infinities become null."""
-    write_text(path, json.dumps(_plain(obj), indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(obj))
+
+
+def json_text(obj: Any) -> str:
+    """Return the text that `write_json` writes."""
+    return json.dumps(_plain(obj), indent=2, allow_nan=False) + "\n"
 
 
 @contextmanager

@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssgear.config.schema import DataConfig
+from ssgear.data.sources import Source, open_source
+
 Pixels = NDArray[np.uint8]
 
 
@@ -53,3 +56,13 @@ def pack(folder: Path, path: Path, arcname: str) -> Path:
     with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w:") as archive:
         archive.add(folder, arcname=arcname)
     return path
+
+
+def both(config: DataConfig) -> tuple[Source, Source]:
+    return open_source(config, "train"), open_source(config, "test")
+
+
+def names(source: Source) -> list[str]:
+    """Names of the images, without the folder or tar."""
+    where = [source.where(index) for index in range(len(source))]
+    return [name.rpartition(".tar:")[2] or name for name in where]

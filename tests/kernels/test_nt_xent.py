@@ -117,7 +117,7 @@ def test_autocast_changes_nothing(impl: Implementation, dtype: torch.dtype) -> N
     assert tau.grad is not None and torch.equal(tau.grad, outside.grad_tau)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiles_as_one_graph(backend: str) -> None:
     def function(z: Tensor, tau: Tensor, ids: Tensor) -> Tensor:
         pair = nt_xent(z[:18], z[18:36], temperature=0.1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -107,7 +109,7 @@ def test_stems(name: str, stem: str, size: int, kernel: int, stride: int, side: 
 
 def test_tiny_is_narrow() -> None:
     encoder = build_encoder(TINY, 32)
-    assert encoder.num_features == 128
+    assert encoder.num_features == 256
     assert sum(p.numel() for p in encoder.parameters()) < 1_000_000
 
 
@@ -184,10 +186,25 @@ def test_saved_and_loaded_to_the_bit(trained: Encoder, run: Path) -> None:
         3, 1, 1
     )
     assert torch.equal(loaded(images()), trained(scaled))
-    assert (loaded.num_features, loaded.size, loaded.mean, loaded.std) == (128, 32, MEAN, STD)
+    assert (loaded.num_features, loaded.size, loaded.mean, loaded.std) == (256, 32, MEAN, STD)
     assert loaded.config == TINY and loaded.extra == {"method": "simclr"}
     for path in (run / "encoder.safetensors", str(run), run / "encoder.json"):
         assert torch.equal(load_encoder(path)(images()), loaded(images()))
+    assert sorted(p.name for p in run.iterdir()) == ["encoder.json", "encoder.safetensors"]
+
+
+def test_a_full_disk_leaves_the_old_pair(
+    trained: Encoder, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load_encoder(run)(images())
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_encoder(build_encoder(TINY, 32, seed=5), run, mean=MEAN, std=STD)
+    assert torch.equal(load_encoder(run)(images()), before)
     assert sorted(p.name for p in run.iterdir()) == ["encoder.json", "encoder.safetensors"]
 
 
@@ -202,7 +219,7 @@ def test_uint8_and_float_images_are_the_same(run: Path) -> None:
     encoder = load_encoder(run)
     assert torch.equal(encoder(images()), encoder(images().float() / 255))
     torch.testing.assert_close(encoder(images()), encoder(images().double() / 255))
-    assert encoder(images(side=45)).shape == (3, 128)
+    assert encoder(images(side=45)).shape == (3, 256)
 
 
 @pytest.mark.parametrize(

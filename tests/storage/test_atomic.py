@@ -66,6 +66,15 @@ def test_full_disk_while_writing_a_file(
     assert names(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "old"
 
 
+def test_files_that_belong_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {tmp_path / "a": b"1", tmp_path / "b": b"2"}
+    atomic.write_files(files)
+    monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC, 1))
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        atomic.write_files({path: b"new" for path in files})
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
 def test_staged_directory_appears_complete(tmp_path: Path) -> None:
     final = tmp_path / "deep" / "step-7"
     with atomic.staged_directory(final) as staged:

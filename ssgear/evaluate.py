@@ -1,0 +1,157 @@
+"""`python -m ssgear.evaluate RUN`: a checkpoint -> figures -> `RUN/evaluation-SOURCE.json`.
+
+RUN is a run's directory or its `encoder.safetensors`. The images are those that the run was trained
+on unless `--data.*` names others. The last line on standard output is the path of the figures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ssgear.config import arguments, cli
+from ssgear.config.options import options_of
+from ssgear.config.schema import DataConfig
+from ssgear.errors import ConfigError, SsgearError
+
+if TYPE_CHECKING:
+    from ssgear.evaluation.protocols import EvalData
+
+USAGE = "python -m ssgear.evaluate RUN"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What to measure, and on which images."""
+
+    protocol: tuple[str, ...] = ("linear", "knn")
+    """linear, linear-sgd, knn, health: one or several."""
+    output: Path | None = None
+    """File of the figures; by default evaluation-SOURCE.json in the run's directory."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where a GPU is there."""
+    max_images: int | None = None
+    """Images of each split, evenly spread; by default all."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Images; by default those of the run."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            _parse(["--help"], Evaluation())
+            return 0
+        if words[0].startswith("-"):
+            raise ConfigError(f"{words[0]}: the run comes first: {USAGE} [OPTIONS]")
+        return evaluate(Path(words[0]), parse(Path(words[0]), words[1:]))
+    except SsgearError as error:
+        print(f"ssgear: {error}", file=sys.stderr)
+        return error.exit_status
+
+
+def parse(run: Path, words: Sequence[str]) -> Evaluation:
+    """Read the options; images that the command line does not name are the run's own."""
+    given, help_wanted = arguments.read(words)
+    given = arguments.check(given, options_of(Evaluation))
+    settings = (run if run.is_dir() else run.parent) / "config.json"
+    data = cli.load_file(settings).data if settings.is_file() else DataConfig()
+    if {"data.source", "data.path"} & {each.key for each in given}:
+        data = DataConfig(size=data.size, workers=data.workers)
+    words = ["--help"] if help_wanted else arguments.words_for_tyro(given)
+    return _parse(words, Evaluation(data=data))
+
+
+def _parse(words: Sequence[str], default: Evaluation) -> Evaluation:
+    import tyro
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                Evaluation,
+                args=list(words),
+                default=default,
+                prog=USAGE,
+                description="Measure an encoder on the images of its run, or on any others.",
+            )
+    except SystemExit as leaving:
+        if not leaving.code:
+            raise
+        raise ConfigError(" ".join(complaint.getvalue().split())) from None
+
+
+def evaluate(run: Path, asked: Evaluation) -> int:
+    """Load the encoder, run the protocols, print and write the figures."""
+    import torch
+
+    from ssgear.evaluation import protocols
+    from ssgear.models.encoders import load_encoder
+    from ssgear.storage.atomic import write_json
+
+    chosen = [protocols.find(name) for name in asked.protocol]
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device: cuda was asked for, and PyTorch finds no GPU here; use cpu")
+    cuda = asked.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    encoder = load_encoder(run).to(device)
+    data, facts = load_data(asked, encoder.size)
+    subject = protocols.Subject(encoder, data, device)
+    figures: dict[str, Any] = {}
+    for protocol in chosen:
+        figures |= protocol(subject)
+    _show(figures, facts)
+    folder = run if run.is_dir() else run.parent
+    path = asked.output or folder / f"evaluation-{facts['source']}.json"
+    write_json(path, {**figures, **facts, "protocols": list(asked.protocol)})
+    print(path)
+    return 0
+
+
+def load_data(asked: Evaluation, size: int) -> tuple[EvalData, dict[str, Any]]:
+    """Read both splits of the images as squares of the encoder's size."""
+    import torch
+
+    from ssgear.data.sources import load_images, open_probe_source, open_source, scan
+    from ssgear.evaluation.protocols import EvalData
+
+    splits: dict[str, Any] = {}
+    sources = {"train": open_probe_source(asked.data), "test": open_source(asked.data, "test")}
+    for split, source in sources.items():
+        good, _ = scan(source, asked.data)
+        sources[split] = good
+        count = min(len(good), asked.max_images or len(good))
+        rows = torch.linspace(0, len(good) - 1, count).round().long()
+        splits[f"{split}_images"] = load_images(good, rows, size, workers=asked.data.workers)
+        splits[f"{split}_labels"] = None if good.labels is None else good.labels[rows]
+    data = EvalData(**splits, classes=sources["train"].classes)
+    facts = {
+        "source": sources["train"].name,
+        "num_train": len(data.train_images),
+        "num_test": len(data.test_images),
+        "bad_files": [f"{b.where}: {b.reason}" for s in sources.values() for b in s.bad],
+    }
+    return data, facts
+
+
+def _show(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{facts['source']}: {facts['num_train']} training, {facts['num_test']} test images"
+    table = Table(title=title, title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.2f}" if "rank" in name else f"{100 * value:.2f} %")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,11 @@
+"""Measuring an encoder: linear probe, kNN, label-free health (MATH.md 4).
+
+from ssgear.evaluation import linear_probe, knn_accuracy
+result = linear_probe(train_features, train_labels, test_features, test_labels)
+print(result.top1, knn_accuracy(train_features, train_labels, test_features, test_labels))
+"""
+
+from ssgear.evaluation.knn import knn_accuracy
+from ssgear.evaluation.linear import ProbeResult, linear_probe
+
+__all__ = ["ProbeResult", "knn_accuracy", "linear_probe"]

@@ -1,0 +1,135 @@
+"""What `evaluate --protocol` can ask for: one function per protocol, registered by name.
+
+A protocol takes `EvalData` and an encoder with its features, and returns named figures. A function
+with `@protocol("name")` in this room is listed by the command without further ado.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from ssgear.errors import ConfigError, DataError, did_you_mean
+from ssgear.evaluation.features import extract
+from ssgear.evaluation.health import effective_rank
+from ssgear.evaluation.knn import knn_accuracy
+from ssgear.evaluation.linear import linear_probe, linear_probe_sgd
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalData:
+    """Images of both splits, uint8 [N, 3, S, S], and labels [N] int64 where there are any."""
+
+    train_images: Tensor
+    train_labels: Tensor | None
+    test_images: Tensor
+    test_labels: Tensor | None
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether both splits have labels of at least two classes."""
+        labels = self.train_labels
+        if labels is None or self.test_labels is None or not len(labels):
+            return False
+        return int(labels.min()) != int(labels.max())
+
+
+@dataclass
+class Subject:
+    """An encoder under evaluation; its features are computed once, when first asked for."""
+
+    encoder: nn.Module
+    data: EvalData
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @cached_property
+    def train(self) -> Tensor:
+        """Features [N, F] of the training images."""
+        return extract(self.encoder, self.data.train_images, device=self.device)
+
+    @cached_property
+    def test(self) -> Tensor:
+        """Features [N, F] of the test images."""
+        return extract(self.encoder, self.data.test_images, device=self.device)
+
+    @property
+    def labels(self) -> tuple[Tensor, Tensor]:
+        """Labels of both splits, or an error that says that they are needed."""
+        train, test = self.data.train_labels, self.data.test_labels
+        if train is None or test is None or not self.data.labelled:
+            raise DataError(
+                "this protocol needs labels of two classes or more, and these images have none; "
+                "use class folders, --data.labels, or --protocol health"
+            )
+        return train, test
+
+
+Protocol = Callable[[Subject], Figures]
+_PROTOCOLS: dict[str, Protocol] = {}
+
+
+def protocol(name: str) -> Callable[[Protocol], Protocol]:
+    """Register a protocol under a name."""
+
+    def register(function: Protocol) -> Protocol:
+        _PROTOCOLS[name] = function
+        return function
+
+    return register
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all protocols."""
+    return tuple(_PROTOCOLS)
+
+
+def find(name: str) -> Protocol:
+    """Return a protocol, or say which there are."""
+    if name not in _PROTOCOLS:
+        known = ", ".join(_PROTOCOLS)
+        hint = did_you_mean(name, _PROTOCOLS)
+        raise ConfigError(f"--protocol: unknown protocol {name!r}{hint}; known: {known}")
+    return _PROTOCOLS[name]
+
+
+@protocol("linear")
+def linear(subject: Subject) -> Figures:
+    """Logistic regression to convergence on frozen features."""
+    train, test = subject.labels
+    result = linear_probe(subject.train, train, subject.test, test)
+    return {"linear_probe": result.top1, "linear_probe_top5": result.top5}
+
+
+@protocol("linear-sgd")
+def linear_sgd(subject: Subject) -> Figures:
+    """A linear layer trained by SGD with random crops and flips."""
+    train, test = subject.labels
+    data = subject.data
+    result = linear_probe_sgd(
+        subject.encoder, data.train_images, train, data.test_images, test, device=subject.device
+    )
+    return {"linear_probe_sgd": result.top1, "linear_probe_sgd_top5": result.top5}
+
+
+@protocol("knn")
+def knn(subject: Subject) -> Figures:
+    """Weighted vote of 200 and of 20 nearest neighbours."""
+    train, test = subject.labels
+    return {
+        "knn": knn_accuracy(subject.train, train, subject.test, test, k=200),
+        "knn_20": knn_accuracy(subject.train, train, subject.test, test, k=20),
+    }
+
+
+@protocol("health")
+def health(subject: Subject) -> Figures:
+    """Effective rank of the test features; no labels needed."""
+    features = subject.test
+    return {"effective_rank": effective_rank(features - features.mean(0))}

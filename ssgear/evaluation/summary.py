@@ -1,0 +1,48 @@
+"""The figures of a run's end: the encoder, the untrained encoder, and raw pixels, side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssgear.evaluation import protocols
+from ssgear.evaluation.features import pixels
+from ssgear.evaluation.protocols import EvalData, Figures, Subject
+
+FINAL = ("linear", "knn")
+
+
+def evaluate_encoder(
+    encoder: nn.Module,
+    data: EvalData,
+    *,
+    untrained: nn.Module | None = None,
+    device: torch.device | None = None,
+) -> dict[str, Any]:
+    """Return linear probe and kNN with the same under `baselines`; empty without labels."""
+    if not data.labelled:
+        return {}
+    device = device or torch.device("cpu")
+    summary: dict[str, Any] = dict(_figures(encoder, data, device))
+    summary["baselines"] = {"pixels": _figures(Pixels(), data, torch.device("cpu"))}
+    if untrained is not None:
+        summary["baselines"]["untrained"] = _figures(untrained, data, device)
+    return summary
+
+
+class Pixels(nn.Module):
+    """Raw pixels in an encoder's place."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return [N, 3 s s] in [0, 1]."""
+        return pixels(images)
+
+
+def _figures(encoder: nn.Module, data: EvalData, device: torch.device) -> Figures:
+    subject = Subject(encoder, data, device)
+    figures: Figures = {}
+    for name in FINAL:
+        figures |= protocols.find(name)(subject)
+    return figures

@@ -1,0 +1,188 @@
+"""CIFAR-10, CIFAR-100 and STL-10: small files in their published formats, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torchvision import datasets
+
+from ssgear.config.schema import DataConfig
+from ssgear.data import published
+from ssgear.data.decode import open_rgb, to_tensor
+from ssgear.data.scan import decode_all, scan
+from ssgear.data.sources import open_probe_source, open_source
+from ssgear.errors import DataError
+from tests.data.pictures import Pixels, both
+
+CIFAR10_NAMES = ["airplane", "automobile", "bird"]
+
+
+def images(count: int, side: int, seed: int) -> Pixels:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, 3, side, side), dtype=np.uint8)
+
+
+def save(path: Path, content: Any) -> list[str]:
+    """Write a pickle and return its entry of a reader's list: name and MD5 sum."""
+    data = pickle.dumps(content, protocol=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return [path.name, hashlib.md5(data).hexdigest()]
+
+
+@pytest.fixture
+def cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Pixels, Pixels]:
+    """Five batches of four training images and three test images."""
+    folder = tmp_path / "cifar-10-batches-py"
+    train, test = images(20, 32, 0), images(3, 32, 1)
+    batches = [
+        save(
+            folder / f"data_batch_{number + 1}",
+            {"data": train[4 * number :][:4].reshape(4, -1), "labels": [0, 1, 2, number % 3]},
+        )
+        for number in range(5)
+    ]
+    tests = [save(folder / "test_batch", {"data": test.reshape(3, -1), "labels": [2, 1, 0]})]
+    name, md5 = save(folder / "batches.meta", {"label_names": CIFAR10_NAMES})
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", batches)
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", tests)
+    meta = {"filename": name, "key": "label_names", "md5": md5}
+    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+    return tmp_path, train, test
+
+
+@pytest.fixture
+def stl10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, Pixels]]:
+    """Three labelled, four unlabelled and two test images, columns first as published."""
+    folder = tmp_path / "stl10_binary"
+    folder.mkdir()
+    pixels = {"train": images(3, 96, 0), "unlabeled": images(4, 96, 1), "test": images(2, 96, 2)}
+    labels = {"train_y.bin": bytes([1, 10, 4]), "test_y.bin": bytes([2, 9])}
+    stored = {f"{name}_X.bin": rows.swapaxes(2, 3).tobytes() for name, rows in pixels.items()}
+    sums = {}
+    for name, data in {**stored, **labels}.items():
+        (folder / name).write_bytes(data)
+        sums[name] = hashlib.md5(data).hexdigest()
+    parts = {"train_list": ("train_X", "train_y", "unlabeled_X"), "test_list": ("test_X", "test_y")}
+    for part, names in parts.items():
+        entries = [[f"{name}.bin", sums[f"{name}.bin"]] for name in names]
+        monkeypatch.setattr(datasets.STL10, part, entries)
+    return tmp_path, pixels
+
+
+@pytest.mark.parametrize("source", ["auto", "cifar10"])
+@pytest.mark.parametrize("inside", [".", "cifar-10-batches-py"])
+def test_cifar10(cifar10: tuple[Path, Pixels, Pixels], source: str, inside: str) -> None:
+    root, train_pixels, test_pixels = cifar10
+    train, test = both(DataConfig(source=source, path=root / inside))
+    assert train.name == "cifar10" and train.classes == tuple(CIFAR10_NAMES)
+    assert train.labels is not None and train.labels.dtype == torch.int64
+    assert train.labels.tolist()[:8] == [0, 1, 2, 0, 0, 1, 2, 1]
+    assert test.labels is not None and test.labels.tolist() == [2, 1, 0]
+    assert train.native_size == 32 and "image 7" in train.where(7)
+    assert torch.equal(train.decode(7), torch.from_numpy(train_pixels[7]))
+    assert torch.equal(to_tensor(open_rgb(test.encoded(2))), torch.from_numpy(test_pixels[2]))
+    all_images, good = decode_all(train, DataConfig())
+    assert torch.equal(all_images, torch.from_numpy(train_pixels)) and len(good) == 20
+    some, _ = decode_all(train.subset(torch.tensor([5, 2])), DataConfig())
+    assert torch.equal(some, torch.from_numpy(train_pixels[[5, 2]]))
+    _, sizes = scan(test, DataConfig())
+    assert sizes.tolist() == [[32, 32]] * 3
+
+
+def test_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cifar-100-python"
+    pixels = images(5, 32, 3)
+    fine = [4, 3, 2, 1, 0]
+    entries = {
+        split: save(folder / split, {"data": pixels.reshape(5, -1), "fine_labels": fine})
+        for split in ("train", "test")
+    }
+    name, md5 = save(folder / "meta", {"fine_label_names": list("abcde")})
+    monkeypatch.setattr(datasets.CIFAR100, "train_list", [entries["train"]])
+    monkeypatch.setattr(datasets.CIFAR100, "test_list", [entries["test"]])
+    meta = {"filename": name, "key": "fine_label_names", "md5": md5}
+    monkeypatch.setattr(datasets.CIFAR100, "meta", meta)
+    train, test = both(DataConfig(path=tmp_path))
+    assert train.name == test.name == "cifar100" and train.classes == tuple("abcde")
+    assert train.labels is not None and train.labels.tolist() == fine
+    assert torch.equal(train.decode(4), torch.from_numpy(pixels[4]))
+
+
+def test_stl10(stl10: tuple[Path, dict[str, Pixels]]) -> None:
+    root, pixels = stl10
+    train, test = both(DataConfig(path=root))
+    probe = open_probe_source(DataConfig(path=root))
+    assert train.name == "stl10" and train.native_size == 96
+    assert train.labels is None and len(train) == 4
+    assert test.labels is not None and test.labels.tolist() == [1, 8]
+    assert probe.labels is not None and probe.labels.tolist() == [0, 9, 3]
+    assert probe.classes is not None and probe.classes[9] == "truck"
+    for source, name in ((train, "unlabeled"), (test, "test"), (probe, "train")):
+        assert torch.equal(source.decode(1), torch.from_numpy(pixels[name][1]))
+        every, _ = decode_all(source, DataConfig())
+        assert torch.equal(every, torch.from_numpy(pixels[name]))
+
+
+def test_stl10_without_its_unlabelled_images(stl10: tuple[Path, dict[str, Pixels]]) -> None:
+    root, _ = stl10
+    (root / "stl10_binary" / "unlabeled_X.bin").unlink()
+    train, test = both(DataConfig(source="stl10", path=root))
+    assert train.labels is not None and train.labels.tolist() == [0, 9, 3]
+    assert len(test) == 2
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10"])
+def test_absent_files(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="is not there") as caught:
+        open_source(DataConfig(source=name, path=tmp_path), "train")
+    told = str(caught.value)
+    assert "--data.download" in told and published.FOLDERS[name] in told and str(tmp_path) in told
+
+
+@pytest.mark.parametrize("file", ["data_batch_3", "test_batch", "batches.meta"])
+def test_a_pickle_with_another_sum_is_never_loaded(
+    cifar10: tuple[Path, Pixels, Pixels], file: str, tmp_path: Path
+) -> None:
+    root, _, _ = cifar10
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+            return open, (str(tmp_path / "pwned"), "w")
+
+    (root / "cifar-10-batches-py" / file).write_bytes(pickle.dumps(Evil()))
+    for split in ("train", "test"):
+        with pytest.raises(DataError, match=rf"{file} is not the published file"):
+            open_source(DataConfig(path=root), split)  # type: ignore[arg-type]
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network: the archive is asked for by its published sum, a failure is one line."""
+    asked = []
+
+    def fetch(url: str, root: str, *, filename: str, md5: str) -> None:
+        asked.append((url, root, filename, md5))
+        raise OSError("Network is unreachable\nsecond line")
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", fetch)
+    config = DataConfig(source="cifar10", path=tmp_path / "new", download=True)
+    with pytest.raises(DataError, match=r"--data\.download.*Network is unreachable$"):
+        open_source(config, "train")
+    base = datasets.CIFAR10
+    assert asked == [(base.url, str(tmp_path / "new"), base.filename, base.tgz_md5)]
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_nothing_is_fetched_that_is_there(
+    cifar10: tuple[Path, Pixels, Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", None)
+    config = DataConfig(source="cifar10", path=cifar10[0], download=True)
+    assert len(open_source(config, "train")) == 20

@@ -1,0 +1,215 @@
+"""NT-Xent over gloo ranks equals one process with the whole batch; and the memory of one process.
+
+Functions that run on ranks come first; each makes its own inputs from a seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ssgear.errors import ArgumentError
+from ssgear.kernels.nt_xent import Implementation, nt_xent
+from tests.kernels.nt_xent_oracle import Result, oracle
+from tests.ranks import Ranks
+
+BOTH: tuple[Implementation, ...] = ("reference", "streaming")
+
+
+@cache
+def group_of(size: int) -> Any:
+    """Group of the first ranks; every rank must ask."""
+    return dist.new_group(list(range(size)))
+
+
+def whole_batch(rows: int, width: int = 7) -> Tensor:
+    generator = torch.Generator().manual_seed(rows)
+    return 3 * torch.randn(rows, width, generator=generator)
+
+
+def uneven_ids(rows: int) -> Tensor:
+    """Positives within and across ranks; the last ranks have more rows that are alone."""
+    row = torch.arange(rows)
+    return torch.where(row < rows * 2 // 3, row % 5, 100 + row)
+
+
+def own_rows(whole: Tensor, size: int) -> Tensor:
+    """Rows of this rank when every rank takes its share of both views."""
+    pairs = whole.view(2, size, -1, *whole.shape[1:])
+    return pairs[:, dist.get_rank()].flatten(0, 1)
+
+
+def on_rank(size: int, rows: int, tau: float, kind: str, impl: Implementation) -> Any:
+    """Return value and gradients of this rank's rows, or None on a rank that is not asked."""
+    group = group_of(size)
+    if dist.get_rank() >= size:
+        return None
+    z = own_rows(whole_batch(rows), size).clone().requires_grad_()
+    ids = own_rows(uneven_ids(rows), size) if "ids" in kind else None
+    tensor_tau = torch.tensor(tau, requires_grad=True)
+    options: dict[str, Any] = {"ids": ids, "group": group, "impl": impl}
+    options["normalize"] = "raw" not in kind
+    function: Callable[..., Tensor] = nt_xent
+    if "compiled" in kind:
+        function = torch.compile(nt_xent, fullgraph=True, backend="aot_eager")
+    loss = function(z, temperature=tensor_tau, **options)
+    loss.backward()
+    assert z.grad is not None and tensor_tau.grad is not None
+    return loss.item(), z.grad.numpy(), tensor_tau.grad.item()
+
+
+def linear_model_gradients(whole: bool) -> list[Any]:
+    """Gradients of a small model under DDP with half the batch, or alone with all of it."""
+    group = group_of(2)
+    if dist.get_rank() >= 2:
+        return []
+    torch.manual_seed(3)
+    model: torch.nn.Module = torch.nn.Sequential(
+        torch.nn.Linear(6, 9), torch.nn.Tanh(), torch.nn.Linear(9, 5)
+    )
+    model.log_tau = torch.nn.Parameter(torch.tensor(-1.5))
+    x = whole_batch(24, 6)
+    if whole:
+        loss = nt_xent(model(x), temperature=model.log_tau.exp())
+    else:
+        wrapped = torch.nn.parallel.DistributedDataParallel(_WithTau(model), process_group=group)
+        loss = wrapped(own_rows(x, 2), group)
+    loss.backward()
+    return [p.grad.numpy() for p in model.parameters() if p.grad is not None]
+
+
+class _WithTau(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, group: Any) -> Tensor:
+        tau = self.model.get_parameter("log_tau").exp()
+        return nt_xent(self.model(x), temperature=tau, group=group)
+
+
+def unequal_ranks(what: str, impl: Implementation) -> str:
+    """Return what a rank says where ranks bring different shapes."""
+    rank = dist.get_rank()
+    z = torch.ones(4 + 2 * (rank == 1 and what == "rows"), 3 + (rank == 2 and what == "width"))
+    ids = torch.arange(4) // 2 if rank == 0 and what == "ids" else None
+    try:
+        nt_xent(z, ids=ids, group=dist.group.WORLD, impl=impl)
+    except ArgumentError as error:
+        return str(error)
+    return "no error"
+
+
+def outside_the_group() -> str:
+    group_of(2)
+    if dist.get_rank() < 2:
+        return ""
+    try:
+        nt_xent(torch.ones(4, 3), group=group_of(2))
+    except ArgumentError as error:
+        return str(error)
+    return "no error"
+
+
+def peak_memory(tau: float, with_ids: bool) -> float:
+    """Return MB above the inputs at the peak of forward and backward; 2N = 16384, D = 128."""
+    nt_xent(torch.ones(64, 128, requires_grad=True)).backward()
+    z = torch.randn(16384, 128, requires_grad=True)
+    ids = torch.arange(16384) // 3 if with_ids else None
+    before = _status("VmRSS")
+    with open("/proc/self/clear_refs", "w") as refs:
+        refs.write("5")  # the peak starts from here
+    nt_xent(z, temperature=tau, ids=ids).backward()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> float:
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    pool = Ranks(3)
+    yield pool
+    pool.close()
+
+
+def global_result(parts: list[Any], size: int) -> Result:
+    """What a wrapper that takes the mean over ranks sees, rows back in the order of one process."""
+    values, grads, taus = zip(*parts[:size], strict=True)
+    views = torch.stack([torch.from_numpy(grad).unflatten(0, (2, -1)) for grad in grads], 1)
+    return Result(
+        torch.tensor(values).mean(), views.flatten(0, 2) / size, torch.tensor(taus).mean()
+    )
+
+
+KINDS = ["pairs", "ids", "ids-raw"]
+# the reference gathers by torch.distributed.nn, which breaks a graph
+IMPL_AND_KIND = [("reference", kind) for kind in KINDS]
+IMPL_AND_KIND += [("streaming", kind) for kind in [*KINDS, "pairs-compiled", "ids-compiled"]]
+
+
+@pytest.mark.parametrize(("impl", "kind"), IMPL_AND_KIND)
+@pytest.mark.parametrize("tau", [0.02, 0.2])
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_equal_one_process(
+    size: int, tau: float, kind: str, impl: Implementation, ranks: Ranks
+) -> None:
+    rows = 36
+    tau = 50 * tau if "raw" in kind else tau
+    ids = uneven_ids(rows) if "ids" in kind else None
+    truth = oracle(whole_batch(rows), tau, ids, normalize="raw" not in kind)
+    result = global_result(ranks.run(on_rank, size, rows, tau, kind, impl), size)
+    torch.testing.assert_close(result.loss.double(), truth.loss, rtol=1e-5, atol=1e-6)
+    scale = truth.grad_z.abs().max().item()
+    torch.testing.assert_close(
+        result.grad_z.double(), truth.grad_z, rtol=1e-4, atol=5e-6 * scale, check_dtype=False
+    )
+    torch.testing.assert_close(result.grad_tau.double(), truth.grad_tau, rtol=2e-5, atol=1e-5)
+
+
+def test_rows_of_more_than_one_tile(ranks: Ranks) -> None:
+    truth = oracle(whole_batch(1236), 0.1)
+    result = global_result(ranks.run(on_rank, 2, 1236, 0.1, "pairs", "streaming"), 2)
+    torch.testing.assert_close(result.loss.double(), truth.loss, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(result.grad_z.double(), truth.grad_z, rtol=1e-3, atol=1e-9)
+
+
+def test_ddp_gets_the_gradients_of_the_whole_batch(ranks: Ranks) -> None:
+    averaged = ranks.run(linear_model_gradients, False)
+    alone = ranks.run(linear_model_gradients, True)[0]
+    assert len(alone) == 5
+    for rank in (0, 1):
+        for mine, right in zip(averaged[rank], alone, strict=True):
+            assert mine == pytest.approx(right, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("what", ["rows", "width", "ids"])
+@pytest.mark.parametrize("impl", BOTH)
+def test_unequal_ranks_are_named(what: str, impl: Implementation, ranks: Ranks) -> None:
+    wanted = {
+        "rows": "rank 0 has 4 x 3 in float32, rank 1 has 6 x 3 in float32, rank 2 has 4 x 3",
+        "width": "rank 0 has 4 x 3 in float32, rank 1 has 4 x 3 in float32, rank 2 has 4 x 4",
+        "ids": "rank 0 has 4 x 3 in float32 with ids, rank 1 has 4 x 3 in float32, rank 2",
+    }
+    for message in ranks.run(unequal_ranks, what, impl):
+        assert wanted[what] in message
+
+
+def test_a_process_outside_the_group_is_told(ranks: Ranks) -> None:
+    assert "group does not contain this process" in ranks.run(outside_the_group)[2]
+
+
+@pytest.mark.parametrize(("tau", "with_ids"), [(0.02, False), (0.1, False), (0.1, True)])
+def test_memory_of_a_large_batch(tau: float, with_ids: bool, ranks: Ranks) -> None:
+    ranks.connections[0].send((peak_memory, (tau, with_ids)))
+    worked, megabytes = ranks.connections[0].recv()
+    assert worked, megabytes
+    assert megabytes < (200 if with_ids else 120), "one dense matrix has 1024, we promise 300"
