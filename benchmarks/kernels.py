@@ -1,8 +1,8 @@
 """Time the kernels: `make bench`, or `python -m benchmarks.kernels [--json FILE] [--threads N]`.
 
-Every form is first held to a float64 result; where one fails, nothing is timed. Ours and the peers take
-turns, and the fastest of the rounds counts. The limit is the time that the multiply-adds alone would
-take at the rate of a plain matrix product measured between the rounds.
+Every form is first held to a float64 result; where one fails, nothing is timed. Ours and the peers
+take turns, and the fastest of the rounds counts. The limit is the time that the multiply-adds alone
+take at the rate of a plain matrix product, measured between the rounds.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ def eager_nt_xent(z_MD: Tensor, tau: float) -> Tensor:
 
 def gradient(loss: Loss, z: Tensor) -> Tensor:
     leaf = z.detach().requires_grad_()
-    loss(leaf).backward()
-    assert leaf.grad is not None
-    return leaf.grad
+    return torch.autograd.grad(loss(leaf), leaf)[0]
 
 
 def check_cases(device: str) -> None:
@@ -90,7 +88,7 @@ def milliseconds(call: Callable[[], object], device: str) -> float:
 
 
 def fastest(calls: dict[str, Callable[[], object]], device: str) -> dict[str, float]:
-    """Return the fastest of some rounds of each; they take turns, so that all meet the same weather."""
+    """Return the fastest of some rounds of each; they take turns and meet the same weather."""
     for call in calls.values():
         call()
     rounds = [

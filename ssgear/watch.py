@@ -20,9 +20,8 @@ from torch import Tensor
 from ssgear.data.augment import augment
 from ssgear.data.batch import Batch
 from ssgear.data.resident import ResidentLoader
-from ssgear.data.sources import Source, load_images, open_probe_source, open_source
+from ssgear.data.sources import Source, load_images, open_probe_source
 from ssgear.engine.callbacks import Callback, Reason, Run
-from ssgear.errors import DataError
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.health import health
 from ssgear.evaluation.knn import knn_accuracy, nearest
@@ -54,17 +53,13 @@ class Splits:
     def load(self) -> EvalData:
         """Return both splits, each cut to evenly spread `limit` images."""
         if self._loaded is None:
-            config = self.run.config.data
-            train = open_probe_source(config)
-            if config.source != "stl10" and len(self.run.source) <= len(train):
-                train = self.run.source
-            try:
-                test = open_source(config, "test")
-            except DataError as error:
-                self.run.log.note(
-                    self.run.step, f"no test images: {error}; the training images stand in"
-                )
-                test = train
+            run = self.run
+            train = run.source
+            if train.labels is None and run.source.name == "stl10":
+                train = open_probe_source(run.config.data)
+            if run.test is None:
+                run.log.note(run.step, "no test images: figures are of the training images")
+            test = run.test or train
             self._loaded = EvalData(
                 train_images=self._images(train),
                 train_labels=self._labels(train),
@@ -257,7 +252,11 @@ class FinalFigures(Callback):
             "runtime": run.runtime.name,
             "loader": run.loader.name,
             "size": run.plan.size,
-            "bad_files": [f"{bad.where}: {bad.reason}" for bad in run.source.bad],
+            "bad_files": [
+                f"{bad.where}: {bad.reason}"
+                for source in (run.source, run.test)
+                for bad in (source.bad if source else ())
+            ],
             "versions": versions(),
         }
 

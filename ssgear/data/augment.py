@@ -150,11 +150,14 @@ def augment(
 def finish(
     crops: Tensor, params: AugmentParams, spec: AugmentSpec, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Return views of float crops [N, 3, h, w] in [0, 255]: all that follows crop and resize."""
+    """Return views of crops [N, 3, h, w] in [0, 255] (uint8 or float): all that follows."""
     height, width = crops.shape[2:]
-    return _in_blocks(
-        lambda rows: crops.index_select(0, rows), (height, width), crops, params, spec, dtype
-    )
+    wide = torch.promote_types(crops.dtype, torch.float32)
+
+    def crop(rows: Tensor) -> Tensor:
+        return crops.index_select(0, rows).to(wide)
+
+    return _in_blocks(crop, (height, width), crops, params, spec, dtype)
 
 
 def _in_blocks(
@@ -200,7 +203,7 @@ def _finish(images: Tensor, params: AugmentParams, spec: AugmentSpec) -> Tensor:
     if bool(_jittered(params).any()):
         images = colour.jitter(images, params.jitter, params.order)
     images = touch(images, params.grey, lambda some, _: colour.grey(some))
-    radius = spec.blur_radius(images.shape[-1])
+    radius = spec.blur_radius(min(images.shape[2:]))
     images = touch(
         images,
         params.blur > 0,

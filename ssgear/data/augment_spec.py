@@ -88,7 +88,7 @@ class AugmentSpec:
 
     def blur_radius(self, size: int) -> int:
         """Return r of the blur's kernel of 2 r + 1 pixels in a view of that side."""
-        return max(int(size * self.blur_share / 2), 1)
+        return min(max(int(size * self.blur_share / 2), 1), size - 1)
 
     @classmethod
     def named(cls, name: str) -> AugmentSpec:

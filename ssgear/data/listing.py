@@ -88,6 +88,7 @@ def list_tar(path: Path) -> Listing:
                     spans[name] = spans[_plain(member.linkname)]
                 elif member.isreg() and not member.issparse():
                     spans[name] = (member.offset_data, member.size)
+            _require_end_mark(path, archive.offset)
     except (tarfile.TarError, OSError) as error:
         raise DataError(
             f"{path}: is no folder and no whole tar file ({error}; {len(spans)} files found)"
@@ -137,6 +138,14 @@ def _walk(root: Path) -> Iterator[str]:
         except OSError as error:
             where = printable(str(root / folder))
             raise DataError(f"{where}: cannot be listed: {error.strerror}") from error
+
+
+def _require_end_mark(path: Path, offset: int) -> None:
+    """Refuse a tar without its end mark: a damaged or cut header looks like an end to `tarfile`."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"damaged or cut at byte {offset}")
 
 
 def _refuse_other_archives(path: Path) -> None:

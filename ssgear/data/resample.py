@@ -19,9 +19,9 @@ from ssgear.errors import ArgumentError
 
 Interpolation = Literal["bilinear", "bicubic"]
 RADIUS = {"bilinear": 1.0, "bicubic": 2.0}
-HALF_UP = 0.5 + 1e-3
-"""Halves round up as in Pillow, and so do values that float32 noise may put just below a half: the
-result is then the same on every device and at every batch size."""
+FIXED_POINT = 2.0**15
+"""Weights of uint8 images are multiples of 1 / FIXED_POINT, so that every partial sum is exact in
+float32: the result has the same bits at every batch size and on every device."""
 
 
 def crop_resize(
@@ -39,34 +39,36 @@ def crop_resize(
     `antialias` the kernel stays one input pixel wide when shrinking.
     """
     _check(images, boxes, interpolation)
-    if len(images) == 1:  # of a large photograph only the box is converted and multiplied
+    exact = not images.is_floating_point()
+    if exact and len(images) == 1:  # of a large photograph only the box is touched
         top, left, height, width = (int(side) for side in boxes[0].tolist())
         images = images[:, :, top : top + height, left : left + width]
         boxes = boxes - boxes.new_tensor([top, left, 0, 0])
-    exact = images.is_floating_point()
-    dtype = images.dtype if exact else torch.float32
     height, width = images.shape[2:]
     full = max(height, width)
-    start, length = boxes.T[:2], boxes.T[2:]
-    weights = resize_weights(start, length, full, size, interpolation, antialias)
-    rows_NSH, columns_NSW = weights[0, :, :, :height], weights[1, :, :, :width]
+    pixel, weights = resize_taps(boxes.T[:2], boxes.T[2:], full, size, interpolation, antialias)
     if exact:
-        return separable(images, rows_NSH.to(dtype), columns_NSW.to(dtype)).clamp(0, 255)
-    return _round_(separable(images.to(dtype), rows_NSH, columns_NSW, between=_round_))
+        weights = weights.mul_(FIXED_POINT).round_().div_(FIXED_POINT)
+    pixels = images.float() if exact else images
+    matrices = dense(pixel, weights, full).to(pixels.dtype)
+    rows_NSH, columns_NSW = matrices[0, :, :, :height], matrices[1, :, :, :width]
+    if exact:
+        return _round_(separable(pixels, rows_NSH, columns_NSW, between=_round_))
+    return separable(pixels, rows_NSH, columns_NSW).clamp(0, 255)
 
 
-def resize_weights(
+def resize_taps(
     start: Tensor,
     length: Tensor,
     full: int,
     size: int,
     interpolation: Interpolation,
     antialias: bool,
-) -> Tensor:
-    """Return float32 [..., size, full]: what each pixel of a side gives to each output pixel.
+) -> tuple[Tensor, Tensor]:
+    """Return the pixels [taps, ..., size] of a side that make an output pixel, and their weights.
 
     The output covers [start, start + length) of a side of `full` pixels; both are of one shape.
-    The same box gives the same bits, whatever `full` is.
+    The same box gives the same weights to the bit, whatever `full` is.
     """
     start, length = start.double()[..., None], length.double()[..., None]
     scale = length / size
@@ -84,7 +86,7 @@ def resize_weights(
     weights *= ((length - first).float() - steps).clamp_(0, 1)  # 0 past the crop's edge, else 1
     weights /= sum(weights.unbind())  # tap by tap: zeros at the end change no bit
     pixel = torch.minimum((first + start).long() + taps, (start + length).long() - 1)
-    return dense(pixel, weights, full)
+    return pixel, weights
 
 
 def dense(pixel: Tensor, weights: Tensor, full: int) -> Tensor:
@@ -113,8 +115,8 @@ def separable(
 
 
 def _round_(pixels: Tensor) -> Tensor:
-    """Round in place to whole numbers in [0, 255], as Pillow does after each of the two passes."""
-    return pixels.add_(HALF_UP).floor_().clamp_(0, 255)
+    """Round in place to whole numbers in [0, 255], halves up, after each pass."""
+    return pixels.add_(0.5).floor_().clamp_(0, 255)
 
 
 def _kernel(distance: Tensor, interpolation: Interpolation) -> Tensor:

@@ -42,6 +42,8 @@ class Run:
     method: Method
     source: Source
     """Training images that can be read."""
+    test: Source | None
+    """Test images that can be read; None where every image is trained on."""
     loader: Loader
     plan: ViewPlan
     runtime: Runtime

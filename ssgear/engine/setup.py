@@ -22,13 +22,13 @@ from ssgear.config import deepspeed as ds_json
 from ssgear.config.schema import Config
 from ssgear.data.loading import ViewPlan, augmentation, build_loader, choose_engine, view_size
 from ssgear.data.sampler import Sampler
-from ssgear.data.sources import open_source
+from ssgear.data.sources import Source, open_source, scan
 from ssgear.distributed import World
 from ssgear.engine.callbacks import Run
 from ssgear.engine.deepspeed_runtime import DeepSpeedRuntime, import_deepspeed
 from ssgear.engine.log import Log, cut_metrics
 from ssgear.engine.runtime import Runtime, TorchRuntime
-from ssgear.errors import CheckpointError, ConfigError
+from ssgear.errors import CheckpointError, ConfigError, DataError
 from ssgear.kernels import philox
 from ssgear.methods.base import Method
 from ssgear.models.encoders import build_encoder
@@ -74,6 +74,7 @@ def _build(
     size = view_size(config.data, source)
     method = build_method(config, size, device, world)
     source = method.wrap_source(source)
+    test = _test_source(config)
     plan = ViewPlan(
         specs=method.view_specs(augmentation(config.data, size)),
         size=size,
@@ -105,6 +106,7 @@ def _build(
         device=device,
         method=method,
         source=source,
+        test=test,
         loader=loader,
         plan=plan,
         runtime=runtime,
@@ -116,12 +118,25 @@ def _build(
     return run
 
 
+def _test_source(config: Config) -> Source | None:
+    """Open and check the test images now: a mistake in them must not end a run hours later."""
+    if config.data.test_share == 0 and config.data.test_path is None:
+        try:
+            return scan(open_source(config.data, "test"), config.data)[0]
+        except DataError:
+            return None  # no split of its own, and none was asked for
+    return scan(open_source(config.data, "test"), config.data)[0]
+
+
 def _tell(run: Run, loader: str, ds: ds_json.ResolvedDeepSpeed | None) -> None:
     """Say once what a user should know about this run."""
     config, world = run.config, run.world
     run.log.say(loader)
-    for bad in run.source.bad:
-        run.log.note(run.step, f"skipped {bad.where}: {bad.reason}")
+    for source in (run.source, run.test):
+        for note in source.notes if source else ():
+            run.log.say(note)
+        for bad in source.bad if source else ():
+            run.log.note(run.step, f"skipped {bad.where}: {bad.reason}")
     for note in ds.notes if ds else ():
         run.log.note(run.step, note)
     norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in run.method.modules())

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 PIXEL_SIDE = 32
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def extract(
     encoder: nn.Module,
     images: Tensor | Iterable[Tensor],
@@ -28,7 +28,7 @@ def extract(
     encoder.eval()
     try:
         parts = [encoder(batch if device is None else batch.to(device)) for batch in batches]
-        return torch.cat([part.float().cpu() for part in parts]).clone()
+        return torch.cat([part.float().cpu() for part in parts])
     finally:
         for module, training in modes:
             module.training = training

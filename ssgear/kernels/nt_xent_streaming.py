@@ -22,8 +22,8 @@ from ssgear.kernels.rows import check_equal_rows, compute_dtype, gather_rows, un
 
 BOUNDED_ABOVE = 0.025
 """Temperature above which unit rows need no running maximum: |s| <= 40."""
-BLOCK = {"cpu": 512, "cuda": 4096}
-"""Side of a tile: a CPU keeps it in its second-level cache, a GPU must be kept busy by it."""
+GPU_BLOCK = 4096
+"""Side of a tile on a GPU, enough work for one launch."""
 
 
 class Positives(NamedTuple):
@@ -53,9 +53,10 @@ def streaming_nt_xent(
     world_size = 1 if group is None else dist.get_world_size(group)
     rank = 0 if group is None else dist.get_rank(group)
     name = "" if group is None else str(group.group_name)
-    loss, *_ = nt_xent_forward(z_RD, tau, ids_R, normalize, bounded, name, world_size, rank)
-    assert isinstance(loss, Tensor)
-    return loss
+    outputs: tuple[Tensor, ...] = nt_xent_forward(
+        z_RD, tau, ids_R, normalize, bounded, name, world_size, rank
+    )
+    return outputs[0]
 
 
 @torch.library.custom_op("ssgear::nt_xent_forward", mutates_args=())
@@ -145,7 +146,7 @@ def nt_xent_backward(
         grad_RD.mul_(tau.rsqrt())
         if scale_R1 is not None and norm_R1 is not None:
             grad_RD.sub_((grad_RD * unit_RD).sum(1, keepdim=True) * unit_RD)
-            grad_RD.div_(norm_R1.clamp_min(0.5)).div_(scale_R1).masked_fill_(norm_R1 == 0, 0.0)
+            grad_RD.div_(norm_R1).div_(scale_R1)
         return grad_RD.to(z_RD.dtype), grad_tau.to(tau.dtype)
 
 
@@ -226,7 +227,7 @@ def _tiles(
     Self-similarities are -inf: row i of `u_RD` is row `first + i` of `u_MD`. Where both are one
     tensor only the upper triangle is walked. Both tiles are overwritten by the next step.
     """
-    block = BLOCK.get(u_RD.device.type, BLOCK["cuda"])
+    block = _block(u_RD.device)
     symmetric = u_RD is u_MD
     tile_shape = (2, min(block, u_RD.shape[0]) * min(block, u_MD.shape[0]))
     tile, spare = u_RD.new_empty(tile_shape).unbind()
@@ -239,6 +240,13 @@ def _tiles(
             torch.mm(u_RD[rows], u_MD[columns].T, out=s_IJ)
             s_IJ.diagonal(first + top - left).fill_(-math.inf)
             yield rows, columns, s_IJ, spare_IJ, symmetric and left > top
+
+
+def _block(device: torch.device) -> int:
+    """Return the side of a tile: on a CPU, about 1 MB for each thread's second-level cache."""
+    if device.type != "cpu":
+        return GPU_BLOCK
+    return min(256 * math.ceil(2 * math.sqrt(torch.get_num_threads())), 2048)
 
 
 def _log_sum_exp(u_RD: Tensor, u_MD: Tensor, first: int, bounded: bool) -> Tensor:

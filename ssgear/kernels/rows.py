@@ -7,6 +7,7 @@ Shapes: R own rows, M rows of all W ranks (M = W R), D the width.
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 import torch.distributed as dist
@@ -24,16 +25,16 @@ def unit_rows(z_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return rows of length 1, the scale [R, 1] divided out first, and the norm [R, 1] after it.
 
     The scale is a power of two near a row's largest entry: dividing by it is exact, and squares of
-    1e-30 or 1e30 survive. The norm is then at least 1, but 0 for a zero row, which stays zero and
-    gets a zero gradient.
+    1e-30 or 1e30 survive. The norm of a zero row is called infinite: dividing by it keeps the row
+    zero, and its gradient too.
     """
     largest_R1 = z_RD.detach().abs().amax(1, keepdim=True)
     mantissa_R1, _ = torch.frexp(largest_R1)
     scale_R1 = (largest_R1 / (2 * mantissa_R1)).masked_fill(largest_R1 == 0, 1.0)
     scaled_RD = z_RD / scale_R1
     norm_R1 = torch.linalg.vector_norm(scaled_RD, dim=1, keepdim=True)
-    unit_RD = (scaled_RD / norm_R1.clamp_min(0.5)).masked_fill(norm_R1 == 0, 0.0)
-    return unit_RD, scale_R1, norm_R1
+    norm_R1 = norm_R1.masked_fill(norm_R1 == 0, math.inf)
+    return scaled_RD / norm_R1, scale_R1, norm_R1
 
 
 def gather_rows(rows: Tensor, group: dist.ProcessGroup) -> Tensor:

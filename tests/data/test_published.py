@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -157,9 +157,10 @@ def test_a_pickle_with_another_sum_is_never_loaded(
             return open, (str(tmp_path / "pwned"), "w")
 
     (root / "cifar-10-batches-py" / file).write_bytes(pickle.dumps(Evil()))
-    for split in ("train", "test"):
+    splits: tuple[Literal["train"], Literal["test"]] = ("train", "test")
+    for split in splits:
         with pytest.raises(DataError, match=rf"{file} is not the published file"):
-            open_source(DataConfig(path=root), split)  # type: ignore[arg-type]
+            open_source(DataConfig(path=root), split)
     assert not (tmp_path / "pwned").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from ssgear.config.schema import DataConfig
 from ssgear.data.decode import fit, open_rgb, to_tensor
-from ssgear.data.sources import BadFile, decode_all, load_images, open_source, scan
+from ssgear.data.sources import BadFile, Source, decode_all, load_images, open_source, scan
 from ssgear.errors import DataError
 from tests.data.pictures import encode, noise, pack, picture, write_classes
 
@@ -64,7 +65,7 @@ def test_what_was_skipped_stays_skipped(thousand: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [decode_all, scan])
-def test_too_many_bad_files(thousand: Path, read: type[scan]) -> None:  # type: ignore[valid-type]
+def test_too_many_bad_files(thousand: Path, read: Callable[[Source, DataConfig], object]) -> None:
     config = DataConfig(path=thousand, test_share=0, max_bad_share=0.002)
     with pytest.raises(DataError) as caught:
         read(open_source(config, "train"), config)

@@ -1,4 +1,4 @@
-"""Every layout of folders and tars: the right images, labels and splits, or a line that says why."""
+"""Every layout of folders and tars: the right images, labels and splits, or a line saying why."""
 
 from __future__ import annotations
 
@@ -240,7 +240,8 @@ def test_a_pickled_source_reads_the_same(tmp_path: Path) -> None:
         first = source.decode(0)
         copy = pickle.loads(pickle.dumps(source))
         assert torch.equal(copy.decode(0), first) and copy.where(1) == source.where(1)
-        assert torch.equal(copy.labels, source.labels) and copy.native_size == source.native_size
+        assert source.labels is not None and torch.equal(copy.labels, source.labels)
+        assert copy.native_size == source.native_size
 
 
 def test_the_probe_of_a_folder_is_its_training_split(tmp_path: Path) -> None:

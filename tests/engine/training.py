@@ -13,7 +13,6 @@ from ssgear.engine.trainer import Trainer
 SMALL = [
     "--preset", "quick", "--model.norm", "group", "--optim.batch-size", "32", "--log.every", "1",
     "--optim.lr", "1e-3", "--log.no-tensorboard", "--log.no-progress", "--engine.threads", "1",
-    "--method.projector-dims", "64", "32",
 ]  # fmt: skip
 
 
