@@ -106,11 +106,12 @@ def separable(
 ) -> Tensor:
     """Return rows[n] @ between(images[n, c] @ columns[n]^T): [N, C, H, W] to [N, C, S, T]."""
     count, channels, height, width = images.shape
-    lines = images.reshape(count, channels * height, width).bmm(columns.transpose(1, 2))
-    if between is not None:
-        lines = between(lines)
-    rows = rows.repeat_interleave(channels, dim=0)
-    pixels = rows.bmm(lines.reshape(count * channels, height, -1))
+    with torch.autocast(images.device.type, enabled=False):  # bfloat16 would lose half the bits
+        lines = images.reshape(count, channels * height, width).bmm(columns.transpose(1, 2))
+        if between is not None:
+            lines = between(lines)
+        rows = rows.repeat_interleave(channels, dim=0)
+        pixels = rows.bmm(lines.reshape(count * channels, height, -1))
     return pixels.reshape(count, channels, *pixels.shape[1:])
 
 

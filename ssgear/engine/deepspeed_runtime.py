@@ -140,6 +140,9 @@ def _join(deepspeed: Any) -> None:
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=cast(Any, dist).HashStore(), rank=0, world_size=1)
+    if not torch.cuda.is_available():
+        # else DeepSpeed compiles a shared-memory all-reduce, for minutes; gloo serves as well
+        deepspeed.ops.__compatible_ops__ = {}
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asserts that a launcher set it
     # without the environment variables of a launcher DeepSpeed would look for MPI
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)

@@ -105,8 +105,9 @@ class Runtime(ABC):
 
 
 def trained(group: Group) -> list[tuple[str, nn.Parameter]]:
-    """Return the named parameters of a group that are trained."""
-    return [(name, weight) for name, weight in group.named_parameters() if weight.requires_grad]
+    """Return the trained parameters of a group; names begin with that of their module."""
+    named = group.named_parameters()
+    return [(name.removeprefix("parts."), weight) for name, weight in named if weight.requires_grad]
 
 
 def optimizer_of(

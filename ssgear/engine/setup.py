@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from ssgear import distributed, registry
@@ -228,8 +229,8 @@ def build_method(config: Config, size: int, device: torch.device, world: World) 
     method: Method = loaded(config.method, encoder)
     if world.size > 1 and device.type == "cuda":
         for name, child in method.named_children():
-            convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
-            setattr(method, name, convert(child))
+            # torch's own conversion drops the activations of timm's fused norm layers
+            setattr(method, name, convert_sync_batchnorm(child))
     method.to(device)
     if config.engine.channels_last and config.deepspeed is None:
         # DeepSpeed broadcasts weights as flat bytes; there only the images are channels-last

@@ -238,15 +238,18 @@ def test_none_is_the_whole_image():
 
 def test_types_and_shapes():
     images = pictures(3, 33, 45)
-    assert views_of(images).shape == (3, 3, 19, 19) and views_of(images).dtype == torch.float32
+    expected = views_of(images)
+    assert expected.shape == (3, 3, 19, 19) and expected.dtype == torch.float32
     half = views_of(images, dtype=torch.bfloat16)
-    assert torch.equal(half, views_of(images).to(torch.bfloat16))
+    assert torch.equal(half, expected.to(torch.bfloat16))
     assert views_of(images[:0]).shape == (0, 3, 19, 19)
     strided = images.to(memory_format=torch.channels_last)
-    assert torch.equal(views_of(strided), views_of(images))
+    assert torch.equal(views_of(strided), expected)
     exact = views_of(images.float() / 255)
-    assert (exact - views_of(images)).abs().median() < 0.02, "only rounding differs"
+    assert (exact - expected).abs().median() < 0.02, "only rounding differs"
     assert views_of(torch.rand(3, 3, 33, 45).bfloat16()).dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(views_of(images), expected)
 
 
 def test_gradients_reach_float_images():
