@@ -20,17 +20,21 @@ DEFAULT = "quick"
 
 def quick() -> Settings:
     """Minutes on two cores, from the embedded images to the report: a small ResNet at 32 pixels."""
+    # short runs want many small steps: at 12 epochs batch 64 gave 45 %, 128 42 %, 256 37 % (linear)
     return {
         "method": "simclr",
+        "method.temperature": 0.2,
+        "method.projector_dims": (256, 64),
         "data.size": 32,
         "model.name": "resnet_tiny",
         "optim.name": "adamw",
-        "optim.lr": 2e-3,
+        "optim.lr": 4e-3,
         "optim.weight_decay": 1e-4,
-        "optim.batch_size": 256,
-        "optim.epochs": 40,
+        "optim.batch_size": 64,
+        "optim.epochs": 36,
         "optim.warmup_epochs": 2.0,
-        "eval.every": 10,
+        "log.every": 20,
+        "eval.every": 6,
     }
 
 
