@@ -1,6 +1,6 @@
-"""ssgear: train image encoders from unlabelled images, with generated views and a co-trained generator.
+"""ssgear: train image encoders from unlabelled images.
 
-Importing the package does no work and imports no torch; `load_encoder` and the losses are found on first use.
+Importing the package does no work and imports no torch; `load_encoder` is found on first use.
 """
 
 from __future__ import annotations

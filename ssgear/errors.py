@@ -1,7 +1,7 @@
 """One family of errors: what was wrong, where it stands, what would be right, in one line each.
 
-A user's mistake is a `SsgearError`: the commands print `ssgear: MESSAGE` on standard error and exit with
-status 2. Anything else that is raised is a bug of ours and keeps its traceback.
+A user's mistake is a `SsgearError`: the commands print `ssgear: MESSAGE` on standard error and exit
+with status 2. Anything else that is raised is a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class MissingDependencyError(SsgearError):
 
 
 class TrainingError(SsgearError):
-    """A run that cannot go on: a loss that is not finite, a rank that is gone, a disk that is full."""
+    """A run that cannot go on: a loss that is not finite, a rank that is gone."""
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:

@@ -20,7 +20,7 @@ DEFAULT = "quick"
 
 def quick() -> Settings:
     """Minutes on two cores, from the embedded images to the report: a small ResNet at 32 pixels."""
-    # short runs want many small steps: at 12 epochs batch 64 gave 45 %, 128 42 %, 256 37 % (linear)
+    # short runs want many steps: 12 epochs of batch 64 probed at 45.0 %, of batch 128 at 42.5 %
     return {
         "method": "simclr",
         "method.temperature": 0.2,
@@ -31,10 +31,10 @@ def quick() -> Settings:
         "optim.lr": 4e-3,
         "optim.weight_decay": 1e-4,
         "optim.batch_size": 64,
-        "optim.epochs": 36,
+        "optim.epochs": 44,
         "optim.warmup_epochs": 2.0,
         "log.every": 20,
-        "eval.every": 6,
+        "eval.every": 11,
     }
 
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from ssgear.data.augment import AugmentSpec
-from ssgear.data.sources import Source
 from torch import Tensor
 
 from ssgear.config.schema import DataConfig
+from ssgear.data.augment import AugmentSpec
 from ssgear.data.batch import Batch
 from ssgear.data.sampler import Items, Sampler
+from ssgear.data.sources import Source
 from ssgear.errors import ConfigError
 from ssgear.kernels import philox
 
@@ -119,9 +119,8 @@ def build_loader(
     config: DataConfig, source: Source, sampler_for: Callable[[int], Sampler], plan: ViewPlan
 ) -> tuple[Loader, Source]:
     """Decode or scan; return the engine, and the source of the images that can be read."""
-    from ssgear.data.sources import decode_all, scan
-
     from ssgear.data.resident import ResidentLoader
+    from ssgear.data.sources import decode_all, scan
     from ssgear.data.torch_loader import TorchLoader
 
     engine, _ = choose_engine(config, source)

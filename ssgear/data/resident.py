@@ -5,14 +5,18 @@ The whole data set decoded once, kept as uint8 on the device, views made batch b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from ssgear.data.augment import augment
+import torch
 from torch import Tensor
 
+from ssgear.data.augment import augment
 from ssgear.data.batch import Batch
 from ssgear.data.loading import Streams, ViewPlan
 from ssgear.data.sampler import Sampler
+
+PIXELS_AT_ONCE = 512 * 32 * 32
+"""Pixels of one view that are made in one call."""
 
 
 class ResidentLoader:
@@ -32,29 +36,43 @@ class ResidentLoader:
     def epoch(self, epoch: int, first: int, streams: Streams) -> Iterator[Batch]:
         """Yield the batches of an epoch from its step `first` on."""
         orders: dict[str, Tensor] = {}
-        for step in range(first, self.sampler.steps_per_epoch):
-            number = epoch * self.sampler.steps_per_epoch + step
-            for stream in streams(number):
+        steps = range(first, self.sampler.steps_per_epoch)
+        for start in range(0, len(steps), self._steps_at_once):
+            some = steps[start : start + self._steps_at_once]
+            offset = epoch * self.sampler.steps_per_epoch
+            asked = [(stream, step) for step in some for stream in streams(offset + step)]
+            made: dict[str, Iterator[Batch]] = {}
+            for stream in dict.fromkeys(stream for stream, _ in asked):
                 if stream not in orders:
                     orders[stream] = self.sampler.order(epoch, stream)
-                yield self._batch(orders[stream], stream, epoch, step, number)
+                wanted = [step for name, step in asked if name == stream]
+                made[stream] = self._batches(orders[stream], stream, epoch, wanted)
+            for stream, _ in asked:
+                yield next(made[stream])
 
-    def _batch(self, order: Tensor, stream: str, epoch: int, step: int, number: int) -> Batch:
+    @property
+    def _steps_at_once(self) -> int:
+        """Steps whose views are made together: a small batch pays for the call, not its rows."""
+        share = self.sampler.batch_size // self.sampler.world_size
+        return max(1, PIXELS_AT_ONCE // (share * self.plan.size**2))
+
+    def _batches(
+        self, order: Tensor, stream: str, epoch: int, steps: Sequence[int]
+    ) -> Iterator[Batch]:
+        """Make the views of some steps at once and yield them step by step."""
         plan = self.plan
-        items = self.sampler.items(order, step)
-        rows = self.images[items.index.to(self.images.device)]
+        items = [self.sampler.items(order, step) for step in steps]
+        index = torch.cat([each.index for each in items]).to(self.images.device)
+        rows = self.images[index]
         seed = plan.stream_seed(stream)
         views = [
-            augment(
-                rows,
-                spec,
-                size=plan.size,
-                seed=seed,
-                epoch=epoch,
-                indices=items.index.to(rows.device),
-                view=view,
-            )
+            augment(rows, spec, size=plan.size, seed=seed, epoch=epoch, indices=index, view=view)
             for view, spec in enumerate(plan.specs)
         ]
-        images = rows if plan.needs_images else None
-        return plan.batch(views, items, self.labels, epoch, number, images)
+        share = len(items[0].index)
+        for place, (step, each) in enumerate(zip(steps, items, strict=True)):
+            part = slice(place * share, (place + 1) * share)
+            number = epoch * self.sampler.steps_per_epoch + step
+            images = rows[part] if plan.needs_images else None
+            cut = [view[part] for view in views]
+            yield plan.batch(cut, each, self.labels, epoch, number, images)

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from ssgear.data.augment import AugmentParams, AugmentSpec, crop_resize, finish, sample
-from ssgear.data.sources import Source
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ssgear.data.augment import AugmentParams, AugmentSpec, crop_resize, finish, sample
 from ssgear.data.batch import Batch
 from ssgear.data.loading import Streams, ViewPlan
 from ssgear.data.sampler import Items, Sampler
+from ssgear.data.sources import Source
 from ssgear.errors import DataError
 
 

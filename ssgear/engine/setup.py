@@ -11,10 +11,10 @@ import datetime
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import timm.layers
 import torch
-from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from ssgear import distributed, registry
@@ -230,7 +230,8 @@ def build_method(config: Config, size: int, device: torch.device, world: World) 
     if world.size > 1 and device.type == "cuda":
         for name, child in method.named_children():
             # torch's own conversion drops the activations of timm's fused norm layers
-            setattr(method, name, convert_sync_batchnorm(child))
+            convert: Any = cast(Any, timm.layers).convert_sync_batchnorm
+            setattr(method, name, convert(child))
     method.to(device)
     if config.engine.channels_last and config.deepspeed is None:
         # DeepSpeed broadcasts weights as flat bytes; there only the images are channels-last
