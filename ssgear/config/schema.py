@@ -93,7 +93,7 @@ class OptimConfig:
     epochs: int = 100
     """Passes over the training images."""
     max_steps: int | None = None
-    """Stop after this many steps in all; the schedule still spans all epochs."""
+    """Stop after this many steps in all; the learning rate's schedule still spans all epochs."""
     warmup_epochs: float = 10.0
     """Linear warm-up of the learning rate, then cosine to zero."""
     clip: float = 0.0
