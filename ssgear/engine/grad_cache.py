@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def cached_backward(
 
     Return the loss detached.
     """
-    slices = [slice(i, i + micro_batch) for i in range(0, len(batch), micro_batch)]
+    slices = even_slices(len(batch), micro_batch)
     states: list[tuple[Tensor, Tensor | None]] = []
     embedded: list[tuple[Tensor, ...]] = []
     with torch.no_grad(), frozen_statistics(runtime.groups[phase.group]):
@@ -56,6 +57,13 @@ def cached_backward(
         runtime.backward(phase, pushed, last=part is slices[-1])
     terms.total = terms.total.detach()
     return terms
+
+
+def even_slices(rows: int, at_most: int) -> list[slice]:
+    """Cut rows into as few slices as `at_most` allows, of lengths that differ by one at most."""
+    count = -(-rows // at_most)
+    bounds = [rows * place // count for place in range(count + 1)]
+    return [slice(first, last) for first, last in pairwise(bounds)]
 
 
 def _reaches_weights(loss: Tensor, zs: tuple[Tensor, ...]) -> bool:

@@ -27,6 +27,7 @@ from ssgear.data.sources import Source, open_source, scan
 from ssgear.distributed import World
 from ssgear.engine.callbacks import Run
 from ssgear.engine.deepspeed_runtime import DeepSpeedRuntime, import_deepspeed
+from ssgear.engine.grad_cache import even_slices
 from ssgear.engine.log import Log, cut_metrics
 from ssgear.engine.runtime import Runtime, TorchRuntime
 from ssgear.errors import CheckpointError, ConfigError, DataError
@@ -97,6 +98,7 @@ def _build(
     engine, why = choose_engine(config.data, source)
     loader, source = build_loader(config.data, source, sampler_for, plan)
     total = loader.sampler.steps_per_epoch * config.optim.epochs
+    _check_rows(method, config, world)
     runtime = build_runtime(method, config, world, ds)
     torch.manual_seed(philox.derive_key(config.seed, "train", world.rank) % 2**63)
     log = _open_log(config, directory, world, launch, total)
@@ -129,6 +131,24 @@ def _test_source(config: Config) -> Source | None:
     return scan(open_source(config.data, "test"), config.data)[0]
 
 
+def _check_rows(method: Method, config: Config, world: World) -> None:
+    """Refuse a batch norm over single images, which PyTorch cannot compute in training."""
+    share = config.optim.batch_size // world.size
+    slices = even_slices(share, min(config.optim.micro_batch or share, share))
+    if min(part.stop - part.start for part in slices) > 1 or not has_batch_norm(method):
+        return
+    option = "--optim.micro-batch" if share > 1 else "--optim.batch-size"
+    raise ConfigError(
+        f"{option}: leaves a batch norm with one image at a time; use a larger one, "
+        "or --model.norm group"
+    )
+
+
+def has_batch_norm(method: Method) -> bool:
+    """Whether a method's modules normalise over the batch."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in method.modules())
+
+
 def _tell(run: Run, loader: str, ds: ds_json.ResolvedDeepSpeed | None) -> None:
     """Say once what a user should know about this run."""
     config, world = run.config, run.world
@@ -140,7 +160,7 @@ def _tell(run: Run, loader: str, ds: ds_json.ResolvedDeepSpeed | None) -> None:
             run.log.note(run.step, f"skipped {bad.where}: {bad.reason}")
     for note in ds.notes if ds else ():
         run.log.note(run.step, note)
-    norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in run.method.modules())
+    norms = has_batch_norm(run.method)
     if norms and world.size > 1 and run.device.type == "cpu":
         run.log.note(
             run.step,

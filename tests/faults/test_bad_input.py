@@ -55,6 +55,7 @@ def images(tmp_path: Path) -> Path:
         (["--engine.device", "cuda"], "cpu"),
         (["--data.path", "nowhere"], "nowhere"),
         (["--optim.batch-size", "5000"], "4000"),
+        (["--optim.micro-batch", "1"], "--optim.micro-batch"),
         (["--resume", "nowhere"], "nowhere"),
         (["--config", "nowhere.json"], "nowhere.json"),
         (["--deepspeed", "nowhere.json"], "nowhere.json"),
