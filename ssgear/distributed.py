@@ -73,21 +73,22 @@ class World:
         try:
             dist.all_reduce(value, op=dist.ReduceOp.MAX)
         except RuntimeError as error:
-            raise self._lost(str(error)) from error
+            raise self.lost(error) from error
         return int(value.item())
 
     def max_flag(self, flag: bool) -> bool:
         """Return whether the flag is set on any rank."""
         return bool(self.max_number(int(flag)))
 
-    def _lost(self, reason: str) -> TrainingError:
+    def lost(self, error: RuntimeError) -> TrainingError:
         """Say which ranks no longer answer, as far as it can be found out."""
         import torch.distributed as dist
 
+        reason = str(error)
         try:
             dist.monitored_barrier(timeout=datetime.timedelta(seconds=5), wait_all_ranks=True)
-        except RuntimeError as error:
-            reason = str(error)
+        except RuntimeError as named:
+            reason = str(named)
         first = reason.splitlines()[0] if reason else "no reason given"
         return TrainingError(
             f"rank {self.rank} of {self.size}: another rank stopped answering: {first}; the last "
@@ -113,6 +114,13 @@ class World:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+
+def is_lost_rank(error: RuntimeError) -> bool:
+    """Whether an error is that of a collective whose partner is gone."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def world_from_environment() -> World:

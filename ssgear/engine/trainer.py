@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ssgear.data.batch import Batch
 from ssgear.data.sources import load_images
+from ssgear.distributed import is_lost_rank
 from ssgear.engine.callbacks import Callback, Reason, Run, unchanged
 from ssgear.engine.ema import Ema
 from ssgear.engine.grad_cache import cached_backward
@@ -72,6 +73,10 @@ class Trainer:
             reason = "finished"
         except Stopped:
             reason = "stopped"
+            raise
+        except RuntimeError as error:
+            if run.world.size > 1 and is_lost_rank(error):
+                raise run.world.lost(error) from error
             raise
         finally:
             for number, handler in handlers.items():
