@@ -115,13 +115,15 @@ def build_optimizer(
     momentum: float,
     betas: tuple[float, float] | None = None,
     scales: Collection[str] = (),
+    undecayed: Collection[str] = (),
 ) -> Optimizer:
     """Build lars, sgd, adamw or adam over the parameters that are trained.
 
     `momentum` is beta1 of adamw and adam unless `betas` is given. `scales` are dotted prefixes of
     parameter names; a group stores the longest that fits as "scale" ("" for none), for `set_lr`.
+    `undecayed` are names that do not decay, as a ViT asks for its position embedding.
     """
-    groups = _parameter_groups(named_parameters, weight_decay, tuple(scales))
+    groups = _parameter_groups(named_parameters, weight_decay, tuple(scales), undecayed)
     betas = betas or (momentum, 0.999)
     if name == "lars":
         return LARS(groups, lr=lr, momentum=momentum)
@@ -138,13 +140,16 @@ def build_optimizer(
 
 
 def _parameter_groups(
-    named_parameters: Iterable[tuple[str, Tensor]], weight_decay: float, prefixes: tuple[str, ...]
+    named_parameters: Iterable[tuple[str, Tensor]],
+    weight_decay: float,
+    prefixes: tuple[str, ...],
+    undecayed: Collection[str],
 ) -> list[dict[str, Any]]:
     """Sort parameters by (scale, decay); norms, biases and other 0-d, 1-d tensors do not decay."""
     sorted_into: dict[tuple[str, bool], list[Tensor]] = {}
     for name, parameter in named_parameters:
         if parameter.requires_grad:
-            key = (_scale_of(name, prefixes), parameter.ndim > 1)
+            key = (_scale_of(name, prefixes), parameter.ndim > 1 and name not in undecayed)
             sorted_into.setdefault(key, []).append(parameter)
     if not sorted_into:
         raise ConfigError("a group without a trained parameter has no optimizer")

@@ -110,6 +110,16 @@ def trained(group: Group) -> list[tuple[str, nn.Parameter]]:
     return [(name.removeprefix("parts."), weight) for name, weight in named if weight.requires_grad]
 
 
+def undecayed(group: Group) -> set[str]:
+    """Return the parameters that a network asks not to decay (timm's `no_weight_decay`)."""
+    return {
+        f"{name}.{own}".removeprefix("parts.")
+        for name, module in group.named_modules()
+        if hasattr(module, "no_weight_decay")
+        for own in module.no_weight_decay()
+    }
+
+
 def optimizer_of(
     group: Group, config: OptimConfig, *, betas: tuple[float, float] | None = None
 ) -> torch.optim.Optimizer:
@@ -128,6 +138,7 @@ def optimizer_of(
         momentum=spec.betas[0],
         betas=spec.betas,
         scales=group.scales,
+        undecayed=undecayed(group),
     )
 
 

@@ -52,11 +52,13 @@ def prepare(launch: cli.Launch) -> Run:
     """Build a run from what the command line asked for; every rank calls it."""
     config = launch.config
     if launch.resume is not None:
-        check_resume(config, launch.resume)
+        read_manifest(find_latest(launch.resume))  # nothing there, or damaged: refused first
     device = pick_device(config)
     world = distributed.initialise(device, config.engine.timeout_s)
     torch.set_num_threads(config.engine.threads or max(1, _cores() // world.local_size))
     config, ds = _with_deepspeed(config, launch.given, world, device)
+    if launch.resume is not None:
+        refuse_changes(config, launch.resume)
     if config.engine.deterministic:
         torch.use_deterministic_algorithms(True)
     directory = launch.resume or _claim(config, world)
@@ -213,9 +215,8 @@ def _with_deepspeed(
     return resolved.config, resolved
 
 
-def check_resume(config: Config, directory: Path) -> None:
-    """Refuse a run that cannot be continued as asked: nothing there, damaged, or other settings."""
-    read_manifest(find_latest(directory))
+def refuse_changes(config: Config, directory: Path) -> None:
+    """Refuse to continue a run with other settings; ds.json has filled in its own on both sides."""
     saved = cli.load_file(directory / "config.json")
     changed = cli.differences(saved, config)
     if changed:
