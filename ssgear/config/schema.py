@@ -40,7 +40,7 @@ class DataConfig:
     size: int | None = None
     """Side of a training view in pixels; by default the images' own size up to 96, else 224."""
     augmentation: str = "auto"
-    """Named augmentation (simclr, simclr-cifar, ...); auto: simclr-cifar up to 64 pixels."""
+    """simclr, simclr-cifar, simsiam-cifar, none; auto: simclr-cifar to 64 pixels, else simclr."""
     loader: Literal["auto", "resident", "torch"] = "auto"
     """resident: decoded once, kept in memory as uint8; torch: decoded every epoch by workers."""
     workers: int = 2
