@@ -250,7 +250,7 @@ def test_differences_name_what_a_resumed_run_may_not_change() -> None:
         "--method.temperature", "0.5", "--data.path", "x",
     ).config  # fmt: skip
     assert cli.differences(before, bound) == [
-        "method.temperature (0.2, now 0.5)",
+        "method.temperature (0.1, now 0.5)",
         "seed (0, now 3)",
         "data.path (None, now x)",
         "model.norm (batch, now group)",
