@@ -1,0 +1,107 @@
+"""Images from a generator by number: image i is a function of (seed, i) and the weights only.
+
+    images = sample(generator, 64, seed=0)                # with `GeneratorEma.applied()` around it
+
+Noise is Philox by (seed, i). The network always runs on blocks of the same size, cut at the same
+numbers, because a convolution may round otherwise at another batch size: image i has the same bits
+whether 1 or 10000 are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ssgear.errors import ArgumentError
+from ssgear.kernels import philox
+from ssgear.models.dcgan import DCGANGenerator
+from ssgear.models.stylegan2 import StyleGAN2Generator
+
+Generator = DCGANGenerator | StyleGAN2Generator
+
+
+def noise(generator: Generator, numbers_N: Tensor, seed: int) -> Tensor:
+    """Return the standard normal noise [N, Z], float32, of images `numbers_N` (int64)."""
+    key = philox.derive_key(seed, "sample")
+    return philox.normal(key, numbers_N, generator.noise_dim)
+
+
+@torch.no_grad()
+def sample(
+    generator: Generator,
+    count: int,
+    seed: int,
+    truncation: float = 1.0,
+    *,
+    condition: Tensor | None = None,
+    start: int = 0,
+    batch_size: int = 32,
+) -> Tensor:
+    """Return the images numbered start, ..., start + count - 1, float32 [count, 3, R, R].
+
+    They are clipped to [-1, 1]. The generator is put into eval mode meanwhile.
+
+    Args:
+        generator: Where it is, there it runs.
+        count: Number of images, at least 0.
+        seed: Seed of the noise.
+        truncation: Share psi of the styles' distance to their average that is kept; StyleGAN2 only.
+        condition: Labels int64 [count] or vectors [count, size] for these images.
+        start: Number of the first image.
+        batch_size: Images in a block. Another one may change the last bits of an image.
+
+    Raises:
+        ArgumentError: For numbers out of range, a condition that is missing or of another shape,
+            and truncation of a generator without styles.
+    """
+    _check(generator, count, start, batch_size, truncation)
+    generator.config.condition.check(condition, count)
+    weight = next(generator.parameters())
+    device = weight.device
+    first = start // batch_size * batch_size
+    blocks = [torch.zeros(0, 3, generator.resolution, generator.resolution, device=device)]
+    with _evaluating(generator):
+        for begin in range(first, start + count if count else first, batch_size):
+            numbers = torch.arange(begin, begin + batch_size)
+            wanted = (numbers >= start) & (numbers < start + count)
+            rows = (numbers - start).clamp(0, count - 1)  # what is not wanted takes any condition
+            chosen = None if condition is None else condition[rows.to(condition.device)].to(device)
+            inputs = noise(generator, numbers, seed).to(weight)
+            blocks.append(_images(generator, inputs, chosen, truncation)[wanted.to(device)])
+    return torch.cat(blocks)
+
+
+def _images(
+    generator: Generator, inputs: Tensor, condition: Tensor | None, truncation: float
+) -> Tensor:
+    if isinstance(generator, StyleGAN2Generator):
+        images = generator(inputs, condition, truncation=truncation)
+    else:
+        images = generator(inputs, condition)
+    clipped: Tensor = images.float().clamp(-1, 1)
+    return clipped
+
+
+@contextmanager
+def _evaluating(generator: Generator) -> Iterator[None]:
+    training = generator.training
+    generator.eval()
+    try:
+        yield
+    finally:
+        generator.train(training)
+
+
+def _check(
+    generator: Generator, count: int, start: int, batch_size: int, truncation: float
+) -> None:
+    if count < 0 or start < 0 or batch_size < 1:
+        raise ArgumentError(
+            f"count={count}, start={start}, batch_size={batch_size}: expected count and start "
+            "of at least 0, batch_size of at least 1"
+        )
+    if truncation != 1 and not isinstance(generator, StyleGAN2Generator):
+        raise ArgumentError(f"truncation={truncation}: a DCGAN has no styles; leave it at 1")
