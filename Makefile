@@ -54,8 +54,8 @@ clean: ## remove caches and build output
 	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	@find ssgear tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-distclean: clean ## remove .venv too; runs/ stays
-	@rm -rf $(VENV)
+distclean: clean ## remove .venv and the built library too; runs/ stays
+	@rm -rf $(VENV) ssgear/_native-torch-*.so
 
 $(VENV)/.python:
 	@command -v "$(PYTHON)" >/dev/null \
@@ -67,7 +67,7 @@ $(VENV)/.python:
 	@"$(PYTHON)" -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.core: $(VENV)/.python pyproject.toml setup.py $(wildcard $(CONSTRAINTS))
+$(VENV)/.core: $(VENV)/.python pyproject.toml setup.py $(wildcard csrc/*) $(wildcard $(CONSTRAINTS))
 	@$(FORGET_HALVES)
 	@echo "Setting up $(VENV), 1 of 2: torch (a few GB, once)"
 	@$(INSTALL) torch torchvision setuptools wheel || $(call FAILED,torch)
