@@ -25,7 +25,7 @@ FORGET_HALVES = for folder in $(VENV)/lib/python3*/site-packages/*.dist-info; do
 
 # a .venv whose interpreter is gone (moved, upgraded) is set up again
 ifneq ($(wildcard $(VENV)),)
-$(shell test -x $(PY) || rm -f $(VENV)/.python $(VENV)/.core $(VENV)/.dev)
+$(shell test -x $(PY) || rm -f $(VENV)/.python $(VENV)/.core $(VENV)/.bench $(VENV)/.dev)
 endif
 
 help: ## show this list
@@ -47,7 +47,7 @@ lint: $(VENV)/.dev ## ruff: rules and format
 types: $(VENV)/.dev ## mypy --strict over ssgear/
 	@$(PY) -m mypy --strict ssgear
 
-bench: $(VENV)/.core ## time the kernels (ARGS goes to the benchmark)
+bench: $(VENV)/.bench ## check and time the kernels (ARGS goes to the benchmark)
 	@$(PY) -m benchmarks.kernels $(ARGS)
 
 clean: ## remove caches and build output
@@ -73,6 +73,12 @@ $(VENV)/.core: $(VENV)/.python pyproject.toml setup.py $(wildcard csrc/*) $(wild
 	@$(INSTALL) torch torchvision setuptools wheel || $(call FAILED,torch)
 	@echo "Setting up $(VENV), 2 of 2: ssgear and what it needs"
 	@$(INSTALL) --no-build-isolation --editable . || $(call FAILED,ssgear)
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.core
+	@$(FORGET_HALVES)
+	@echo "Setting up $(VENV): what the benchmarks compare with"
+	@$(INSTALL) --no-build-isolation --editable '.[bench]' || $(call FAILED,the benchmarks' peers)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core

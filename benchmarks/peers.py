@@ -5,6 +5,7 @@ A peer that this machine does not have is left out and named in `missing`.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -53,6 +54,7 @@ def compile_or_say(function: Function, *example: object) -> Function | None:
     return compiled
 
 
+@functools.cache
 def say(line: str) -> None:
-    """Print a remark beside the table."""
+    """Print a remark beside the table, once."""
     print(f"benchmark: {line}", file=sys.stderr)

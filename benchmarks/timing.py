@@ -53,9 +53,7 @@ def compare(
     }
 
 
-def one_pass(
-    function: Function, inputs: tuple[Tensor, ...], device: str
-) -> tuple[float, float]:
+def one_pass(function: Function, inputs: tuple[Tensor, ...], device: str) -> tuple[float, float]:
     """Return the milliseconds of one forward and one backward."""
     leaves = [each.detach().requires_grad_() for each in inputs]
     values: list[Tensor] = []
