@@ -23,8 +23,8 @@ OPTIONS = """
 --preset --config --resume --dry-run
 --method --seed --output --deepspeed
 --data.source --data.path --data.test-path --data.labels --data.download --data.test-share
---data.size --data.augmentation --data.loader --data.workers --data.resident-limit-mb
---data.max-bad-share
+--data.size --data.augmentation --data.min-scale --data.loader --data.workers
+--data.resident-limit-mb --data.max-bad-share
 --model.name --model.norm --model.stem --model.weights
 --optim.name --optim.lr --optim.weight-decay --optim.momentum --optim.batch-size
 --optim.micro-batch --optim.epochs --optim.max-steps --optim.warmup-epochs --optim.clip
@@ -250,7 +250,7 @@ def test_differences_name_what_a_resumed_run_may_not_change() -> None:
         "--method.temperature", "0.5", "--data.path", "x",
     ).config  # fmt: skip
     assert cli.differences(before, bound) == [
-        "method.temperature (0.2, now 0.5)",
+        "method.temperature (0.1, now 0.5)",
         "seed (0, now 3)",
         "data.path (None, now x)",
         "model.norm (batch, now group)",
