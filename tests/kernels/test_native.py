@@ -122,23 +122,34 @@ def test_the_number_of_threads_changes_no_bit(bounded: bool) -> None:
             assert torch.equal(mine, first)
 
 
-@pytest.mark.parametrize("how", ["switched off", "no compiler"])
+WITHOUT = {
+    "switched off": "SSGEAR_BUILD_NATIVE=0 says",
+    "no compiler": "building them failed: ",
+    "no torch": "torch is not there while this package is built: not today",
+}
+
+
+@pytest.mark.parametrize("how", WITHOUT)
 def test_the_package_builds_without_them(how: str, tmp_path: Path) -> None:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "csrc"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     (tmp_path / "ssgear").mkdir()
     (tmp_path / "ssgear" / "__init__.py").write_text('__version__ = "0"\n')
-    missing = str(tmp_path / "none-g++")
-    change = {"SSGEAR_BUILD_NATIVE": "0"} if how == "switched off" else {"CC": missing}
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "torch.py").write_text("raise ImportError('not today')\n")
+    missing = str(tmp_path / "none" / "g++")
+    environment = {**os.environ, "CC": missing, "CXX": missing}
+    environment["SSGEAR_BUILD_NATIVE"] = "0" if how == "switched off" else "1"
+    if how == "no torch":
+        environment["PYTHONPATH"] = str(tmp_path / "none")
     done = subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
         cwd=tmp_path,
-        env={**os.environ, "CXX": missing, **change},
+        env=environment,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.rglob("*.so"))
-    wanted = "SSGEAR_BUILD_NATIVE=0 says" if how == "switched off" else "building them failed: "
-    assert done.stdout.count("the PyTorch versions serve") == 1 and wanted in done.stdout
+    assert done.stdout.count("the PyTorch versions serve") == 1 and WITHOUT[how] in done.stdout
