@@ -8,6 +8,7 @@ take at the rate of a plain matrix product, measured between the rounds.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ssgear.kernels.dispatch import FASTEST_FIRST, why_not
 from ssgear.kernels.nt_xent import CASES, Case, nt_xent
 
 ROUNDS = 7
@@ -55,18 +57,19 @@ def gradient(loss: Loss, z: Tensor) -> Tensor:
 
 
 def check_cases(device: str) -> None:
-    """Hold the streaming form to the reference in float64, on the shapes that the tests walk."""
-    for case in CASES:
+    """Hold every fast form to the reference in float64, on the shapes that the tests walk."""
+    forms = [name for name in FASTEST_FIRST if not why_not(name, torch.device(device))]
+    for case, impl in itertools.product(CASES, forms):
         z, ids = case.make(torch.float32, device)
 
         def loss(leaf: Tensor, impl: str, case: Case = case, ids: Tensor | None = ids) -> Tensor:
             options = {"temperature": case.temperature, "normalize": case.normalize}
             return nt_xent(leaf, ids=ids, impl=impl, **options)  # type: ignore[arg-type]
 
-        ours = gradient(lambda leaf: loss(leaf, "streaming"), z).double()
+        ours = gradient(lambda leaf, impl=impl: loss(leaf, impl), z).double()  # type: ignore[misc]
         right = gradient(lambda leaf: loss(leaf, "reference"), z.double())
         rounding = 1e-6 / (case.rows * case.temperature * z.double().norm(dim=1).min().item())
-        require(f"{case}", ours, right, 1e-4 * right.abs().max().item() + 8 * rounding)
+        require(f"{impl} on {case}", ours, right, 1e-4 * right.abs().max().item() + 8 * rounding)
 
 
 def require(what: str, ours: Tensor, right: Tensor, allowed: float) -> None:
