@@ -13,6 +13,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 WITHOUT = "the PyTorch versions serve in place of the C++ operators"
+API = "include/torch/csrc/api/include"
 
 
 class BuildOperators(build_ext):
@@ -41,23 +42,23 @@ def operators() -> list[Extension]:
         return []
     try:
         import torch
-        from torch.utils.cpp_extension import include_paths, library_paths
     except Exception as error:
         line = str(error).partition("\n")[0]
         print(f"ssgear: {WITHOUT}; torch is not there while this package is built: {line}")
         return []
+    home = Path(torch.__file__).parent
     # torch's own OpenMP, whatever its file is called: two of them would not know each other
-    openmp = [str(path) for path in Path(library_paths()[0]).glob("libgomp*")] or ["-fopenmp"]
+    openmp = [str(path) for path in (home / "lib").glob("libgomp*")] or ["-fopenmp"]
     flags = ["-std=c++20", "-O3", "-g0", "-fopenmp", "-fvisibility=hidden", "-Wno-psabi"]
     flags += ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
-    flags += [f"-isystem{folder}" for folder in include_paths()]
+    flags += [f"-isystem{home / folder}" for folder in ("include", API)]
     return [
         Extension(
             "ssgear._native",
             sources=["csrc/nt_xent.cpp", "csrc/nt_xent_passes.cpp"],
             depends=sorted(str(path) for path in Path("csrc").iterdir()),
             define_macros=[("_GLIBCXX_USE_CXX11_ABI", str(int(torch.compiled_with_cxx11_abi())))],
-            library_dirs=library_paths(),
+            library_dirs=[str(home / "lib")],
             libraries=["torch_cpu", "c10"],
             extra_compile_args=flags,
             extra_link_args=["-Wl,--no-undefined", *openmp],

@@ -40,12 +40,16 @@ SSGEAR_TARGET inline double sum(double pack) {
   return pack;
 }
 
+// In pairs: four dependent steps in place of sixteen, and as few roundings.
 SSGEAR_TARGET inline double sum(const Floats& pack) {
-  double total = 0;
-  for (int64_t lane = 0; lane < Pack<float>::size; ++lane) {
-    total += pack[lane];
+  float lanes[Pack<float>::size];
+  std::memcpy(lanes, &pack, sizeof(pack));
+  for (int64_t half = Pack<float>::size / 2; half > 0; half /= 2) {
+    for (int64_t lane = 0; lane < half; ++lane) {
+      lanes[lane] += lanes[lane + half];
+    }
   }
-  return total;
+  return lanes[0];
 }
 
 SSGEAR_TARGET inline double exponential(double x) {

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ssgear.kernels import native, nt_xent_tiles
-from ssgear.kernels.rows import check_equal_rows, compute_dtype, gather_rows, unit_rows
+from ssgear.kernels.rows import check_equal_rows, compute_dtype, gather_rows, sized_rows
 
 BOUNDED_ABOVE = 0.025
 """Temperature above which unit rows need no running maximum: |s| <= 40."""
@@ -76,7 +76,7 @@ def nt_xent_forward(
     """Return the loss, lse_M (infinite where a row is no anchor), and the gathered rows and ids."""
     with torch.autocast(z_RD.device.type, enabled=False):
         tau = _checked(tau)
-        u_RD, _ = _scaled_rows(z_RD, tau, normalize)
+        u_RD = _scaled_rows(z_RD, tau, normalize)[0]
         u_MD, ids_M, group = u_RD, ids_R, None
         if group_name:
             group = _group_named(group_name)
@@ -135,7 +135,7 @@ def nt_xent_backward(
     """Return the gradients with respect to z and tau, times `grad` and the number of ranks."""
     with torch.autocast(z_RD.device.type, enabled=False):
         tau = _checked(tau)
-        u_RD, lengths = _scaled_rows(z_RD, tau, normalize)
+        u_RD, factor_R1, scale_R1 = _scaled_rows(z_RD, tau, normalize)
         u_MD = u_RD if u_MD is None else u_MD
         first = rank * u_RD.shape[0]
         is_bounded = _is_bounded(tau, normalize, bounded)
@@ -145,13 +145,12 @@ def nt_xent_backward(
         # here, while entries are near 1: a scaled loss keeps float16 gradients from underflow
         grad_RD.mul_(grad * world_size / positives.num_anchors)
         del positives  # its memory serves the next product
-        slope_R1 = (u_RD * grad_RD).sum(1, keepdim=True)  # along the row, times tau
+        slope_R1 = (u_RD * grad_RD).sum(1, keepdim=True)
         grad_tau = -slope_R1.sum(dtype=torch.float64) / (2 * tau)
-        grad_RD.mul_(tau.rsqrt())
-        if lengths:
-            grad_RD.addcmul_(u_RD, slope_R1 * tau.sqrt(), value=-1)
-            for length_R1 in lengths:
-                grad_RD.div_(length_R1)
+        if scale_R1 is None:
+            grad_RD.mul_(factor_R1)
+        else:  # a length that is normalised away has no gradient
+            grad_RD.addcmul_(u_RD, slope_R1 * tau, value=-1).mul_(factor_R1).div_(scale_R1)
         return grad_RD.to(z_RD.dtype), grad_tau.to(tau.dtype)
 
 
@@ -209,13 +208,14 @@ def _group_named(name: str) -> dist.ProcessGroup:
 
 def _scaled_rows(
     z_RD: Tensor, tau: Tensor, normalize: bool
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Return u, and what rows were divided by, one after the other, to get length 1."""
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return u = z / scale * factor with its factor and scale, which is None for z as it is."""
     z_RD = z_RD.to(compute_dtype(z_RD))
     if not normalize:
-        return z_RD * tau.rsqrt(), None
-    unit_RD, scale_R1, norm_R1 = unit_rows(z_RD)
-    return unit_RD.mul_(tau.rsqrt()), (norm_R1, scale_R1)
+        return z_RD * tau.rsqrt(), tau.rsqrt(), None
+    scaled_RD, scale_R1, norm_R1 = sized_rows(z_RD)
+    factor_R1 = tau.rsqrt() / norm_R1
+    return scaled_RD.mul_(factor_R1), factor_R1, scale_R1
 
 
 def _checked(tau: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import cache
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -71,9 +72,10 @@ def test_value_and_gradients(case: Case, impl: Implementation, dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_number_and_a_tensor_as_temperature_agree(case: Case) -> None:
+@pytest.mark.parametrize("impl", FAST)
+def test_a_number_and_a_tensor_as_temperature_agree(case: Case, impl: Implementation) -> None:
     z, ids = case.make(torch.float32)
-    options: dict[str, Any] = {"ids": ids, "normalize": case.normalize}
+    options: dict[str, Any] = {"ids": ids, "normalize": case.normalize, "impl": impl}
     tensor = nt_xent(z, temperature=torch.tensor(case.temperature), **options)
     torch.testing.assert_close(nt_xent(z, temperature=case.temperature, **options), tensor)
 
@@ -88,6 +90,22 @@ def test_float64_gradients_are_exact(impl: Implementation) -> None:
         truth = oracle(z, case.temperature, ids, case.normalize)
         torch.testing.assert_close(z.grad, truth.grad_z, rtol=1e-8, atol=1e-12)
         torch.testing.assert_close(tau.grad, truth.grad_tau, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("tau", [0.02, 0.2])
+@pytest.mark.parametrize("kind", ["pairs", "views", "raw"])
+@pytest.mark.parametrize("impl", FORMS)
+def test_gradients_are_the_slopes_of_the_value(impl: Implementation, kind: str, tau: float) -> None:
+    z, _ = Case(rows=12, width=4).make(torch.float64)
+    ids = torch.arange(12) % 4 if kind == "views" else None
+    raw = kind == "raw"
+    tensor_tau = torch.tensor(tau * 25 if raw else tau, dtype=torch.float64, requires_grad=True)
+
+    def in_float64(z: Tensor, tau: Tensor) -> Tensor:  # the value returned in float32 has no digits
+        with mock.patch.object(Tensor, "float", lambda loss: loss):
+            return nt_xent(z, temperature=tau, ids=ids, normalize=not raw, impl=impl)
+
+    torch.autograd.gradcheck(in_float64, (z.requires_grad_(), tensor_tau))
 
 
 @pytest.mark.parametrize("tiles", ["torch", pytest.param("cpp", marks=BUILT)])
@@ -122,10 +140,12 @@ def test_autocast_changes_nothing(impl: Implementation, dtype: torch.dtype) -> N
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiles_as_one_graph(backend: str) -> None:
+@pytest.mark.parametrize("impl", ["auto", *FAST])
+def test_compiles_as_one_graph(impl: Implementation, backend: str) -> None:
     def function(z: Tensor, tau: Tensor, ids: Tensor) -> Tensor:
-        pair = nt_xent(z[:18], z[18:36], temperature=0.1)
-        return pair + nt_xent(z, temperature=tau, ids=ids) + nt_xent(z, temperature=tau.exp())
+        pair = nt_xent(z[:18], z[18:36], temperature=0.1, impl=impl)
+        with_ids = nt_xent(z, temperature=tau, ids=ids, impl=impl)
+        return pair + with_ids + nt_xent(z, temperature=tau.exp(), impl=impl)
 
     z, _ = SMALL.make(torch.float32)
     ids = torch.arange(38) % 11
@@ -150,10 +170,11 @@ def test_permutation_of_rows_permutes_the_gradient(impl: Implementation) -> None
     torch.testing.assert_close(permuted.grad_z, plain.grad_z[order], rtol=1e-4, atol=1e-8)
 
 
-def test_ids_that_say_pairs_give_the_two_view_form() -> None:
+@pytest.mark.parametrize("impl", FORMS)
+def test_ids_that_say_pairs_give_the_two_view_form(impl: Implementation) -> None:
     z, _ = SMALL.make(torch.float32)
-    with_ids = ours(z, 0.1, ids=torch.arange(19).repeat(2))
-    two_views = ours(z, 0.1)
+    with_ids = ours(z, 0.1, ids=torch.arange(19).repeat(2), impl=impl)
+    two_views = ours(z, 0.1, impl=impl)
     for what in ("loss", "grad_z", "grad_tau"):
         torch.testing.assert_close(getattr(with_ids, what), getattr(two_views, what))
 
@@ -227,10 +248,11 @@ def test_without_any_positive_the_loss_is_zero(impl: Implementation) -> None:
         assert result.loss == 0 and not result.grad_z.any() and result.grad_tau == 0
 
 
-def test_float16_gradients_of_a_scaled_loss_do_not_underflow() -> None:
+@pytest.mark.parametrize("impl", FAST)
+def test_float16_gradients_of_a_scaled_loss_do_not_underflow(impl: Implementation) -> None:
     z, _ = Case(rows=1026, width=128).make(torch.float16)
     z.requires_grad_()
-    (2.0**14 * nt_xent(z)).backward()
+    (2.0**14 * nt_xent(z, impl=impl)).backward()
     truth = oracle(z, 0.1).grad_z * 2**14
     assert z.grad is not None
     torch.testing.assert_close(z.grad.double(), truth, rtol=2e-3, atol=1e-4)
@@ -244,20 +266,50 @@ def test_a_tensor_that_is_no_temperature_gives_nan(impl: Implementation, value: 
     assert result.loss.isnan() and result.grad_z.isnan().any()
 
 
+@pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_finite_shows_in_the_loss(bad: float) -> None:
-    z, _ = SMALL.make(torch.float32)
-    z[3, 2] = bad
-    assert nt_xent(z).isnan() and nt_xent(z, temperature=0.01).isnan()
+@pytest.mark.parametrize("impl", FORMS)
+def test_what_is_not_finite_shows_in_the_loss(
+    impl: Implementation, bad: float, normalize: bool
+) -> None:
+    for rows, tau in ((38, 0.1), (38, 0.01), (1030, 0.1), (1030, 0.01)):
+        z, _ = Case(rows=rows, width=11).make(torch.float32)
+        z[3, 2] = bad
+        result = ours(z, tau, normalize=normalize, impl=impl)
+        assert not result.loss.isfinite()
+        assert result.grad_z.isnan().any() and result.grad_tau.isnan()
 
 
-def test_non_contiguous_and_detached_inputs() -> None:
+@pytest.mark.parametrize("impl", FORMS)
+def test_non_contiguous_and_detached_inputs(impl: Implementation) -> None:
     z, _ = SMALL.make(torch.float32)
     wide = torch.stack((z, z), 2)[..., 0]
-    assert torch.equal(nt_xent(wide), nt_xent(z))
+    assert torch.equal(nt_xent(wide, impl=impl), nt_xent(z, impl=impl))
     tau = torch.tensor(0.2, requires_grad=True)
-    nt_xent(z, temperature=tau).backward()
+    nt_xent(z, temperature=tau, impl=impl).backward()
     torch.testing.assert_close(tau.grad, oracle(z, 0.2).grad_tau.float())
+
+
+@pytest.mark.parametrize("impl", FORMS)
+def test_any_sensible_temperature(impl: Implementation) -> None:
+    """No overflow, and no gradient that is silently nothing: exp(s) goes up to e^200."""
+    z, _ = Case(rows=262, width=16).make(torch.float32)
+    for tau in (0.005, 0.01, 0.0249, 0.0251, 0.5, 7.0, 100.0):
+        result, truth = ours(z, tau, impl=impl), oracle(z, tau)
+        torch.testing.assert_close(result.loss.double(), truth.loss, rtol=1e-5, atol=1e-5)
+        assert error(result.grad_z, truth.grad_z) < 1e-3 * truth.grad_z.abs().max().item()
+        assert error(result.grad_tau, truth.grad_tau) < 1e-3 * truth.grad_tau.abs().item()
+
+
+@pytest.mark.parametrize("tau", [0.02, 0.1])
+@pytest.mark.parametrize("impl", FAST)
+def test_repeated_calls_give_the_same_bits(impl: Implementation, tau: float) -> None:
+    z, _ = Case(rows=1034, width=24).make(torch.float32)
+    first, *others = (ours(z, tau, impl=impl) for _ in range(8))
+    for other in others:
+        assert torch.equal(other.loss, first.loss)
+        assert torch.equal(other.grad_z, first.grad_z)
+        assert torch.equal(other.grad_tau, first.grad_tau)
 
 
 Z = torch.ones(6, 4)
