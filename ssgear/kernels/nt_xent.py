@@ -4,7 +4,8 @@
     L = 1/M sum_i (lse_i - s_i,pos(i))                                  (MATH.md 1)
 
 General positives are SupCon's "out" form (Khosla et al. 2020, arXiv 2004.11362). `reference` is the
-formula as it stands, dense and by autograd; `streaming` (nt_xent_streaming.py) needs O(M D) memory.
+formula as it stands, dense and by autograd; `streaming` (nt_xent_streaming.py) needs O(M D) memory,
+and so does `triton` (nt_xent_triton.py), whose tiles never leave the chip; dispatch.py chooses.
 tests/kernels/test_nt_xent.py holds both to `CASES`; benchmarks/kernels.py checks and times them.
 Shapes: R own rows, M rows of all ranks, D the width.
 """
@@ -21,10 +22,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ssgear.errors import ArgumentError, did_you_mean
+from ssgear.kernels.dispatch import choose
 from ssgear.kernels.nt_xent_streaming import BOUNDED_ABOVE, streaming_nt_xent
+from ssgear.kernels.nt_xent_triton import triton_nt_xent
 from ssgear.kernels.rows import check_equal_rows, compute_dtype, gather_rows, unit_rows
 
-Implementation = Literal["auto", "reference", "streaming"]
+Implementation = Literal["auto", "reference", "streaming", "triton"]
 
 
 def nt_xent(
@@ -54,7 +57,8 @@ def nt_xent(
             Gradients are those of the global loss times the number of ranks, because what wraps
             the model (DDP, DeepSpeed) takes the *mean* over ranks. The mean of the returned values
             over ranks is the global loss.
-        impl: reference, streaming, or auto, which is streaming.
+        impl: reference, streaming, triton (on a GPU, from compute capability 8.0 on), or auto, the
+            fastest that can work on z.
     """
     z_RD = _stacked(z, more_views, ids)
     world_size = _world_size(group)
@@ -64,10 +68,12 @@ def nt_xent(
     tau = _tensor_temperature(temperature, z_RD)
     ids_R = None if ids is None else ids.to(z_RD.device)
     ranks = group if world_size > 1 else None
-    if impl == "reference":
+    form = choose(impl, z_RD)
+    if form == "reference":
         return _reference(z_RD, tau, ids_R=ids_R, normalize=normalize, group=ranks).float()
     bounded = normalize and not isinstance(temperature, Tensor) and temperature > BOUNDED_ABOVE
-    return streaming_nt_xent(
+    fast_nt_xent = triton_nt_xent if form == "triton" else streaming_nt_xent
+    return fast_nt_xent(
         z_RD, tau, bounded=bounded, ids_R=ids_R, normalize=normalize, group=ranks
     ).float()
 
