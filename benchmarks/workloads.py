@@ -65,7 +65,7 @@ def require(what: str, ours: Tensor, right: Tensor, allowed: float) -> None:
 
 def forms(device: str, dtype: torch.dtype) -> list[str]:
     """Return the implementations of NT-Xent that work here, the fastest first."""
-    return [name for name in FASTEST_FIRST if not why_not(name, torch.device(device))]
+    return [name for name in FASTEST_FIRST if not why_not(name, torch.device(device), dtype)]
 
 
 def check_nt_xent(device: str) -> int:

@@ -5,7 +5,8 @@
 
 General positives are SupCon's "out" form (Khosla et al. 2020, arXiv 2004.11362). `reference` is the
 formula as it stands, dense and by autograd; `streaming` (nt_xent_streaming.py) needs O(M D) memory,
-and so does `cpp`, the same with C++ inside (csrc/nt_xent.cpp); dispatch.py knows what is possible.
+and so do `cpp`, the same with C++ inside (csrc/nt_xent.cpp), and `triton` (nt_xent_triton.py), whose
+tiles never leave the chip; dispatch.py knows what is possible and chooses.
 tests/kernels/test_nt_xent.py holds both to `CASES`; benchmarks/kernels.py checks and times them.
 Shapes: R own rows, M rows of all ranks, D the width.
 """
@@ -24,9 +25,10 @@ from torch import Tensor
 from ssgear.errors import ArgumentError, did_you_mean
 from ssgear.kernels.dispatch import choose
 from ssgear.kernels.nt_xent_streaming import BOUNDED_ABOVE, streaming_nt_xent
+from ssgear.kernels.nt_xent_triton import triton_nt_xent
 from ssgear.kernels.rows import check_equal_rows, compute_dtype, gather_rows, unit_rows
 
-Implementation = Literal["auto", "reference", "streaming", "cpp"]
+Implementation = Literal["auto", "reference", "streaming", "cpp", "triton"]
 
 
 def nt_xent(
@@ -56,8 +58,8 @@ def nt_xent(
             Gradients are those of the global loss times the number of ranks, because what wraps
             the model (DDP, DeepSpeed) takes the *mean* over ranks. The mean of the returned values
             over ranks is the global loss.
-        impl: reference, streaming, cpp (on a CPU, where it was built), or auto, the fastest that
-            can work on z.
+        impl: reference, streaming, cpp (on a CPU, where it was built), triton (on a GPU, from compute
+            capability 8.0 on), or auto, the fastest that can work on z.
     """
     z_RD = _stacked(z, more_views, ids)
     world_size = _world_size(group)
@@ -71,6 +73,10 @@ def nt_xent(
     if form == "reference":
         return _reference(z_RD, tau, ids_R=ids_R, normalize=normalize, group=ranks).float()
     bounded = normalize and not isinstance(temperature, Tensor) and temperature > BOUNDED_ABOVE
+    if form == "triton":
+        return triton_nt_xent(
+            z_RD, tau, bounded=bounded, ids_R=ids_R, normalize=normalize, group=ranks
+        ).float()
     return streaming_nt_xent(
         z_RD,
         tau,
