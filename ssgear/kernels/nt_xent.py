@@ -4,10 +4,10 @@
     L = 1/M sum_i (lse_i - s_i,pos(i))                                  (MATH.md 1)
 
 General positives are SupCon's "out" form (Khosla et al. 2020, arXiv 2004.11362). `reference` is the
-formula as it stands, dense and by autograd; `streaming` (nt_xent_streaming.py) needs O(M D) memory,
-and so do `cpp`, the same with C++ inside (csrc/nt_xent.cpp), and `triton` (nt_xent_triton.py), whose
-tiles never leave the chip; dispatch.py knows what is possible and chooses.
-tests/kernels/test_nt_xent.py holds both to `CASES`; benchmarks/kernels.py checks and times them.
+formula as it stands, dense and by autograd. The others need O(M D) memory: `streaming`
+(nt_xent_streaming.py), `cpp`, the same with C++ inside (csrc/nt_xent.cpp), and `triton`
+(nt_xent_triton.py), whose tiles never leave the chip; dispatch.py knows what is possible.
+tests/kernels/test_nt_xent.py holds all to `CASES`; benchmarks/kernels.py checks and times them.
 Shapes: R own rows, M rows of all ranks, D the width.
 """
 
@@ -58,8 +58,8 @@ def nt_xent(
             Gradients are those of the global loss times the number of ranks, because what wraps
             the model (DDP, DeepSpeed) takes the *mean* over ranks. The mean of the returned values
             over ranks is the global loss.
-        impl: reference, streaming, cpp (on a CPU, where it was built), triton (on a GPU, from compute
-            capability 8.0 on), or auto, the fastest that can work on z.
+        impl: reference, streaming, cpp (on a CPU, where it was built), triton (on a GPU from
+            compute capability 8.0 on), or auto, the fastest that can work on z.
     """
     z_RD = _stacked(z, more_views, ids)
     world_size = _world_size(group)
