@@ -20,9 +20,10 @@
 #include <vector>
 
 // The loops below are plain; the compiler makes vectors of them, once for each instruction set. A
-// binary so built runs on every machine, which at::vec, chosen when compiling, does not.
+// binary so built runs on every machine, which at::vec, chosen when compiling, does not. Products are
+// rounded before they are added: results are the same bits on all of them.
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("O3")
+#pragma GCC optimize("O3", "fp-contract=off")
 #define SSGEAR_EVERY_LEVEL __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define SSGEAR_EVERY_LEVEL

@@ -7,6 +7,7 @@ on a CPU, and the reference where neither can.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 from collections.abc import Callable
@@ -91,8 +92,13 @@ def obstacle(impl: str, images: Tensor) -> str:
     if impl == "triton":
         if images.dtype not in TRITON_TYPES or not (images.is_cuda or _interpreting()):
             return f"it takes floating-point numbers on a GPU, and got {where}"
-        return "" if importlib.util.find_spec("triton") else "triton is not installed"
+        return "" if _is_installed("triton") else "the package triton is not installed"
     return ""
+
+
+@functools.cache
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def _interpreting() -> bool:

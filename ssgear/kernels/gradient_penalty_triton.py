@@ -3,6 +3,7 @@
 A program works on one stretch of one sample. Sums of a sample's stretches are kept apart and added
 in order by whoever needs them: no atomics, so the same bits every time. Sums and coefficients are
 in float64, of which there is little beside the bytes that are moved.
+*Untested on hardware*: compiled ahead of time, and run in Triton's interpreter only.
 Shapes: N samples of `length` numbers each, dense; S stretches of a sample.
 """
 
@@ -20,6 +21,8 @@ BLOCK = 2048
 """Numbers that a program holds at once."""
 MOST_STRETCHES = 64
 """S at most; 64 samples of 3 x 64 x 64 make 384 programs, three for each multiprocessor."""
+ROWS = 64
+"""Samples that the last program adds up at once."""
 NUM_WARPS = 8
 
 
@@ -40,7 +43,7 @@ def penalty(grad: Tensor, target: float) -> tuple[Tensor, Tensor]:
     value = torch.empty((), dtype=_scalar_type(grad), device=grad.device)
     stretches = partial_NS.shape[1]
     penalty_kernel[(1,)](
-        partial_NS, norm_N, value, target, num_samples, stretches, 64, num_warps=NUM_WARPS
+        partial_NS, norm_N, value, target, num_samples, stretches, ROWS, num_warps=NUM_WARPS
     )
     return value, norm_N
 
