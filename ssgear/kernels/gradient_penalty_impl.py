@@ -66,6 +66,8 @@ def choose(impl: str, images: Tensor, caller: str) -> str:
         raise ArgumentError(f"{caller}: unknown impl={impl!r}{hint}; use one of {', '.join(known)}")
     if impl == "auto":
         return _best(images)
+    if is_transformed(images):
+        return "reference"
     why_not = obstacle(impl, images)
     if why_not:
         possible = [name for name in known if not obstacle(name, images)]
@@ -76,7 +78,8 @@ def choose(impl: str, images: Tensor, caller: str) -> str:
 
 
 def _best(images: Tensor) -> str:
-    if torch.compiler.is_compiling():  # PyTorch's own operators are what a compiler can fuse
+    # PyTorch's own operators are what a compiler can fuse, and torch.func look through
+    if torch.compiler.is_compiling() or is_transformed(images):
         return "reference"
     preferred = "triton" if images.is_cuda else "cpp"
     return "reference" if obstacle(preferred, images) else preferred
@@ -99,6 +102,11 @@ def obstacle(impl: str, images: Tensor) -> str:
 @functools.cache
 def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
+
+
+def is_transformed(images: Tensor) -> bool:
+    """Return whether torch.func is at work on a tensor: an autograd.Function is not for it."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(images))
 
 
 def _interpreting() -> bool:

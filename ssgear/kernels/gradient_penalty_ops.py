@@ -118,7 +118,7 @@ def sample_norm_penalty(
     if chosen == "reference":
         return _penalty_reference(grad, target)
     if torch.is_grad_enabled() and grad.requires_grad:
-        value: Tensor = _Penalty.apply(grad, float(target), chosen)[0]
+        value: Tensor = _Penalty.apply(grad, float(target), chosen)
         return value
     return passes(chosen).penalty(dense(grad), float(target))[0]
 
@@ -165,11 +165,12 @@ def check_eps(caller: str, eps: Tensor | float | None, real: Tensor) -> Tensor |
         )
     if eps.requires_grad:
         raise ArgumentError(f"{caller}: eps requires a gradient and gets none; pass eps.detach()")
-    looks = eps.device.type == "cpu" and not torch.compiler.is_compiling()
-    if looks and not ((eps >= 0) & (eps <= 1)).all():
-        raise ArgumentError(
-            f"{caller}: eps has values from {eps.min():g} to {eps.max():g}; use values in [0, 1]"
-        )
+    if eps.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = (bound.item() for bound in eps.aminmax())
+        if not 0 <= low <= high <= 1:
+            raise ArgumentError(
+                f"{caller}: eps has values from {low:g} to {high:g}; use values in [0, 1]"
+            )
     return eps.float().contiguous()
 
 
@@ -223,12 +224,12 @@ class _Interpolate(torch.autograd.Function):
     """Mixed images; the backward is plain PyTorch, and so can be differentiated at will."""
 
     @staticmethod
-    def forward(real: Tensor, fake: Tensor, eps_N: Tensor, key: int | None, chosen: str) -> Tensor:
-        return _interpolate(real, fake, eps_N, key, chosen, None)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[2])
+    def forward(
+        ctx: Any, real: Tensor, fake: Tensor, eps_N: Tensor, key: int | None, chosen: str
+    ) -> Tensor:
+        mixed = _interpolate(real, fake, eps_N, key, chosen, None)
+        ctx.save_for_backward(eps_N)
+        return mixed
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -241,28 +242,21 @@ class _Interpolate(torch.autograd.Function):
 
 
 class _Penalty(torch.autograd.Function):
-    """P, and n for the backward."""
+    """P of given gradients."""
 
     @staticmethod
-    def forward(grad: Tensor, target: float, chosen: str) -> tuple[Tensor, Tensor]:
-        return passes(chosen).penalty(dense(grad), target)
+    def forward(ctx: Any, grad: Tensor, target: float, chosen: str) -> Tensor:
+        value, norm_N = passes(chosen).penalty(dense(grad), target)
+        ctx.save_for_backward(grad, norm_N)
+        ctx.settings = (target, chosen)
+        return value
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        grad, ctx.target, ctx.chosen = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(grad, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        upstream, (grad, norm_N) = grads[0], ctx.saved_tensors
-        if upstream is None:
-            return None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (upstream,), (grad, norm_N), (target, chosen) = grads, ctx.saved_tensors, ctx.settings
         if not torch.is_grad_enabled():
-            run = passes(ctx.chosen).backward
-            return run(upstream, dense(grad), norm_N, ctx.target), None, None
-        slope = _PenaltyBackward.apply(upstream, grad, norm_N, ctx.target, ctx.chosen)
+            return passes(chosen).backward(upstream, dense(grad), norm_N, target), None, None
+        slope: Tensor = _PenaltyBackward.apply(upstream, grad, norm_N, target, chosen)
         return slope, None, None
 
 
@@ -271,19 +265,16 @@ class _PenaltyBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        upstream: Tensor, grad: Tensor, norm_N: Tensor, target: float, chosen: str
+        ctx: Any, upstream: Tensor, grad: Tensor, norm_N: Tensor, target: float, chosen: str
     ) -> Tensor:
+        ctx.save_for_backward(upstream, grad, norm_N)
+        ctx.settings = (target, chosen)
         return passes(chosen).backward(upstream, dense(grad), norm_N, target)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:3])
-        ctx.target, ctx.chosen = inputs[3:]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        upstream, grad, norm_N = ctx.saved_tensors
+        (upstream, grad, norm_N), (target, chosen) = ctx.saved_tensors, ctx.settings
         direction, grad = same_order(grads[0], grad)
-        run = passes(ctx.chosen).double_backward
-        return *run(direction, upstream, grad, norm_N, ctx.target), None, None, None
+        slopes = passes(chosen).double_backward(direction, upstream, grad, norm_N, target)
+        return *slopes, None, None, None

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError
+from ssgear.kernels.gradient_penalty_impl import is_transformed
 
 
 def leaky_relu(
@@ -39,7 +40,7 @@ def leaky_relu(
         ArgumentError: In one line, for arguments that do not fit together.
     """
     _check(x, bias, negative_slope, gain)
-    if torch.compiler.is_compiling() or _transformed(x):
+    if torch.compiler.is_compiling() or is_transformed(x):
         return _native(x, bias, negative_slope, gain)
     result: Tensor = _LeakyRelu.apply(x, bias, float(negative_slope), float(gain))
     return result
@@ -49,11 +50,6 @@ def _native(x: Tensor, bias: Tensor | None, negative_slope: float, gain: float) 
     shifted = x if bias is None else x + _per_channel(bias, x)
     y = torch.nn.functional.leaky_relu(shifted, negative_slope)
     return y if gain == 1 else y * gain
-
-
-def _transformed(x: Tensor) -> bool:
-    """Return whether torch.func is at work on x; it and autograd.Function do not go together."""
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(x))
 
 
 class _LeakyRelu(torch.autograd.Function):
