@@ -166,8 +166,8 @@ struct Pieces {
         length(images.numel() / std::max<int64_t>(samples, 1)),
         each(std::max<int64_t>((length + PIECE - 1) / PIECE, 1)) {}
 
-  // Calls work(sample, number of the piece, its first element, its length) for every piece; a thread
-  // goes through its share backwards where that meets first what the cache still holds.
+  // Calls work(sample, number of the piece, its first element, its length) for every piece. Backwards,
+  // a thread meets first what the cache still holds from an earlier walk.
   template <typename Work>
   void walk(const Work& work, bool backwards = false) const {
     const int64_t grain = std::max<int64_t>(1, PIECE / std::max<int64_t>(std::min(length, PIECE), 1));
@@ -184,10 +184,7 @@ struct Pieces {
   template <typename Work>
   std::vector<double> sums(const Work& work) const {
     std::vector<double> partial(samples * each), total(samples, 0.0);
-    const auto add = [&](int64_t, int64_t piece, int64_t first, int64_t n) {
-      partial[piece] = work(first, n);
-    };
-    walk(add, true);
+    walk([&](int64_t, int64_t piece, int64_t first, int64_t n) { partial[piece] = work(first, n); });
     for (int64_t piece = 0; piece < samples * each; ++piece) {
       total[piece / each] += partial[piece];
     }
@@ -280,10 +277,11 @@ Tensor penalty_backward(const Tensor& upstream, const Tensor& grad, const Tensor
     using Wide = typename Types<scalar_t>::Wide;
     const auto* g = read<scalar_t>(grad);
     auto* out = write<scalar_t>(result);
-    pieces.walk([&](int64_t sample, int64_t, int64_t first, int64_t n) {
+    const auto work = [&](int64_t sample, int64_t, int64_t first, int64_t n) {
       const double c = factor * coefficient(norms[sample], target, pieces.samples);
       scale(out + first, g + first, static_cast<Wide>(c), n);
-    });
+    };
+    pieces.walk(work, true);
   });
   return result;
 }

@@ -42,19 +42,20 @@ def direction(case: Case, grad: Tensor) -> Tensor:
     """Return v, which the slope is differentiated along; as large as the gradient."""
     generator = torch.Generator().manual_seed(7)
     v = torch.randn(case.shape, generator=generator) * (case.scale / grad[0].numel() ** 0.5)
-    return v.to(grad.dtype)
+    return v.to(grad.device, grad.dtype)
 
 
-def ours(case: Case, dtype: torch.dtype, impl: Implementation) -> Result:
+def ours(case: Case, dtype: torch.dtype, impl: Implementation, device: str = "cpu") -> Result:
     """Return what an implementation gives."""
-    real, fake, eps, grad = case.make(dtype)
+    real, fake, eps, grad = case.make(dtype, device)
     grad.requires_grad_()
     value = sample_norm_penalty(grad, case.target, impl=impl)
     upstream = torch.full_like(value, UPSTREAM, requires_grad=True)
     (slope,) = torch.autograd.grad(upstream * value, grad, create_graph=True)
     curves = torch.autograd.grad(slope, (grad, upstream), direction(case, grad))
     mixed = interpolate(real, fake, eps, impl=impl)
-    return Result(mixed, value.detach(), slope.detach(), *curves)
+    parts = (mixed, value.detach(), slope.detach(), *curves)
+    return Result(*(part.cpu() for part in parts))
 
 
 def oracle(case: Case, dtype: torch.dtype) -> tuple[Result, Result]:

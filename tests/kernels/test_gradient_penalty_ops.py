@@ -133,3 +133,19 @@ def test_out_is_checked() -> None:
         interpolate(X, X, 0.5, out=torch.empty(4, 4))
     with pytest.raises(ArgumentError, match="out has strides \\(1, 4\\)"):
         interpolate(X, X, 0.5, out=torch.empty(3, 4).T)
+
+
+def test_compiled_operators_keep_their_contract() -> None:
+    if not native.available():
+        pytest.skip(native.reason())
+    real, fake, eps, grad = CASES[6].make(torch.float32)
+    ops, one = torch.ops.ssgear_native, torch.ones(())
+    _, norm = ops.gradient_penalty(grad, 1.0)
+    tests = ("test_schema", "test_faketensor")
+    for operator, arguments in (
+        (ops.gradient_penalty_interpolate, (real, fake, eps, 5, torch.empty_like(real))),
+        (ops.gradient_penalty, (grad, 1.0)),
+        (ops.gradient_penalty_backward, (one, grad, norm, 1.0)),
+        (ops.gradient_penalty_double_backward, (real, one, grad, norm, 1.0)),
+    ):
+        torch.library.opcheck(operator.default, arguments, test_utils=tests)

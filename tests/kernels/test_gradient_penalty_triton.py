@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ssgear.kernels import gradient_penalty_triton as kernels
 from ssgear.kernels import philox
-from ssgear.kernels.gradient_penalty import Case
-from tests.kernels.gradient_penalty_oracle import DTYPES, SMALL, Result, check
+from ssgear.kernels.gradient_penalty import CASES, Case
+from tests.kernels.gradient_penalty_oracle import DTYPES, SMALL, Result, check, ours
 
 triton = pytest.importorskip("triton")
 ROOT = Path(__file__).parents[2]
@@ -46,6 +46,18 @@ def test_weights_are_drawn_in_the_kernel(interpreted: dict[str, list[Tensor]]) -
     torch.manual_seed(3)
     key = int(torch.randint(2**63 - 1, ()))
     assert torch.equal(*interpreted["drawn"], philox.uniform(key, torch.arange(67), 1)[:, 0])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_passes_on_a_gpu(case: Case, dtype: torch.dtype) -> None:
+    if dtype == torch.float16 and not 1e-3 < case.scale < 1e3:
+        pytest.skip("float16 does not hold such numbers")
+    check(ours(case, dtype, "triton", "cuda"), case, dtype)
+    again = [ours(case, dtype, "triton", "cuda") for _ in range(2)]
+    for one, other in zip(*(vars(result).values() for result in again), strict=True):
+        assert torch.equal(one, other)
 
 
 SCALARS = {
