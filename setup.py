@@ -55,7 +55,7 @@ def operators() -> list[Extension]:
     return [
         Extension(
             "ssgear._native",
-            sources=["csrc/nt_xent.cpp", "csrc/nt_xent_passes.cpp"],
+            sources=sorted(str(path) for path in Path("csrc").glob("*.cpp")),
             depends=sorted(str(path) for path in Path("csrc").iterdir()),
             define_macros=[("_GLIBCXX_USE_CXX11_ABI", str(int(torch.compiled_with_cxx11_abi())))],
             library_dirs=[str(home / "lib")],

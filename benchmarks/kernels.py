@@ -11,17 +11,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from benchmarks import machine
+from benchmarks.gradient_penalty import check_gradient_penalty, gradient_penalty_workloads
 from benchmarks.machine import Cost, Rates
 from benchmarks.timing import Timing, compare
 from benchmarks.workloads import Workload, WrongResultError, check_nt_xent, nt_xent_workloads
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+KERNELS = ("nt_xent", "gradient_penalty")
 ROWS = {"cpu": [512, 2048, 8192], "cuda": [4096, 16384, 65536]}
 WIDTHS = {"cpu": [128], "cuda": [64, 128, 256, 512]}
 
@@ -86,10 +89,24 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the results there")
     parser.add_argument("--plot", type=Path, help="draw time and memory of NT-Xent there (SVG)")
     parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's own number by default")
+    parser.add_argument("--kernels", choices=KERNELS, nargs="+", default=list(KERNELS))
     parser.add_argument("--rows", type=int, nargs="+", help="2N of NT-Xent")
     parser.add_argument("--widths", type=int, nargs="+", help="D of NT-Xent")
     parser.add_argument("--dtypes", choices=DTYPES, nargs="+", default=["float32", "bfloat16"])
     return parser.parse_args()
+
+
+def workloads(device: str, options: argparse.Namespace) -> Iterator[Workload]:
+    """Yield what was asked for; a kernel's `CASES` are checked before its first workload."""
+    if "nt_xent" in options.kernels:
+        print(f"{check_nt_xent(device)} results of nt_xent agree with float64")
+        dtypes = [DTYPES[name] for name in options.dtypes]
+        rows, widths = options.rows or ROWS[device], options.widths or WIDTHS[device]
+        yield from nt_xent_workloads(device, rows, widths, dtypes)
+    if "gradient_penalty" in options.kernels:
+        found = check_gradient_penalty(device)
+        print(f"\n{found} results of gradient_penalty agree with float64")
+        yield from gradient_penalty_workloads(device)
 
 
 def main() -> int:
@@ -99,16 +116,10 @@ def main() -> int:
         torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows: list[Row] = []
+    used = {"float32", *options.dtypes}
+    rates = {name: machine.measure_rates(device, DTYPES[name]) for name in used}
     try:
-        print(f"{check_nt_xent(device)} results of nt_xent agree with float64")
-        rates = {name: machine.measure_rates(device, DTYPES[name]) for name in options.dtypes}
-        workloads = nt_xent_workloads(
-            device,
-            options.rows or ROWS[device],
-            options.widths or WIDTHS[device],
-            [DTYPES[name] for name in options.dtypes],
-        )
-        for workload in workloads:
+        for workload in workloads(device, options):
             name = str(workload.dtype).removeprefix("torch.")
             rows += (lines := measure(workload, rates[name], device))
             show(lines)
@@ -121,7 +132,7 @@ def main() -> int:
     if options.json:
         table = {**about, "rows": [asdict(row) for row in rows]}
         options.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    if options.plot:
+    if options.plot and "nt_xent" in options.kernels:
         from benchmarks.plot import plot_nt_xent
 
         plot_nt_xent(rows, about, options.plot)
