@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -49,7 +49,8 @@ def measure(workload: Workload, rates: Rates, device: str) -> list[Row]:
     """Check, then time all contenders of a workload."""
     workload.check()
     timings = compare(workload.contenders, workload.inputs, device)
-    limit = rates.milliseconds(workload.cost)
+    own = replace(rates, bytes=machine.copy_rate(workload.inputs[0].nbytes, device))
+    limit = own.milliseconds(workload.cost)
     return [
         Row(
             kernel=workload.kernel,

@@ -54,13 +54,21 @@ def measure_rates(device: str, dtype: torch.dtype) -> Rates:
     ways = {dtype, torch.float32} if device == "cpu" else {dtype}
     few = torch.rand(1 << (24 if device == "cuda" else 16), device=device)
     result = torch.empty_like(few)
-    many = torch.ones(1 << (30 if device == "cuda" else 26), device=device, dtype=torch.uint8)
-    copied = torch.empty_like(many)
     return Rates(
         flop=2 * side**3 / min(product_ms(side, way, device) for way in ways),
         exps=few.numel() / best(lambda: torch.exp(few, out=result), device),
-        bytes=2 * many.numel() / best(lambda: copied.copy_(many), device),
+        bytes=copy_rate(1 << (30 if device == "cuda" else 26), device),
     )
+
+
+def copy_rate(num_bytes: int, device: str) -> float:
+    """Return the bytes per millisecond, read and written, of a copy of that many.
+
+    What fits in a cache is copied faster: a kernel's limit is that of its own size.
+    """
+    many = torch.ones(num_bytes, device=device, dtype=torch.uint8)
+    copied = torch.empty_like(many)
+    return 2 * num_bytes / best(lambda: copied.copy_(many), device)
 
 
 def product_ms(side: int, dtype: torch.dtype, device: str) -> float:
