@@ -3,9 +3,9 @@
 //   log_sum_exp     lse_i = log sum_{k != i} exp(s_ik)
 //   weighted_rows   sum_j (P_ij + P_ji) u_j,  P_ij = exp(s_ij - lse_i)          (MATH.md 1)
 //
-// Tiles of s = u u^T come from the platform's matrix product and stay in the second-level cache; one
-// pass over a tile takes the exponential and everything that follows from it. Where u_RD and u_MD are
-// one tensor, a tile above the diagonal serves its rows and its columns, in both directions.
+// Tiles of s = u u^T come from the platform's matrix product and stay in the second-level cache;
+// one pass over a tile takes the exponential and everything that follows from it. Where u_RD and
+// u_MD are one tensor, a tile above the diagonal serves its rows and columns, in both directions.
 
 #include <ATen/ATen.h>
 #include <ATen/CPUFunctions.h>
@@ -71,9 +71,9 @@ class Walk {
     return columns_;
   }
 
-  // Calls add(s_IJ, tile, row, column, mirrored) for each tile, which it may overwrite; tile is what
-  // the passes take, row and column are the numbers of its blocks. What is added to a block of rows
-  // is added in an order that no timing changes.
+  // Calls add(s_IJ, tile, row, column, mirrored) for each tile, which it may overwrite; tile is
+  // what the passes take, row and column are the numbers of its blocks. What is added to a block
+  // of rows is added in an order that no timing changes.
   template <typename Add>
   void work(const Tensor& like, const Add& add) {
     const int64_t workers = std::min<int64_t>(at::get_num_threads(), schedule_.size());
@@ -138,22 +138,24 @@ Tensor log_sum_exp_of(const Tensor& u_RD, const Tensor& u_MD, int64_t first, boo
   return bounded ? total_R.log_() : total_R;
 }
 
-// Bounded: exp(s_ij) (a_i + a_j), a = exp(-lse). Otherwise exp(s_ij - c_i) a_i + exp(s_ij - c_j) a_j
-// with c = lse rounded, a = exp(c - lse): rows of P sum to 1 even where lse is large.
+// Bounded: exp(s_ij) (a_i + a_j), a = exp(-lse). Otherwise exp(s_ij - c_i) a_i + exp(s_ij - c_j)
+// a_j with c = lse rounded, a = exp(c - lse): rows of P sum to 1 even where lse is large.
 template <typename T>
 Tensor weighted_rows_of(
     const Tensor& u_RD, const Tensor& u_MD, const Tensor& lse_M, int64_t first, bool bounded) {
   Walk<T> walk(u_RD, u_MD, first);
+  constexpr double no_anchor = std::numeric_limits<double>::infinity();
   // padded: a pass reads whole vectors
-  const Tensor lse_P = at::constant_pad_nd(lse_M, {0, PADDING}, std::numeric_limits<double>::infinity());
+  const Tensor lse_P = at::constant_pad_nd(lse_M, {0, PADDING}, no_anchor);
   const Tensor c_P = lse_P.to(u_RD.scalar_type());
   Tensor a_P = at::exp(bounded ? -lse_P : c_P - lse_P).to(u_RD.scalar_type());
-  a_P.masked_fill_(lse_P == std::numeric_limits<double>::infinity(), 0);
+  a_P.masked_fill_(lse_P == no_anchor, 0);
   const T *c = c_P.const_data_ptr<T>(), *a = a_P.const_data_ptr<T>();
   Tensor sum_RD = at::zeros_like(u_RD);
   std::vector<Tensor> sums = sum_RD.split(walk.side());
   const Passes<T>& pass = passes<T>();
-  walk.work(u_RD, [&](Tensor& g_IJ, const Tile<T>& tile, int64_t row, int64_t column, bool mirrored) {
+  const auto add = [&](Tensor& g_IJ, const Tile<T>& tile, int64_t row, int64_t column,
+                       bool mirrored) {
     const int64_t i = first + row * walk.side(), j = column * walk.side();
     if (bounded) {
       pass.weigh(tile, a + i, a + j);
@@ -164,7 +166,8 @@ Tensor weighted_rows_of(
     if (mirrored) {
       at::cpu::addmm_(sums[column], g_IJ.t(), walk.rows()[row], 1, 1);
     }
-  });
+  };
+  walk.work(u_RD, add);
   return sum_RD;
 }
 

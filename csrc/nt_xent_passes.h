@@ -1,7 +1,7 @@
 // Elementwise passes over one tile of similarities, in one version for each instruction set.
 //
-// A tile is stored by rows, `stride` numbers apart. Its width is a multiple of PADDING; columns that
-// do not exist and the similarity of a row with itself hold minus infinity, whose exponential is 0.
+// A tile is stored by rows, `stride` numbers apart. Its width is a multiple of PADDING; columns
+// that do not exist and the similarity of a row with itself hold minus infinity: exp gives 0.
 #pragma once
 
 #include <cstdint>

@@ -56,8 +56,8 @@ SSGEAR_TARGET inline double exponential(double x) {
   return std::exp(x);
 }
 
-// exp(x) = 2^n exp(r) with |r| <= log(2) / 2, where a polynomial has a relative error of 3e-9. Below
-// -88 the result is 0, NaN stays NaN; x is at most about 88.
+// exp(x) = 2^n exp(r) with |r| <= log(2) / 2, where a polynomial has a relative error of 3e-9.
+// Below -88 the result is 0, NaN stays NaN; x is at most about 88.
 SSGEAR_TARGET inline Floats exponential(Floats x) {
   constexpr float LOG2_E = 1.44269504f, LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f;
   constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: adding it leaves n in the lowest bits
@@ -118,7 +118,8 @@ SSGEAR_TARGET inline void take_larger(T* to, const typename Pack<T>::Type& pack)
 }
 
 template <typename T>
-SSGEAR_TARGET void add_log_exponentials(const Tile<T>& tile, double* row_totals, double* column_totals) {
+SSGEAR_TARGET void add_log_exponentials(
+    const Tile<T>& tile, double* row_totals, double* column_totals) {
   constexpr int64_t step = Pack<T>::size;
   using Values = typename Pack<T>::Type;
   // finite, so that a row that sees only itself gives exp(-inf - lowest) = 0 and not NaN
@@ -160,7 +161,8 @@ SSGEAR_TARGET void add_log_exponentials(const Tile<T>& tile, double* row_totals,
     }
   }
   for (int64_t column = 0; column < tile.columns; ++column) {
-    column_totals[column] = log_add(column_totals[column], highest[column] + std::log(down[column]));
+    const double total = highest[column] + std::log(down[column]);
+    column_totals[column] = log_add(column_totals[column], total);
   }
 }
 
@@ -169,7 +171,8 @@ SSGEAR_TARGET void weigh(const Tile<T>& tile, const T* a_rows, const T* a_column
   for (int64_t row = 0; row < tile.rows; ++row) {
     T* s = tile.values + row * tile.stride;
     for (int64_t column = 0; column < tile.columns; column += Pack<T>::size) {
-      store<T>(s + column, exponential(load(s + column)) * (load(a_columns + column) + a_rows[row]));
+      const auto weight = load(a_columns + column) + a_rows[row];
+      store<T>(s + column, exponential(load(s + column)) * weight);
     }
   }
 }

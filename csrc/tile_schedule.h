@@ -1,8 +1,8 @@
 // Which tiles of a matrix there are, and in which order they are worked on.
 //
-// Threads take the next tile from one counter, so that a slow core takes fewer. Two tiles in the same
-// row of tiles add to the same numbers: they do so in the order of the list, whichever threads work
-// on them. Results are therefore the same bits whatever the timing and however many threads there are.
+// Threads take the next tile from one counter, so that a slow core takes fewer. Two tiles in the
+// same row of tiles add to the same numbers: they do so in the order of the list, whichever threads
+// work on them. Results are the same bits whatever the timing and however many threads there are.
 #pragma once
 
 #include <algorithm>
@@ -17,8 +17,8 @@ namespace ssgear {
 
 class TileSchedule {
  public:
-  // Symmetric: the upper triangle, where tile (i, j) also adds to the rows of block j. Neighbours in
-  // the list have no block in common, as in a tournament where everyone plays at the same time.
+  // Symmetric: the upper triangle, where tile (i, j) also adds to the rows of block j. Neighbours
+  // in the list have no block in common, as in a tournament where all play at the same time.
   TileSchedule(int64_t row_blocks, int64_t column_blocks, bool symmetric)
       : finished_(new std::atomic<int64_t>[row_blocks]), symmetric_(symmetric) {
     std::vector<int64_t> turns(row_blocks, 0);
@@ -36,7 +36,7 @@ class TileSchedule {
     return static_cast<int64_t>(steps_.size());
   }
 
-  // To be called by every thread. `make(row, column)` computes a tile, and `add(row, column, mirrored)`
+  // To be called by every thread. `make(row, column)` computes a tile, `add(row, column, mirrored)`
   // adds what follows from it to its rows, and to those of its columns if mirrored.
   template <typename Make, typename Add>
   void work(const Make& make, const Add& add) {
@@ -44,7 +44,8 @@ class TileSchedule {
       for (int64_t number = next_++; number < size() && !failed_; number = next_++) {
         const Step& step = steps_[number];
         make(step.row, step.column);
-        if (!wait(step.row, step.row_turn) || (step.mirrored && !wait(step.column, step.column_turn))) {
+        if (!wait(step.row, step.row_turn) ||
+            (step.mirrored && !wait(step.column, step.column_turn))) {
           return;
         }
         add(step.row, step.column, step.mirrored);
