@@ -32,7 +32,7 @@ from ssgear.kernels.nt_xent_streaming import BOUNDED_ABOVE, nt_xent_backward, nt
 from ssgear.kernels.rows import check_equal_rows, gather_rows, unit_rows
 
 if TYPE_CHECKING:
-    from ssgear.kernels.nt_xent_triton_launch import Setting
+    from ssgear.kernels.nt_xent_triton_inputs import Setting
 
 
 def triton_nt_xent(
@@ -71,6 +71,7 @@ def nt_xent_triton_forward(
     """
     from ssgear.kernels import nt_xent_triton_launch as launch
     from ssgear.kernels.nt_xent_triton_check import plan_for
+    from ssgear.kernels.nt_xent_triton_inputs import classes_of
 
     with torch.autocast(z_RD.device.type, enabled=False), _on_device_of(z_RD):
         z_MD, ids_M, group = z_RD, ids_R, None
@@ -80,7 +81,7 @@ def nt_xent_triton_forward(
             z_MD = gather_rows(z_RD, group)
             ids_M = None if ids_R is None else gather_rows(ids_R, group)
         setting = _setting(z_RD, tau, world_size, rank, normalize, bounded)
-        classes = launch.classes_of(ids_M, setting, z_RD)
+        classes = classes_of(ids_M, setting, z_RD)
         kept_MD = z_RD.new_empty(0, z_RD.shape[1]) if group is None else z_MD
         plan = plan_for(z_RD, setting, ids_R is not None)
         if plan is None:
@@ -140,6 +141,7 @@ def nt_xent_triton_backward(
     from ssgear.kernels import nt_xent_triton_launch as launch
     from ssgear.kernels.nt_xent_triton_backward import backward
     from ssgear.kernels.nt_xent_triton_check import plan_for
+    from ssgear.kernels.nt_xent_triton_inputs import Classes
 
     with torch.autocast(z_RD.device.type, enabled=False), _on_device_of(z_RD):
         setting = _setting(z_RD, tau, world_size, rank, normalize, bounded)
@@ -154,7 +156,7 @@ def nt_xent_triton_backward(
             )
             return gradients
         rows = launch.prepare(z_RD if z_MD is None else z_MD, setting)
-        classes = launch.Classes(class_M, others_M, anchors)
+        classes = Classes(class_M, others_M, anchors)
         grad_RD = torch.empty_like(z_RD, memory_format=torch.contiguous_format)
         statistics = (maximum_M, weight_M)
         grad_tau = backward(grad, rows, statistics, tau, classes, grad_RD, setting, plan)
@@ -201,7 +203,7 @@ def _setting(
     z_RD: Tensor, tau: Tensor, world_size: int, rank: int, normalize: bool, promised: bool
 ) -> Setting:
     """Return what the call is about; tau is looked at where that does not stop the host."""
-    from ssgear.kernels.nt_xent_triton_launch import Setting
+    from ssgear.kernels.nt_xent_triton_inputs import Setting
 
     seen = normalize and tau.device.type == "cpu" and tau.item() > BOUNDED_ABOVE
     return Setting(
