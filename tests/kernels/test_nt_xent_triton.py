@@ -12,6 +12,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -102,11 +103,11 @@ def strips_on_rank(dtype: torch.dtype) -> list[Result]:
 
     z, ids = Case(rows=250, width=9, ids="ragged").make(dtype)
     wide, _ = Case(rows=250, width=257).make(dtype)
+    usual = (launch.PARTIAL_FLOATS, launch.PROGRAMS, backward.PANEL)
     results = []
-    for floats, programs, panel in ((1 << 24, 2048, (2048, 8192)), (256, 2, (128, 128))):
-        launch.PARTIAL_FLOATS, launch.PROGRAMS, backward.PANEL = floats, programs, panel
-        for tau in (0.1, 0.02):
-            results.append(result_of(z, tau, ids=ids))
+    for cut in (usual, (256, 2, (128, 128)), usual):
+        launch.PARTIAL_FLOATS, launch.PROGRAMS, backward.PANEL = cut
+        results += [result_of(z, tau, ids=ids) for tau in (0.1, 0.02)]
         results.append(result_of(wide, 0.1))
     return results
 
@@ -166,6 +167,9 @@ def broken_on_rank() -> tuple[list[str], list[Result]]:
 
 @pytest.fixture(scope="module")
 def ranks() -> Iterator[Ranks]:
+    triton, numpy = (version(name).split(".")[:2] for name in ("triton", "numpy"))
+    if (int(triton[0]), int(triton[1])) < (3, 7) and (int(numpy[0]), int(numpy[1])) >= (2, 4):
+        pytest.skip("the interpreter of Triton 3.6 needs NumPy before 2.4")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -330,7 +334,8 @@ def test_autocast_changes_nothing(alone: Callable[..., Any]) -> None:
 
 def test_strips_chunks_and_panels_change_the_rounding_only(alone: Callable[..., Any]) -> None:
     results = alone(strips_on_rank, torch.float32)
-    for whole, cut in zip(results[:3], results[3:], strict=True):
+    for whole, cut, again in zip(results[:3], results[3:6], results[6:], strict=True):
+        assert torch.equal(again.grad_z, whole.grad_z)
         torch.testing.assert_close(cut.loss, whole.loss, rtol=1e-6, atol=0)
         torch.testing.assert_close(cut.grad_z, whole.grad_z, rtol=1e-4, atol=1e-8)
         torch.testing.assert_close(cut.grad_tau, whole.grad_tau, rtol=1e-5, atol=1e-6)
