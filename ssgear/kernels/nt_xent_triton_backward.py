@@ -12,17 +12,9 @@ import torch
 from torch import Tensor
 
 from ssgear.kernels import nt_xent_triton_gradient as gradient_kernels
-from ssgear.kernels.nt_xent_triton_launch import (
-    Classes,
-    Rows,
-    Setting,
-    add_up,
-    count_tiles,
-    lift,
-    options,
-    precision_of,
-    round_up,
-)
+from ssgear.kernels import nt_xent_triton_panels as panel_kernels
+from ssgear.kernels.nt_xent_triton_inputs import Classes, Rows, Setting, count_tiles, round_up
+from ssgear.kernels.nt_xent_triton_launch import add_up, lift, options, precision_of
 from ssgear.kernels.nt_xent_triton_table import ROW_ALIGNMENT, Plan, Tiles, is_fused
 
 PANEL = (2048, 8192)
@@ -127,7 +119,7 @@ def _weight_panel(
     row, num_rows, column, num_columns = part
     column_tiles = num_columns // tiles.columns
     classes = inputs.classes
-    gradient_kernels.weight_panel[(count_tiles(num_rows, tiles.rows) * column_tiles,)](
+    panel_kernels.weight_panel[(count_tiles(num_rows, tiles.rows) * column_tiles,)](
         inputs.rows.w_MD,
         inputs.rows.unit_M,
         *inputs.statistics,
@@ -157,7 +149,7 @@ def _panel_product(
 ) -> None:
     num_rows, column, num_columns = part
     width = rows.w_MD.shape[1]
-    gradient_kernels.panel_product[(count_tiles(num_rows, tiles.rows) * (width // tiles.columns),)](
+    panel_kernels.panel_product[(count_tiles(num_rows, tiles.rows) * (width // tiles.columns),)](
         g_PQ,
         rows.w_MD,
         sum_PD,
@@ -176,7 +168,7 @@ def _panel_product(
 def _finish_gradient(
     inputs: _Backward, setting: Setting, block: int, sum_PD: Tensor, row: int, num_rows: int
 ) -> None:
-    gradient_kernels.finish_gradient[(count_tiles(num_rows, block),)](
+    panel_kernels.finish_gradient[(count_tiles(num_rows, block),)](
         sum_PD,
         *inputs.rows,
         inputs.tau,

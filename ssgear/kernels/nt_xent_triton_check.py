@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ssgear.kernels.nt_xent_triton_backward import backward
-from ssgear.kernels.nt_xent_triton_launch import Classes, Setting, classes_of, forward, prepare
+from ssgear.kernels.nt_xent_triton_inputs import Classes, Setting, classes_of
+from ssgear.kernels.nt_xent_triton_launch import forward, prepare
 from ssgear.kernels.nt_xent_triton_table import Plan, candidates, chip_of, representative_rows
 
 

@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError
 from ssgear.kernels import nt_xent_triton_kernels as kernels
-from ssgear.kernels.nt_xent_triton_table import (
-    ROW_ALIGNMENT,
-    Plan,
-    Tiles,
-    padded_width,
-)
+from ssgear.kernels import nt_xent_triton_rows as row_kernels
+from ssgear.kernels.nt_xent_triton_inputs import Classes, Rows, Setting, count_tiles
+from ssgear.kernels.nt_xent_triton_table import Plan, Tiles, padded_width
 
 PRECISIONS = ("tf32x3", "ieee")
 PARTIAL_FLOATS = 1 << 24
@@ -31,56 +27,6 @@ PARTIAL_FLOATS = 1 << 24
 PROGRAMS = 2048
 """Programs that a launch is cut into, about: some waves on the largest GPU."""
 LOG_2 = math.log(2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What a call is about."""
-
-    own: int
-    """R."""
-    columns: int
-    """M."""
-    first: int
-    """Own row 0 among all rows."""
-    width: int
-    """D."""
-    normalize: bool
-    """Whether rows are brought to length 1."""
-    bounded: bool
-    """Whether the maximum is the constant 1/tau."""
-
-    @property
-    def half(self) -> int:
-        """Distance of the two views of an image."""
-        return self.own // 2
-
-    @property
-    def padded_rows(self) -> int:
-        """Rows of a buffer: whole tiles, also for the last rank's last rows."""
-        return round_up(self.columns, ROW_ALIGNMENT) + ROW_ALIGNMENT * (self.own < self.columns)
-
-
-class Rows(NamedTuple):
-    """All ranks' rows as the kernels read them."""
-
-    w_MD: Tensor
-    """z 2^-e."""
-    unit_M: Tensor
-    """1 / ||w||."""
-    back_M: Tensor
-    """1 / ||z||."""
-
-
-class Classes(NamedTuple):
-    """General positives; tensors without rows where two views are stacked."""
-
-    class_M: Tensor
-    """int32, equal for positives."""
-    others_M: Tensor
-    """int32, number of positives."""
-    anchors: Tensor
-    """Rows that have a positive, at least 1; float32 scalar."""
 
 
 def precision() -> str:
@@ -97,19 +43,6 @@ def precision() -> str:
     return asked
 
 
-def classes_of(ids_M: Tensor | None, setting: Setting, like: Tensor) -> Classes:
-    """Number the classes, and count every row's positives and the rows that have one."""
-    if ids_M is None:
-        none_M = like.new_empty(0, dtype=torch.int32)
-        anchors = torch.full((), setting.columns, dtype=torch.float32, device=like.device)
-        return Classes(none_M, none_M.clone(), anchors)
-    sorted_M = ids_M.sort().values
-    class_M = torch.searchsorted(sorted_M, ids_M, out_int32=True)
-    end_M = torch.searchsorted(sorted_M, ids_M, right=True, out_int32=True)
-    others_M = end_M - class_M - 1
-    return Classes(class_M, others_M, (others_M > 0).sum().clamp_min(1).float())
-
-
 def prepare(z_MD: Tensor, setting: Setting) -> Rows:
     """Copy rows into a padded buffer, scaled by powers of two, with their lengths."""
     width = padded_width(setting.width)
@@ -117,7 +50,7 @@ def prepare(z_MD: Tensor, setting: Setting) -> Rows:
     unit_M, back_M = z_MD.new_empty(2, setting.padded_rows, dtype=torch.float32).unbind()
     block_d = min(128, width)
     block_m = 32
-    kernels.prepare_rows[(setting.padded_rows // block_m,)](
+    row_kernels.prepare_rows[(setting.padded_rows // block_m,)](
         z_MD,
         w_MD,
         unit_M,
@@ -299,14 +232,4 @@ def options(tiles: Tiles) -> dict[str, Any]:
 
 def add_up(parts_T: Tensor, result: Tensor, anchors: Tensor, factor: float) -> None:
     """Write factor / anchors times the sum of parts."""
-    kernels.add_up[(1,)](parts_T, result, anchors, len(parts_T), factor, BLOCK=1024)
-
-
-def count_tiles(length: int, block: int) -> int:
-    """Return how many blocks cover a length."""
-    return -(-length // block)
-
-
-def round_up(length: int, multiple: int) -> int:
-    """Return the next multiple."""
-    return count_tiles(length, multiple) * multiple
+    row_kernels.add_up[(1,)](parts_T, result, anchors, len(parts_T), factor, BLOCK=1024)

@@ -123,8 +123,7 @@ def _gradient(dtype: torch.dtype, width: int, rows: int, chip: Chip) -> Tiles:
         return tiles if chip == "hopper" else replace(tiles, rows=32)
     tiles = Tiles(rows=64, columns=64, depth=width, num_warps=8)
     if chip == "small":
-        many = replace(tiles, rows=128, columns=32)
-        return replace(tiles, columns=32) if width == 256 else tiles if few else many
+        return replace(tiles, columns=32) if width == 256 else tiles
     if width == 256:
         return tiles
     return replace(tiles, num_warps=4) if few else replace(tiles, rows=128)

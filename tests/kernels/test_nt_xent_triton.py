@@ -12,6 +12,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -102,13 +103,28 @@ def strips_on_rank(dtype: torch.dtype) -> list[Result]:
 
     z, ids = Case(rows=250, width=9, ids="ragged").make(dtype)
     wide, _ = Case(rows=250, width=257).make(dtype)
+    usual = (launch.PARTIAL_FLOATS, launch.PROGRAMS, backward.PANEL)
     results = []
-    for floats, programs, panel in ((1 << 24, 2048, (2048, 8192)), (256, 2, (128, 128))):
-        launch.PARTIAL_FLOATS, launch.PROGRAMS, backward.PANEL = floats, programs, panel
-        for tau in (0.1, 0.02):
-            results.append(result_of(z, tau, ids=ids))
+    for cut in (usual, (256, 2, (128, 128)), usual):
+        launch.PARTIAL_FLOATS, launch.PROGRAMS, backward.PANEL = cut
+        results += [result_of(z, tau, ids=ids) for tau in (0.1, 0.02)]
         results.append(result_of(wide, 0.1))
     return results
+
+
+def triangle_on_rank(num_tiles: int, chunk: int, strip: int) -> list[tuple[int, int]]:
+    """Return row tile and chunk of all programs of a triangle that is walked in strips."""
+    from ssgear.kernels.nt_xent_triton_launch import programs_below
+    from tests.kernels.triton_triangle import places
+
+    found = []
+    for start in range(0, num_tiles, strip):
+        first = programs_below(num_tiles - min(start + strip, num_tiles), chunk)
+        count = programs_below(num_tiles - start, chunk) - first
+        rows, parts = places(num_tiles, chunk, first, count)
+        assert start <= rows.min() and rows.max() < start + strip
+        found += list(zip(rows.tolist(), parts.tolist(), strict=True))
+    return found
 
 
 def every_plan_on_rank() -> list[str | None]:
@@ -151,6 +167,9 @@ def broken_on_rank() -> tuple[list[str], list[Result]]:
 
 @pytest.fixture(scope="module")
 def ranks() -> Iterator[Ranks]:
+    triton, numpy = (version(name).split(".")[:2] for name in ("triton", "numpy"))
+    if (int(triton[0]), int(triton[1])) < (3, 7) and (int(numpy[0]), int(numpy[1])) >= (2, 4):
+        pytest.skip("the interpreter of Triton 3.6 needs NumPy before 2.4")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -315,10 +334,24 @@ def test_autocast_changes_nothing(alone: Callable[..., Any]) -> None:
 
 def test_strips_chunks_and_panels_change_the_rounding_only(alone: Callable[..., Any]) -> None:
     results = alone(strips_on_rank, torch.float32)
-    for whole, cut in zip(results[:3], results[3:], strict=True):
+    for whole, cut, again in zip(results[:3], results[3:6], results[6:], strict=True):
+        assert torch.equal(again.grad_z, whole.grad_z)
         torch.testing.assert_close(cut.loss, whole.loss, rtol=1e-6, atol=0)
         torch.testing.assert_close(cut.grad_z, whole.grad_z, rtol=1e-4, atol=1e-8)
         torch.testing.assert_close(cut.grad_tau, whole.grad_tau, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("num_tiles", "chunk", "strip"),
+    [(1, 1, 1), (7, 1, 7), (33, 4, 5), (100, 100, 30), (2000, 3, 900), (8192, 40, 1000)],
+)
+def test_programs_cover_the_triangle_once(
+    num_tiles: int, chunk: int, strip: int, alone: Callable[..., Any]
+) -> None:
+    wanted = [
+        (row, part) for row in range(num_tiles) for part in range(-(-(num_tiles - row) // chunk))
+    ]
+    assert sorted(alone(triangle_on_rank, num_tiles, chunk, strip)) == wanted
 
 
 def test_the_self_test_passes_for_every_plan(alone: Callable[..., Any]) -> None:
@@ -358,3 +391,43 @@ def test_without_the_interpreter_a_cpu_is_refused() -> None:
 def test_the_losses_do_not_import_triton() -> None:
     program = "import sys, ssgear.losses; sys.exit('triton' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", [*CASES, *WIDE], ids=str)
+def test_on_a_gpu(case: Case, dtype: torch.dtype) -> None:
+    z, ids = case.make(dtype, "cuda")
+    result = result_of(z, case.temperature, ids=ids, normalize=case.normalize)
+    truth, peer = common.expected(case, dtype)
+    ulp = common.rounding(case, z)
+    allowed = 2 * common.error(peer.loss, truth.loss) + 16 * ulp.loss.item()
+    assert common.error(result.loss.cpu(), truth.loss) <= allowed
+    scale = truth.grad_z.abs().max().item()
+    allowed = (8 * torch.finfo(dtype).eps + 1e-5) * scale + 64 * ulp.grad_z.item()
+    assert common.error(result.grad_z.cpu(), truth.grad_z) <= allowed
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_fastest_plans_are_right_and_taken() -> None:
+    from ssgear.kernels.dispatch import choose
+    from ssgear.kernels.nt_xent_triton_check import self_test
+
+    for dtype in DTYPES:
+        assert self_test("cuda", dtype) is None
+        assert choose("auto", torch.ones(2, 2, dtype=dtype, device="cuda")) == "triton"
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_repeats_the_loss_and_its_gradient() -> None:
+    z = Case(rows=514, width=128).make(torch.bfloat16, "cuda")[0].requires_grad_()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        (right,) = torch.autograd.grad(nt_xent(z, impl="triton"), z)
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        (grad,) = torch.autograd.grad(nt_xent(z, impl="triton"), z)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(grad, right)

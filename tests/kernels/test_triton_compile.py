@@ -15,6 +15,8 @@ pytest.importorskip("triton")
 
 from ssgear.kernels import nt_xent_triton_gradient as gradient_kernels
 from ssgear.kernels import nt_xent_triton_kernels as kernels
+from ssgear.kernels import nt_xent_triton_panels as panel_kernels
+from ssgear.kernels import nt_xent_triton_rows as row_kernels
 from ssgear.kernels.nt_xent_triton_table import (
     ROW_BUCKETS,
     Chip,
@@ -112,10 +114,10 @@ def check_panels(
 ) -> None:
     assert not is_fused(dtype, width)
     plan, padded = plan_of(dtype, width, MANY, capability, bounded, has_ids), padded_width(width)
-    panel = gradient_kernels.weight_panel
+    panel = panel_kernels.weight_panel
     flags = {"BOUNDED": bounded, "HAS_IDS": has_ids}
     check(compiled(panel, plan.gradient, dtype, capability, WIDTH=padded, **flags), capability)
-    product = gradient_kernels.panel_product
+    product = panel_kernels.panel_product
     constants = {"WIDTH": padded, "BLOCK_D": plan.product.columns}
     check(compiled(product, plan.product, dtype, capability, **constants), capability)
 
@@ -166,10 +168,13 @@ def test_what_multiplies_nothing() -> None:
     tiles = Tiles(rows=128, columns=128, depth=64, num_warps=4)
     flags = {"SYMMETRIC": True, "RUNNING": False, "HAS_IDS": False, "NORMALIZE": True}
     for kernel, constants in (
-        (kernels.prepare_rows, {"WIDTH": 128, "BLOCK_M": 32, "BLOCK_D": 128, "column_stride": 1}),
+        (
+            row_kernels.prepare_rows,
+            {"WIDTH": 128, "BLOCK_M": 32, "BLOCK_D": 128, "column_stride": 1},
+        ),
         (kernels.finish_rows, {}),
-        (kernels.add_up, {"BLOCK": 1024}),
-        (gradient_kernels.finish_gradient, {"WIDTH": 512, "BLOCK_D": 64}),
+        (row_kernels.add_up, {"BLOCK": 1024}),
+        (panel_kernels.finish_gradient, {"WIDTH": 512, "BLOCK_D": 64}),
     ):
         code = compiled(kernel, tiles, BF16, 90, **{**flags, **constants})
         check(code, 90, product=False)

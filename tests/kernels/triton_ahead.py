@@ -18,7 +18,6 @@ TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 IN_ROWS_TYPE = {"z_MD", "w_MD", "g_PQ", "grad_RD"}
 FLOAT64 = {"total_M", "terms_T", "slopes_T", "parts_T"}
 INT32 = {"class_M", "others_M"}
-NOT_MULTIPLES_OF_16 = {"own", "half", "first", "num_tiles", "chunk", "first_program", "program"}
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,11 @@ def compile_ahead(
 ) -> Compiled:
     """Compile for a chip; pointers are aligned as PyTorch aligns them."""
     signature = signature_of(kernel, constants, dtype)
+    unknown = {parameter.name for parameter in kernel.params if parameter.do_not_specialize}
     aligned = {
         (place,): [["tt.divisibility", 16]]
         for place, (name, kind) in enumerate(signature.items())
-        if kind.startswith("*") or (kind == "i32" and name not in NOT_MULTIPLES_OF_16)
+        if kind.startswith("*") or (kind == "i32" and name not in unknown)
     }
     source = ASTSource(kernel, signature, constants, aligned)
     options: dict[str, Any] = {
