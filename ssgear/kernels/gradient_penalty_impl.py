@@ -7,9 +7,6 @@ on a CPU, and the reference where neither can.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import os
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
@@ -17,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError, did_you_mean
-from ssgear.kernels import native
+from ssgear.kernels import native, triton_here
 
 Implementation = Literal["auto", "reference", "cpp", "triton"]
 
@@ -93,25 +90,15 @@ def obstacle(impl: str, images: Tensor) -> str:
             return f"it takes float32, bfloat16 and float64 on cpu, and got {where}"
         return "" if native.available() else native.reason()
     if impl == "triton":
-        if images.dtype not in TRITON_TYPES or not (images.is_cuda or _interpreting()):
-            return f"it takes floating-point numbers on a GPU, and got {where}"
-        return "" if _is_installed("triton") else "the package triton is not installed"
+        if images.dtype not in TRITON_TYPES:
+            return f"it takes floating-point numbers, and got {where}"
+        return triton_here.why_not(images.device)
     return ""
-
-
-@functools.cache
-def _is_installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
 
 
 def is_transformed(images: Tensor) -> bool:
     """Return whether torch.func is at work on a tensor: an autograd.Function is not for it."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(images))
-
-
-def _interpreting() -> bool:
-    """Return whether Triton runs its kernels in Python, on a CPU too; for tests."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def dense(images: Tensor) -> Tensor:
