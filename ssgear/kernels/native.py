@@ -12,22 +12,35 @@ with: C++ interfaces differ between versions of torch, and a library of another 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 FOLDER = Path(__file__).parents[1]
 PREFIX = "_native-torch-"
 MEND = "install ssgear again, with --no-build-isolation, where torch and a C++ compiler are"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def constant_in_graphs(function: Function) -> Function:
+    """Let torch.compile call a function while it traces and keep the answer.
+
+    What torch.compiler.assume_constant_result does; but that imports the compiler, for a second.
+    """
+    vars(function)["_dynamo_marked_constant"] = True
+    return function
+
+
+@constant_in_graphs
 def available() -> bool:
     """Return whether the operators can be called."""
     return not reason()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_in_graphs
 def reason() -> str:
     """Return why the operators cannot be called and what would change it; "" if they can."""
     return _load(FOLDER, str(torch.__version__))

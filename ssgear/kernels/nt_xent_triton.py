@@ -88,7 +88,7 @@ def nt_xent_triton_forward(
         plan = plan_for(z_RD, setting, ids_R is not None)
         if plan is None:
             outputs = nt_xent_forward(
-                z_RD, tau, ids_R, normalize, False, group_name, world_size, rank
+                z_RD, tau, ids_R, normalize, False, group_name, world_size, rank, "torch"
             )
             return outputs[0], *_from_lse(outputs[1]), *classes, kept_MD
         rows = launch.prepare(z_MD, setting)
@@ -154,7 +154,7 @@ def nt_xent_triton_backward(
             ids_M = class_M.long() if has_ids else None
             lse_M = _to_lse(maximum_M, weight_M)
             gradients: tuple[Tensor, Tensor] = nt_xent_backward(
-                grad, z_RD, tau, ids_M, lse_M, u_MD, normalize, False, world_size, rank
+                grad, z_RD, tau, ids_M, lse_M, u_MD, normalize, False, world_size, rank, "torch"
             )
             return gradients
         rows = launch.prepare(z_RD if z_MD is None else z_MD, setting)

@@ -12,7 +12,10 @@ import os
 
 import torch
 
+from ssgear.kernels.native import constant_in_graphs
 
+
+@constant_in_graphs
 def why_not(device: torch.device) -> str:
     """Return why Triton's kernels cannot work on a device, "" if they can."""
     if not _is_installed():
@@ -25,10 +28,6 @@ def why_not(device: torch.device) -> str:
         return ""
     interpreter = " (on a CPU only in Triton's interpreter, TRITON_INTERPRET=1)"
     return f"it is for NVIDIA GPUs, and got {device}{interpreter * (device.type == 'cpu')}"
-
-
-# what torch.compiler.assume_constant_result says, without importing the compiler here
-vars(why_not)["_dynamo_marked_constant"] = True
 
 
 @functools.cache

@@ -382,7 +382,7 @@ def test_unequal_ranks_are_named(what: str, ranks: Ranks) -> None:
 
 
 def test_without_the_interpreter_a_cpu_is_refused() -> None:
-    with pytest.raises(ArgumentError, match=r"TRITON_INTERPRET=1.*use auto or one of streaming"):
+    with pytest.raises(ArgumentError, match=r"TRITON_INTERPRET=1.*use auto or .*streaming"):
         nt_xent(torch.ones(4, 3), impl="triton")
     with pytest.raises(ArgumentError, match=r"takes bfloat16, float16 and float32.*float64"):
         nt_xent(torch.ones(4, 3).double(), impl="triton")
