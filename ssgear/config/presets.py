@@ -33,10 +33,10 @@ def quick() -> Settings:
         "optim.lr": 4e-3,
         "optim.weight_decay": 1e-4,
         "optim.batch_size": 64,
-        "optim.epochs": 44,
+        "optim.epochs": 40,
         "optim.warmup_epochs": 2.0,
         "log.every": 20,
-        "eval.every": 11,
+        "eval.every": 10,
     }
 
 
