@@ -198,10 +198,10 @@ class Case:
     """Whether images and gradients lie in memory with channels last."""
 
     def make(
-        self, dtype: torch.dtype, device: str = "cpu"
+        self, dtype: torch.dtype, device: str = "cpu", seed: int = 0
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return real, fake, eps and a gradient, the same ones every time; eps has 0 and 1."""
-        generator = torch.Generator().manual_seed(sum(self.shape))
+        """Return real, fake, eps and a gradient, functions of the seed; eps has 0 and 1."""
+        generator = torch.Generator().manual_seed(seed + sum(self.shape))
         real, fake, grad = torch.randn(3, *self.shape, generator=generator).to(device, dtype)
         eps = torch.rand(self.shape[0], generator=generator)
         eps[1::4], eps[2::4] = 0.0, 1.0

@@ -217,9 +217,11 @@ class Case:
     normalize: bool = True
     """Whether rows are brought to length 1."""
 
-    def make(self, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, Tensor | None]:
-        """Return z and ids, the same ones every time; rows with equal ids lie near each other."""
-        generator = torch.Generator().manual_seed(1000 * self.rows + self.width)
+    def make(
+        self, dtype: torch.dtype, device: str = "cpu", seed: int = 0
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return z and ids, functions of the seed; rows with equal ids lie near each other."""
+        generator = torch.Generator().manual_seed(seed + 1000 * self.rows + self.width)
         row_M = torch.arange(self.rows)
         ids_M = row_M % (self.rows // (3 if self.ids == "views" else 2))
         if self.ids == "ragged":  # k (k + 1) / 2 rows come before class k

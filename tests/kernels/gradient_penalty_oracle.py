@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, fields
 
@@ -19,6 +20,8 @@ CPP = pytest.param(
 )
 HERE = ["reference", CPP]
 """Implementations that work on this machine, in this process."""
+SEED = int(os.environ["SSGEAR_TEST_SEED"])
+"""Inputs are new in every run of the tests (tests/conftest.py)."""
 UPSTREAM = 10.0
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 SMALL = tuple(case for case in CASES if case.shape[0] < 64)
@@ -47,7 +50,7 @@ def direction(case: Case, grad: Tensor) -> Tensor:
 
 def ours(case: Case, dtype: torch.dtype, impl: Implementation, device: str = "cpu") -> Result:
     """Return what an implementation gives."""
-    real, fake, eps, grad = case.make(dtype, device)
+    real, fake, eps, grad = case.make(dtype, device, SEED)
     grad.requires_grad_()
     value = sample_norm_penalty(grad, case.target, impl=impl)
     upstream = torch.full_like(value, UPSTREAM, requires_grad=True)
@@ -60,8 +63,8 @@ def ours(case: Case, dtype: torch.dtype, impl: Implementation, device: str = "cp
 
 def oracle(case: Case, dtype: torch.dtype) -> tuple[Result, Result]:
     """Return the results, and the sums of the sizes of their terms."""
-    real, fake, eps, grad = (part.double() for part in case.make(dtype))
-    v, num_samples = direction(case, case.make(dtype)[3]).double(), len(grad)
+    real, fake, eps, grad = (part.double() for part in case.make(dtype, seed=SEED))
+    v, num_samples = direction(case, case.make(dtype, seed=SEED)[3]).double(), len(grad)
 
     def per_sample(values: Tensor) -> Tensor:
         return values.view(-1, *(1,) * (grad.ndim - 1))

@@ -41,7 +41,7 @@ def result_of(z: Tensor, tau: float | Tensor, **options: Any) -> Result:
 
 
 def case_on_rank(case: Case, dtype: torch.dtype) -> Result:
-    z, ids = case.make(dtype)
+    z, ids = common.fresh(case, dtype)
     return result_of(z, case.temperature, ids=ids, normalize=case.normalize)
 
 
@@ -211,7 +211,7 @@ def dense_half(z: Tensor, tau: float, ids: Tensor | None, normalize: bool) -> Re
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", SMALL_CASES, ids=str)
 def test_value_and_gradients(case: Case, dtype: torch.dtype, alone: Callable[..., Any]) -> None:
-    z, ids = case.make(dtype)
+    z, ids = common.fresh(case, dtype)
     truth, peer = common.expected(case, dtype)
     result = alone(case_on_rank, case, dtype)
     ulp = common.rounding(case, z)
@@ -223,6 +223,9 @@ def test_value_and_gradients(case: Case, dtype: torch.dtype, alone: Callable[...
         allowed = 2 * peers + 4 * getattr(ulp, what).item()
         if like is half:  # one rounding of the largest weights, which may all be equal
             allowed += torch.finfo(dtype).eps / EPS / 2 * ulp.grad_z.item()
+        elif what == "grad_z":  # one rounding more of the exponent than in the dense form
+            largest_t = ulp.loss.item() / EPS / math.log(2)
+            allowed += EPS / 2 * largest_t * right.abs().max().item()
         assert mine <= allowed, f"{what}: error {mine:.2e}, dense expression {peers:.2e}"
 
 
@@ -397,7 +400,7 @@ def test_the_losses_do_not_import_triton() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", [*CASES, *WIDE], ids=str)
 def test_on_a_gpu(case: Case, dtype: torch.dtype) -> None:
-    z, ids = case.make(dtype, "cuda")
+    z, ids = common.fresh(case, dtype, "cuda")
     result = result_of(z, case.temperature, ids=ids, normalize=case.normalize)
     truth, peer = common.expected(case, dtype)
     ulp = common.rounding(case, z)
