@@ -33,7 +33,7 @@ def quick() -> Settings:
         "optim.lr": 4e-3,
         "optim.weight_decay": 1e-4,
         "optim.batch_size": 64,
-        "optim.epochs": 40,
+        "optim.epochs": 38,
         "optim.warmup_epochs": 2.0,
         "log.every": 20,
         "eval.every": 10,
