@@ -59,7 +59,8 @@ def nt_xent(
             the model (DDP, DeepSpeed) takes the *mean* over ranks. The mean of the returned values
             over ranks is the global loss.
         impl: reference, streaming, cpp (on a CPU, where it was built), triton (on a GPU from
-            compute capability 8.0 on), or auto, the fastest that can work on z.
+            compute capability 8.0 on), or auto, the fastest that can work on z. Only reference can
+            be differentiated twice.
     """
     z_RD = _stacked(z, more_views, ids)
     world_size = _world_size(group)
