@@ -25,7 +25,7 @@ FORGET_HALVES = for folder in $(VENV)/lib/python3*/site-packages/*.dist-info; do
 
 # a .venv whose interpreter is gone (moved, upgraded) is set up again
 ifneq ($(wildcard $(VENV)),)
-$(shell test -x $(PY) || rm -f $(VENV)/.python $(VENV)/.core $(VENV)/.dev)
+$(shell test -x $(PY) || rm -f $(VENV)/.python $(VENV)/.core $(VENV)/.bench $(VENV)/.dev)
 endif
 
 help: ## show this list
@@ -47,15 +47,15 @@ lint: $(VENV)/.dev ## ruff: rules and format
 types: $(VENV)/.dev ## mypy --strict over ssgear/
 	@$(PY) -m mypy --strict ssgear
 
-bench: $(VENV)/.core ## time the kernels (ARGS goes to the benchmark)
+bench: $(VENV)/.bench ## check and time the kernels (ARGS goes to the benchmark)
 	@$(PY) -m benchmarks.kernels $(ARGS)
 
 clean: ## remove caches and build output
 	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	@find ssgear tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-distclean: clean ## remove .venv too; runs/ stays
-	@rm -rf $(VENV)
+distclean: clean ## remove .venv and the built library too; runs/ stays
+	@rm -rf $(VENV) ssgear/_native-torch-*.so
 
 $(VENV)/.python:
 	@command -v "$(PYTHON)" >/dev/null \
@@ -67,12 +67,18 @@ $(VENV)/.python:
 	@"$(PYTHON)" -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.core: $(VENV)/.python pyproject.toml setup.py $(wildcard $(CONSTRAINTS))
+$(VENV)/.core: $(VENV)/.python pyproject.toml setup.py $(wildcard csrc/*) $(wildcard $(CONSTRAINTS))
 	@$(FORGET_HALVES)
 	@echo "Setting up $(VENV), 1 of 2: torch (a few GB, once)"
 	@$(INSTALL) torch torchvision setuptools wheel || $(call FAILED,torch)
 	@echo "Setting up $(VENV), 2 of 2: ssgear and what it needs"
 	@$(INSTALL) --no-build-isolation --editable . || $(call FAILED,ssgear)
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.core
+	@$(FORGET_HALVES)
+	@echo "Setting up $(VENV): what the benchmarks compare with"
+	@$(INSTALL) --no-build-isolation --editable '.[bench]' || $(call FAILED,the benchmarks' peers)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core

@@ -1,165 +1,144 @@
-"""Time the kernels: `make bench`, or `python -m benchmarks.kernels [--json FILE] [--threads N]`.
+"""Check and time the kernels: `make bench`, or `python -m benchmarks.kernels [--json FILE]`.
 
-Every form is first held to a float64 result; where one fails, nothing is timed. Ours and the peers
-take turns, and the fastest of the rounds counts. The limit is the time that the multiply-adds alone
-take at the rate of a plain matrix product, measured between the rounds.
+Every form is first held to a float64 result; where one is wrong, nothing is timed. The table gives
+forward, backward and both, the memory at the peak, and what share of the machine's own limit ours
+reaches: the time that the unavoidable products, exponentials or bytes alone would take.
+`pytest benchmarks --benchmark-only` walks the same inputs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from ssgear.kernels.nt_xent import CASES, Case, nt_xent
+from benchmarks import machine
+from benchmarks.gradient_penalty import check_gradient_penalty, gradient_penalty_workloads
+from benchmarks.machine import Cost, Rates
+from benchmarks.timing import Timing, compare
+from benchmarks.workloads import Workload, WrongResultError, check_nt_xent, nt_xent_workloads
 
-ROUNDS = 7
-Loss = Callable[[Tensor], Tensor]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+KERNELS = ("nt_xent", "gradient_penalty")
+ROWS = {"cpu": [512, 2048, 8192], "cuda": [4096, 16384, 65536]}
+WIDTHS = {"cpu": [128], "cuda": [64, 128, 256, 512]}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table."""
+    """One implementation on one input."""
 
-    what: str
+    kernel: str
     size: str
-    ours_ms: float
-    peer: str
-    peer_ms: float
+    dtype: str
+    contender: str
+    timing: Timing
     ratio: float
-    gflop: float
+    """Time of this one over the time of ours, forward and backward."""
+    cost: Cost
+    limit_ms: float
     percent_of_limit: float
 
 
-def eager_nt_xent(z_MD: Tensor, tau: float) -> Tensor:
-    """Return the loss as most code bases write it: a product, a mask, cross-entropy."""
-    num_rows = z_MD.shape[0]
-    z_MD = torch.nn.functional.normalize(z_MD, dim=1)
-    itself = torch.eye(num_rows, dtype=torch.bool, device=z_MD.device)
-    logits = (z_MD @ z_MD.T / tau).masked_fill(itself, -torch.inf)
-    target = torch.arange(num_rows, device=z_MD.device).roll(num_rows // 2)
-    return torch.nn.functional.cross_entropy(logits, target)
-
-
-def gradient(loss: Loss, z: Tensor) -> Tensor:
-    leaf = z.detach().requires_grad_()
-    return torch.autograd.grad(loss(leaf), leaf)[0]
-
-
-def check_cases(device: str) -> None:
-    """Hold the streaming form to the reference in float64, on the shapes that the tests walk."""
-    for case in CASES:
-        z, ids = case.make(torch.float32, device)
-
-        def loss(leaf: Tensor, impl: str, case: Case = case, ids: Tensor | None = ids) -> Tensor:
-            options = {"temperature": case.temperature, "normalize": case.normalize}
-            return nt_xent(leaf, ids=ids, impl=impl, **options)  # type: ignore[arg-type]
-
-        ours = gradient(lambda leaf: loss(leaf, "streaming"), z).double()
-        right = gradient(lambda leaf: loss(leaf, "reference"), z.double())
-        rounding = 1e-6 / (case.rows * case.temperature * z.double().norm(dim=1).min().item())
-        require(f"{case}", ours, right, 1e-4 * right.abs().max().item() + 8 * rounding)
-
-
-def require(what: str, ours: Tensor, right: Tensor, allowed: float) -> None:
-    error = (ours - right).abs().max().item()
-    if not error <= allowed:
-        sys.exit(
-            f"benchmark: {what} is off by {error:.1e}, allowed {allowed:.1e}; nothing was timed"
-        )
-
-
-def milliseconds(call: Callable[[], object], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return 1000 * (time.perf_counter() - start)
-
-
-def fastest(calls: dict[str, Callable[[], object]], device: str) -> dict[str, float]:
-    """Return the fastest of some rounds of each; they take turns and meet the same weather."""
-    for call in calls.values():
-        call()
-    rounds = [
-        {name: milliseconds(call, device) for name, call in calls.items()} for _ in range(ROUNDS)
-    ]
-    return {name: min(times[name] for times in rounds) for name in calls}
-
-
-def time_nt_xent(num_rows: int, width: int, tau: float, device: str) -> list[Row]:
-    """Time forward and backward against eager PyTorch and torch.compile."""
-    z, _ = Case(rows=num_rows, width=width, temperature=tau).make(torch.float32, device)
-    losses: dict[str, Loss] = {
-        "ours": lambda leaf: nt_xent(leaf, temperature=tau),
-        "eager": lambda leaf: eager_nt_xent(leaf, tau),
-    }
-    compiled = torch.compile(eager_nt_xent, dynamic=False)
-    try:
-        gradient(lambda leaf: compiled(leaf, tau), z)
-        losses["torch.compile"] = lambda leaf: compiled(leaf, tau)
-    except Exception as error:  # no compiler on this machine: one peer less
-        print(f"torch.compile does not work here: {str(error).splitlines()[0]}", file=sys.stderr)
-    right = gradient(losses["eager"], z)
-    require(f"2N={num_rows}", gradient(losses["ours"], z), right, 1e-4 * right.abs().max().item())
-    side = min(num_rows, 2048)
-    product = torch.empty(side, side, device=device)
-    calls: dict[str, Callable[[], object]] = {
-        name: lambda loss=loss: gradient(loss, z)  # type: ignore[misc]
-        for name, loss in losses.items()
-    }
-    calls["product"] = lambda: torch.mm(z[:side], z[:side].T, out=product)
-    times = fastest(calls, device)
-    flop_per_ms = 2 * side * side * width / times.pop("product")
-    flop = 4 * num_rows * num_rows * width  # half of s twice, and G z
-    ours = times.pop("ours")
-    percent = 100 * flop / flop_per_ms / ours
-    size = f"2N={num_rows} D={width} tau={tau:g}"
+def measure(workload: Workload, rates: Rates, device: str) -> list[Row]:
+    """Check, then time all contenders of a workload."""
+    workload.check()
+    timings = compare(workload.contenders, workload.inputs, device)
+    own = replace(rates, bytes=machine.copy_rate(workload.inputs[0].nbytes, device))
+    limit = own.milliseconds(workload.cost)
     return [
-        Row("nt_xent", size, ours, peer, peer_ms, peer_ms / ours, flop / 1e9, percent)
-        for peer, peer_ms in times.items()
+        Row(
+            kernel=workload.kernel,
+            size=workload.size,
+            dtype=str(workload.dtype).removeprefix("torch."),
+            contender=name,
+            timing=timing,
+            ratio=timing.both_ms / timings[workload.ours].both_ms,
+            cost=workload.cost,
+            limit_ms=limit,
+            percent_of_limit=100 * limit / timing.both_ms,
+        )
+        for name, timing in timings.items()
     ]
 
 
 def show(rows: list[Row]) -> None:
-    """Print one table."""
-    header = f"{'what':8} {'size':26} {'ours ms':>9} {'peer':14} {'peer ms':>9} {'ratio':>6}"
-    print(f"{header} {'GFLOP':>8} {'% of limit':>10}")
+    """Print the lines of one workload."""
+    first = rows[0]
+    cost = first.cost
+    print(
+        f"\n{first.kernel} {first.size} {first.dtype}: {cost.flop / 1e9:.3g} GFLOP, "
+        f"{cost.exps / 1e6:.3g} M exp, {cost.bytes / 1e6:.3g} MB; limit {first.limit_ms:.3g} ms"
+    )
+    heads = ("forward ms", "backward ms", "both ms", "of limit", "peak MB", "over ours")
+    print(f"  {'':14}" + "".join(f"{head:>13}" for head in heads))
     for row in rows:
-        line = f"{row.what:8} {row.size:26} {row.ours_ms:9.2f} {row.peer:14} {row.peer_ms:9.2f}"
-        print(f"{line} {row.ratio:6.2f} {row.gflop:8.2f} {row.percent_of_limit:10.0f}")
+        times = (row.timing.forward_ms, row.timing.backward_ms, row.timing.both_ms)
+        cells = [f"{each:.3f}" for each in times]
+        cells += [f"{row.percent_of_limit:.0f} %", f"{row.timing.peak_mb:.0f}", f"{row.ratio:.2f}x"]
+        print(f"  {row.contender:14}" + "".join(f"{cell:>13}" for cell in cells), flush=True)
 
 
-def main() -> None:
-    """Check, time, print."""
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description="Check and time the kernels.")
-    parser.add_argument("--json", type=Path, help="write the table there as JSON")
+    parser.add_argument("--json", type=Path, help="write the results there")
+    parser.add_argument("--plot", type=Path, help="draw time and memory of NT-Xent there (SVG)")
     parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's own number by default")
-    parser.add_argument("--rows", type=int, nargs="+", default=[512, 2048, 8192], help="2N")
-    options = parser.parse_args()
+    parser.add_argument("--kernels", choices=KERNELS, nargs="+", default=list(KERNELS))
+    parser.add_argument("--rows", type=int, nargs="+", help="2N of NT-Xent")
+    parser.add_argument("--widths", type=int, nargs="+", help="D of NT-Xent")
+    parser.add_argument("--dtypes", choices=DTYPES, nargs="+", default=["float32", "bfloat16"])
+    return parser.parse_args()
+
+
+def workloads(device: str, options: argparse.Namespace) -> Iterator[Workload]:
+    """Yield what was asked for; a kernel's `CASES` are checked before its first workload."""
+    if "nt_xent" in options.kernels:
+        print(f"{check_nt_xent(device)} results of nt_xent agree with float64")
+        dtypes = [DTYPES[name] for name in options.dtypes]
+        rows, widths = options.rows or ROWS[device], options.widths or WIDTHS[device]
+        yield from nt_xent_workloads(device, rows, widths, dtypes)
+    if "gradient_penalty" in options.kernels:
+        found = check_gradient_penalty(device)
+        print(f"\n{found} results of gradient_penalty agree with float64")
+        yield from gradient_penalty_workloads(device)
+
+
+def main() -> int:
+    """Check, time, print, keep."""
+    options = arguments()
     if options.threads:
         torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    check_cases(device)
-    rows = [row for num_rows in options.rows for row in time_nt_xent(num_rows, 128, 0.1, device)]
-    show(rows)
+    rows: list[Row] = []
+    used = {"float32", *options.dtypes}
+    rates = {name: machine.measure_rates(device, DTYPES[name]) for name in used}
+    try:
+        for workload in workloads(device, options):
+            name = str(workload.dtype).removeprefix("torch.")
+            rows += (lines := measure(workload, rates[name], device))
+            show(lines)
+    except WrongResultError as error:
+        print(f"benchmark: {error}; nothing more is timed", file=sys.stderr)
+        return 1
+    about = {
+        **machine.describe(device), "rates_per_ms": {k: asdict(v) for k, v in rates.items()},
+    }  # fmt: skip
     if options.json:
-        machine = torch.cuda.get_device_name() if device == "cuda" else platform.processor()
-        about = {"torch": torch.__version__, "device": device, "machine": machine}
-        about["threads"] = str(torch.get_num_threads())
         table = {**about, "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(table, indent=1) + "\n")
+        options.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    if options.plot and "nt_xent" in options.kernels:
+        from benchmarks.plot import plot_nt_xent
+
+        plot_nt_xent(rows, about, options.plot)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

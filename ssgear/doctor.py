@@ -164,23 +164,27 @@ def disk() -> Findings:
 
 
 def kernels() -> Findings:
-    """Every implementation of the loss on every device, held to the reference on a small case."""
+    """Every implementation of the loss that a device can run, held to the reference."""
     import torch
 
-    from ssgear.kernels.nt_xent import Implementation
+    from ssgear.kernels.dispatch import FASTEST_FIRST, choose, why_not
 
-    names = [name for name in typing.get_args(Implementation) if name != "auto"]
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        place = torch.device(device)
+        reasons = {name: why_not(name, place, torch.float32) for name in FASTEST_FIRST}
+        names = [name for name, reason in reasons.items() if not reason]
+        absent = reasons["cpp"] if device == "cpu" else reasons["triton"]
         errors = {name: _kernel_error(name, device) for name in names}
         wrong = {name: error for name, error in errors.items() if error is not None}
         where = "" if device == "cpu" else " on GPU"
-        good = ", ".join(f"{name} works" for name in names if name not in wrong)
+        auto = choose("auto", torch.empty(2, 1, device=device))
+        works = [f"{name} works{' (auto)' * (name == auto)}" for name in names if name not in wrong]
         bad = ", ".join(f"{name} does not ({error})" for name, error in wrong.items())
         yield Finding(
             what=f"nt_xent{where}",
-            found="; ".join(part for part in (good, bad) if part),
-            state="broken" if wrong else "ok",
-            mend="please report this" if wrong else "",
+            found="; ".join(part for part in (", ".join(works), bad) if part),
+            state="broken" if wrong else "note" if absent else "ok",
+            mend="please report this" if wrong else absent,
         )
 
 

@@ -36,6 +36,19 @@ class MissingDependencyError(SsgearError):
     """An optional package is needed and not installed."""
 
 
+class StorageError(SsgearError):
+    """The disk is full, read-only, or cannot be written for another reason of its own."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked this process to end: outside the training loop, or for a second time in it."""
+
+    def __init__(self, number: int) -> None:
+        """Remember the signal; the exit status is the shell's for it."""
+        super().__init__()
+        self.number = number
+
+
 class TrainingError(SsgearError):
     """A run that cannot go on: a loss that is not finite, a rank that is gone."""
 

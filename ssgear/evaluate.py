@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,13 +33,19 @@ class Evaluation:
     protocol: tuple[str, ...] = ("linear", "knn")
     """linear, linear-sgd, knn, health: one or several."""
     output: Path | None = None
-    """File of the figures; by default evaluation-SOURCE.json in the run's directory."""
+    """File of the figures; by default evaluation-SOURCE.json in the run's directory, with the
+    name of --data.path and the number of images where they were given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where a GPU is there."""
     max_images: int | None = None
     """Images of each split, evenly spread; by default all."""
     data: DataConfig = field(default_factory=DataConfig)
     """Images; by default those of the run."""
+
+    def __post_init__(self) -> None:
+        """Refuse a number of images that can be no number of rows to compare."""
+        if self.max_images is not None and self.max_images < 2:
+            raise ConfigError(f"--max-images: {self.max_images} is not possible; use at least 2")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if words[0].startswith("-"):
             raise ConfigError(f"{words[0]}: the run comes first: {USAGE} [OPTIONS]")
-        return evaluate(Path(words[0]), parse(Path(words[0]), words[1:]))
+        run = Path(words[0]).expanduser()
+        return evaluate(run, parse(run, words[1:]))
     except SsgearError as error:
         print(f"ssgear: {error}", file=sys.stderr)
         return error.exit_status
@@ -60,12 +68,17 @@ def parse(run: Path, words: Sequence[str]) -> Evaluation:
     """Read the options; images that the command line does not name are the run's own."""
     given, help_wanted = arguments.read(words)
     given = arguments.check(given, options_of(Evaluation))
-    settings = (run if run.is_dir() else run.parent) / "config.json"
-    data = cli.load_file(settings).data if settings.is_file() else DataConfig()
+    data = own_images(run)
     if {"data.source", "data.path"} & {each.key for each in given}:
         data = DataConfig(size=data.size, workers=data.workers)
     words = ["--help"] if help_wanted else arguments.words_for_tyro(given)
     return _parse(words, Evaluation(data=data))
+
+
+def own_images(run: Path) -> DataConfig:
+    """Return the images of a run, or the embedded ones where its settings are not there."""
+    settings = (run if run.is_dir() else run.parent) / "config.json"
+    return cli.load_file(settings).data if settings.is_file() else DataConfig()
 
 
 def _parse(words: Sequence[str], default: Evaluation) -> Evaluation:
@@ -96,6 +109,7 @@ def evaluate(run: Path, asked: Evaluation) -> int:
     from ssgear.storage.atomic import write_json
 
     chosen = [protocols.find(name) for name in asked.protocol]
+    path = figures_path(run, asked)
     if asked.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device: cuda was asked for, and PyTorch finds no GPU here; use cpu")
     cuda = asked.device != "cpu" and torch.cuda.is_available()
@@ -107,11 +121,34 @@ def evaluate(run: Path, asked: Evaluation) -> int:
     for protocol in chosen:
         figures |= protocol(subject)
     _show(figures, facts)
-    folder = run if run.is_dir() else run.parent
-    path = asked.output or folder / f"evaluation-{facts['source']}.json"
-    write_json(path, {**figures, **facts, "protocols": list(asked.protocol)})
+    path = path or figures_name(run, asked, facts["source"])
+    if path.exists():
+        print(f"ssgear: {path} is replaced", file=sys.stderr)
+    asked_for = {"protocols": list(asked.protocol), "max_images": asked.max_images}
+    write_json(path, {**figures, **facts, **asked_for, "path": asked.data.path})
     print(path)
     return 0
+
+
+def figures_path(run: Path, asked: Evaluation) -> Path | None:
+    """Return --output where it was given, once it is sure that it can be written."""
+    if asked.output is None:
+        return None
+    folder = asked.output.parent
+    if asked.output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        wrong = "is a directory" if asked.output.is_dir() else f"{folder} cannot be written"
+        raise ConfigError(f"--output: {asked.output}: {wrong}; name a file in a directory of yours")
+    return asked.output
+
+
+def figures_name(run: Path, asked: Evaluation, source: str) -> Path:
+    """Return a name that says which images: other images never replace the run's own figures."""
+    parts = ["evaluation", source]
+    if asked.data.path is not None and asked.data.path != own_images(run).path:
+        parts.append(asked.data.path.resolve().stem)
+    if asked.max_images is not None:
+        parts.append(f"{asked.max_images}-images")
+    return (run if run.is_dir() else run.parent) / f"{'-'.join(parts)}.json"
 
 
 def load_data(asked: Evaluation, size: int) -> tuple[EvalData, dict[str, Any]]:

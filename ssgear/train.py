@@ -6,32 +6,71 @@ error and exit status 2; a run that a signal stopped was saved and says how to c
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from ssgear.config import cli
-from ssgear.errors import SsgearError
+from ssgear.config.schema import Config
+from ssgear.errors import Interrupted, SsgearError, StorageError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What the system answers where nothing more can be written."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    with ending_on_signals():
+        try:
+            launch = cli.parse(list(sys.argv[1:] if argv is None else argv))
+            if launch.dry_run:
+                print(cli.to_json(resolved(launch)))
+                return 0
+            return train(launch)
+        except SsgearError as error:
+            print(f"ssgear: {error}", file=sys.stderr)
+            return error.exit_status
+        except KeyboardInterrupt as interrupt:
+            print("ssgear: interrupted before the first step", file=sys.stderr)
+            return 128 + int(getattr(interrupt, "number", signal.SIGINT))
+
+
+@contextlib.contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM raise `Interrupted` where the trainer does not listen itself."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only there can signals be listened to
+        return
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        launch = cli.parse(list(sys.argv[1:] if argv is None else argv))
-        if launch.dry_run:
-            print(cli.to_json(launch.config))
-            return 0
-        return train(launch)
-    except SsgearError as error:
-        print(f"ssgear: {error}", file=sys.stderr)
-        return error.exit_status
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def resolved(launch: cli.Launch) -> Config:
+    """Return the settings as the run would have them; names and ds.json are checked, not paths."""
+    from ssgear.engine.setup import resolve
+
+    return resolve(launch)
 
 
 def train(launch: cli.Launch) -> int:
     """Train, evaluate and report; the heavy imports happen here."""
     from ssgear import distributed, watch
     from ssgear.engine.setup import prepare
-    from ssgear.engine.trainer import Trainer
+    from ssgear.engine.trainer import Stopped, Trainer
 
+    run = None
     try:
         run = prepare(launch)
         readings = watch.Readings()
@@ -42,6 +81,21 @@ def train(launch: cli.Launch) -> int:
         if run.world.is_main:
             print(run.results["report"])
         return 0
+    except KeyboardInterrupt as interrupt:
+        if run is None:
+            raise
+        raise Stopped(
+            "interrupted; nothing half-written was left; finish it with: python -m ssgear.train "
+            f"--resume {run.directory}",
+            int(getattr(interrupt, "number", signal.SIGINT)),
+        ) from None
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        what = f" {error.filename}" if error.filename else ""
+        raise StorageError(
+            f"cannot write{what}: {error.strerror}; make room, then continue with --resume"
+        ) from None
     finally:
         distributed.shut_down()
 

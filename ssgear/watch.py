@@ -135,10 +135,11 @@ class Readings(Callback):
             "effective_rank": state.effective_rank,
             "collapsed": state.collapsed,
         }
-        run.log.write("eval", run.step, figures)
+        if not run.log.holds("eval", run.step):
+            run.log.write("eval", run.step, figures)
         knn = f"kNN {100 * figures['knn']:.1f} %, " if "knn" in figures else ""
         run.log.say(
-            f"epoch {run.epoch:.0f}: {knn}effective rank {state.effective_rank:.1f}, alignment "
+            f"epoch {run.epoch:.4g}: {knn}effective rank {state.effective_rank:.1f}, alignment "
             f"{state.alignment:.3f}, uniformity {state.uniformity:.3f}"
         )
         if state.collapsed:
@@ -216,12 +217,13 @@ class FinalFigures(Callback):
         if not run.config.eval.final:
             write_json(run.directory / "summary.json", self._facts(run))
             return
-        run.log.say(
-            "final figures: linear probe and kNN, against the untrained encoder and raw pixels"
-        )
         figures = self.readings.read(run)
         assert self.readings.splits is not None
         data = self.readings.splits.load()
+        if data.labelled:
+            run.log.say(
+                "final figures: linear probe and kNN, against the untrained encoder and raw pixels"
+            )
         untrained = build_encoder(run.config.model, run.plan.size, seed=run.config.seed)
         spec = run.plan.specs[0]
         summary = evaluate_encoder(

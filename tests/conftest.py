@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,15 @@ from pathlib import Path
 # before anything imports torch: tests share the cores with the ranks that they start
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+# parity tests of kernels draw fresh inputs in every run; ranks and interpreters inherit the seed
+os.environ.setdefault("SSGEAR_TEST_SEED", str(secrets.randbelow(2**31)))
 
 import pytest
+
+
+def pytest_report_header() -> str:
+    """Name the seed that repeats this run's inputs."""
+    return f"SSGEAR_TEST_SEED={os.environ['SSGEAR_TEST_SEED']}"
 
 
 @dataclass(frozen=True)

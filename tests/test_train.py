@@ -12,6 +12,7 @@ from PIL import Image
 
 from ssgear import load_encoder
 from ssgear.data.sources import open_source
+from ssgear.errors import ArgumentError
 from ssgear.evaluate import main as evaluate
 from ssgear.train import main as train
 
@@ -34,7 +35,7 @@ def test_a_run_leaves_what_the_design_names(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
         "config.json", "metrics.jsonl", "checkpoints", "encoder.safetensors", "encoder.json",
-        "summary.json", "report.html", "tensorboard",
+        "summary.json", "report.html", "tensorboard", ".lock",
     }  # fmt: skip
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["kind"] == "train"]
@@ -82,11 +83,55 @@ def test_evaluate_finds_the_figures_of_the_summary_again(
     options = ["--protocol", "linear", "knn", "health", "--max-images", "400"]
     assert evaluate([str(run), *options]) == 0
     path = Path(capsys.readouterr().out.splitlines()[-1])
-    assert path == run / "evaluation-mini.json"
+    assert path == run / "evaluation-mini-400-images.json"
     figures, summary = json.loads(path.read_text()), json.loads((run / "summary.json").read_text())
     assert figures["linear_probe"] == pytest.approx(summary["linear_probe"], abs=0.01)
     assert figures["knn"] == pytest.approx(summary["knn"], abs=0.01)
     assert figures["effective_rank"] == pytest.approx(summary["health"]["effective_rank"], rel=0.01)
+
+
+def test_figures_of_other_images_have_a_name_of_their_own(
+    run: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for _ in range(2):
+        assert evaluate([str(run), "--data.path", str(folder), "--protocol", "health"]) == 0
+        out, err = capsys.readouterr()
+        path = Path(out.splitlines()[-1])
+        told.append("is replaced" in err)
+    assert path == run / f"evaluation-folder-{folder.name}.json" and told == [False, True]
+    assert json.loads(path.read_text())["path"] == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--max-images", "-3"], "--max-images: -3 is not possible; use at least 2"),
+        (["--output", "nowhere/x.json"], "nowhere/x.json: nowhere cannot be written"),
+        (["--output", "."], ".: is a directory"),
+        (["--protocol", "knm"], "did you mean knn?"),
+    ],
+)
+def test_evaluate_refuses_before_it_measures(
+    options: list[str], expected: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate([str(run), *options]) == 2
+    out, err = capsys.readouterr()
+    assert expected in err and len(err.splitlines()) == 1 and not out
+
+
+def test_evaluate_of_nothing_names_what_was_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(["nowhere/run"]) == 2
+    assert "nowhere/run: there is no such run or file" in capsys.readouterr().err
+
+
+def test_the_encoder_refuses_floats_that_are_no_images(run: Path) -> None:
+    encoder = load_encoder(run)
+    images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    torch.testing.assert_close(encoder(images.float() / 255), encoder(images))
+    for wrong in (images.float(), images / 255 * 4 - 2, torch.full((1, 3, 32, 32), torch.nan)):
+        with pytest.raises(ArgumentError, match=r"floats in \[0, 1\], not normalised"):
+            encoder(wrong)
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ssgear.config.options import Option, nearest
-from ssgear.config.values import FALSE, expected, mismatch, refusal, takes
+from ssgear.config.values import FALSE, expected, members, mismatch, refusal, takes
 from ssgear.errors import ConfigError
 
 ALL = "--method NAME --help"
@@ -67,7 +68,10 @@ def _check_one(
         return _flag(each, option)
     if option is not None:
         _check_words(each, option)
-        return replace(each, flag=option.flag, key=option.key)
+        words = each.words
+        if Path in members(option.type):  # no shell expands --output=~/runs
+            words = tuple(str(Path(word).expanduser()) for word in words)
+        return replace(each, flag=option.flag, key=option.key, words=words)
     section, dot, leaf = each.key.rpartition(".")
     positive = table.get(section + dot + leaf.removeprefix("no_"))
     if leaf.startswith("no_") and positive is not None and positive.type is bool:

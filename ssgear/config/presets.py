@@ -20,22 +20,23 @@ DEFAULT = "quick"
 
 def quick() -> Settings:
     """Minutes on two cores, from the embedded images to the report: a small ResNet at 32 pixels."""
-    # short runs want many steps: 12 epochs of batch 64 probed at 45.0 %, of batch 128 at 42.5 %
+    # short runs want many steps: 12 epochs of batch 64 probed at 45.0 %, of batch 128 at 42.5 %;
+    # and mild crops: from 8, 20, 30 % of the image on, 44 epochs at tau 0.1 gave 50.4, 50.7, 52.8 %
     return {
         "method": "simclr",
         "method.temperature": 0.1,
         "method.projector_dims": (256, 64),
         "data.size": 32,
-        "data.augmentation": "simsiam-cifar",
+        "data.min_scale": 0.3,
         "model.name": "resnet_tiny",
         "optim.name": "adamw",
         "optim.lr": 4e-3,
         "optim.weight_decay": 1e-4,
         "optim.batch_size": 64,
-        "optim.epochs": 44,
+        "optim.epochs": 38,
         "optim.warmup_epochs": 2.0,
         "log.every": 20,
-        "eval.every": 11,
+        "eval.every": 10,
     }
 
 

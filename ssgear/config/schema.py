@@ -40,7 +40,9 @@ class DataConfig:
     size: int | None = None
     """Side of a training view in pixels; by default the images' own size up to 96, else 224."""
     augmentation: str = "auto"
-    """simclr, simclr-cifar, simsiam-cifar, none; auto: simclr-cifar to 64 pixels, else simclr."""
+    """Named augmentation (simclr, simclr-cifar, none); auto: simclr-cifar up to 64 pixels."""
+    min_scale: float | None = None
+    """Smallest share of an image that a random crop covers; by default the augmentation's own."""
     loader: Literal["auto", "resident", "torch"] = "auto"
     """resident: decoded once, kept in memory as uint8; torch: decoded every epoch by workers."""
     workers: int = 2
@@ -56,6 +58,8 @@ class DataConfig:
         _require(0 <= self.test_share < 1, "--data.test-share", self.test_share, "use [0, 1)")
         _require(0 <= bad_share <= 1, "--data.max-bad-share", bad_share, "use [0, 1]")
         _require(self.size is None or self.size >= 8, "--data.size", self.size, "use at least 8")
+        smallest = self.min_scale
+        _require(smallest is None or 0 < smallest <= 1, "--data.min-scale", smallest, "use (0, 1]")
         _require(self.workers >= 0, "--data.workers", self.workers, "use 0 or more")
         _require(limit >= 0, "--data.resident-limit-mb", limit, "use 0 or more")
 

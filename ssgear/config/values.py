@@ -82,7 +82,7 @@ def _as_one(value: object, kind: Any, where: str) -> tuple[bool, Any]:
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool), value
     if kind is Path:
-        return isinstance(value, str | Path) and str(value) != "", Path(str(value))
+        return isinstance(value, str | Path) and str(value) != "", Path(str(value)).expanduser()
     plain_type = typing.get_origin(kind) or kind
     return isinstance(value, plain_type), value
 

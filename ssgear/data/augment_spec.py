@@ -96,9 +96,7 @@ class AugmentSpec:
 
         `simclr`: Chen et al. 2020 for ImageNet, colour strength 1. `simclr-cifar`: the same paper's
         appendix B.9 for CIFAR-10, colour strength 0.5 and no blur (solo-learn's recipe for the same
-        images keeps strength 0.8 and blurs half of them). `simsiam-cifar`: Chen & He 2021 (arXiv
-        2011.10566, appendix D), the same with crops of at least a fifth of the image. `none`: the
-        whole image, nothing random.
+        images keeps strength 0.8 and blurs half of them). `none`: the whole image, nothing random.
         """
         if name not in NAMED:
             known = ", ".join(NAMED)
@@ -134,9 +132,4 @@ SIMCLR_CIFAR = replace(
     mean=CIFAR_MEAN,
     std=CIFAR_STD,
 )
-NAMED = {
-    "simclr": SIMCLR,
-    "simclr-cifar": SIMCLR_CIFAR,
-    "simsiam-cifar": replace(SIMCLR_CIFAR, crop_scale=(0.2, 1.0)),
-    "none": AugmentSpec(),
-}
+NAMED = {"simclr": SIMCLR, "simclr-cifar": SIMCLR_CIFAR, "none": AugmentSpec()}

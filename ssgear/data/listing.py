@@ -131,9 +131,13 @@ def _walk(root: Path) -> Iterator[str]:
             seen.add((here.st_dev, here.st_ino))
             with os.scandir(root / folder) as entries:
                 for entry in entries:
-                    if entry.is_dir():
+                    try:
+                        is_folder, is_file = entry.is_dir(), entry.is_file()
+                    except OSError:  # a link to itself, as useless as one to nothing
+                        continue
+                    if is_folder:
                         folders.append(f"{folder}{entry.name}/")
-                    elif entry.is_file():
+                    elif is_file:
                         yield folder + entry.name
         except OSError as error:
             where = printable(str(root / folder))

@@ -8,7 +8,7 @@ state of its own, so a resumed run asks for the same. Engines differ in who deco
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -105,14 +105,19 @@ def view_size(config: DataConfig, source: Source) -> int:
 
 
 def augmentation(config: DataConfig, size: int) -> AugmentSpec:
-    """Return the named augmentation.
+    """Return the named augmentation, with its smallest crop where one is given.
 
     `auto` is simclr-cifar for views up to 64 pixels, else simclr.
     """
     name = config.augmentation
-    return AugmentSpec.named(
-        ("simclr-cifar" if size <= 64 else "simclr") if name == "auto" else name
-    )
+    if name == "auto":
+        name = "simclr-cifar" if size <= 64 else "simclr"
+    spec = AugmentSpec.named(name)
+    if config.min_scale is None:
+        return spec
+    if spec.crop_scale is None:
+        raise ConfigError(f"--data.min-scale: the augmentation {name} does not crop; leave it out")
+    return replace(spec, crop_scale=(config.min_scale, spec.crop_scale[1]))
 
 
 def build_loader(

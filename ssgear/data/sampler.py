@@ -50,9 +50,11 @@ class Sampler:
     def __post_init__(self) -> None:
         """Refuse a set smaller than a batch and a batch that the ranks cannot share evenly."""
         if self.num_images < self.batch_size:
+            smaller = f"--optim.batch-size {self.num_images // 2 * 2} or less, "
             raise DataError(
-                f"{self.num_images} images are fewer than one batch of {self.batch_size}; "
-                f"use --optim.batch-size {max(2, self.num_images // 2 * 2)} or less, or more images"
+                f"{self.num_images} images to train on are fewer than one batch of "
+                f"{self.batch_size}; use {smaller if self.num_images > 1 else ''}more images, or a "
+                "smaller --data.test-share"
             )
         if self.batch_size % self.world_size:
             raise ConfigError(

@@ -100,15 +100,20 @@ def _open(config: DataConfig, wanted: Wanted) -> Source:
     return Source(name, images, mean=entry.mean, std=entry.std)
 
 
+def check_source(name: str) -> None:
+    """Refuse a source that there is not."""
+    known = ("auto", *SOURCES)
+    if name not in known:
+        raise ConfigError(
+            f"--data.source: unknown source {name!r}{did_you_mean(name, known)}; "
+            f"known: {', '.join(known)}"
+        )
+
+
 def _name(config: DataConfig) -> str:
     """Return the name of an entry; `auto` looks at the path."""
+    check_source(config.source)
     if config.source != "auto":
-        if config.source not in SOURCES:
-            known = ("auto", *SOURCES)
-            raise ConfigError(
-                f"--data.source: unknown source {config.source!r}"
-                f"{did_you_mean(config.source, known)}; known: {', '.join(known)}"
-            )
         return config.source
     if config.download:
         raise ConfigError("--data.download: say what to fetch, --data.source cifar10 for one")

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ssgear.storage.atomic import write_text
 
@@ -53,8 +53,14 @@ class Log:
         progress: bool = True,
         total_steps: int = 0,
         first_step: int = 0,
+        lock: IO[str] | None = None,
     ) -> None:
-        """Open the files for appending; `first_step` is where a resumed run goes on."""
+        """Open the files for appending; `first_step` is where a resumed run goes on.
+
+        `lock` keeps other writers out of the directory until the log is closed.
+        """
+        self._lock = lock
+        self._path = run / METRICS
         self.enabled = enabled
         self._file = (run / METRICS).open("a", buffering=1) if enabled else None
         self._board = _board(run, first_step) if enabled and tensorboard else None
@@ -76,6 +82,12 @@ class Log:
             for name, value in plain.items():
                 if isinstance(value, (int, float)) and not isinstance(value, bool):
                     self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def holds(self, kind: str, step: int) -> bool:
+        """Whether there is a line of that kind for that step, from before an interruption, say."""
+        lines = self._path.read_text().splitlines() if self.enabled else []
+        entries = [json.loads(line) for line in lines if f'"kind": "{kind}"' in line]
+        return any(entry["step"] == step for entry in entries)
 
     def note(self, step: int, message: str) -> None:
         """Tell the user something once, on standard error and in the log."""
@@ -101,7 +113,9 @@ class Log:
         if self._file is not None:
             self._file.close()
             self._file = None
-        self._board = self._bar = None
+        if self._lock is not None:
+            self._lock.close()
+        self._board = self._bar = self._lock = None
 
 
 def _board(run: Path, first_step: int) -> Any:

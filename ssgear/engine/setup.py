@@ -11,7 +11,7 @@ import datetime
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import timm.layers
 import torch
@@ -21,21 +21,30 @@ from ssgear import distributed, registry
 from ssgear.config import cli
 from ssgear.config import deepspeed as ds_json
 from ssgear.config.schema import Config
-from ssgear.data.loading import ViewPlan, augmentation, build_loader, choose_engine, view_size
+from ssgear.data.loading import (
+    SMALL_SIDE,
+    ViewPlan,
+    augmentation,
+    build_loader,
+    choose_engine,
+    view_size,
+)
 from ssgear.data.sampler import Sampler
-from ssgear.data.sources import Source, open_source, scan
+from ssgear.data.sources import Source, check_source, open_source, scan
 from ssgear.distributed import World
 from ssgear.engine.callbacks import Run
 from ssgear.engine.deepspeed_runtime import DeepSpeedRuntime, import_deepspeed
 from ssgear.engine.grad_cache import even_slices
 from ssgear.engine.log import Log, cut_metrics
 from ssgear.engine.runtime import Runtime, TorchRuntime
-from ssgear.errors import CheckpointError, ConfigError, DataError
+from ssgear.errors import CheckpointError, ConfigError, DataError, SsgearError
 from ssgear.kernels import philox
 from ssgear.methods.base import Method
 from ssgear.models.encoders import build_encoder
+from ssgear.models.networks import check_model
 from ssgear.storage.atomic import write_json
 from ssgear.storage.checkpoint import find_latest, read_manifest
+from ssgear.storage.lock import hold
 
 MARKS = ("config.json", "metrics.jsonl", "checkpoints")
 
@@ -64,6 +73,19 @@ def prepare(launch: cli.Launch) -> Run:
     directory = launch.resume or _claim(config, world)
     config = dataclasses.replace(config, output=directory)
     return _build(config, directory, Machine(device=device, world=world), ds, launch)
+
+
+def resolve(launch: cli.Launch) -> Config:
+    """Return the settings that `prepare` would run with, without building or writing anything.
+
+    The names of models, augmentations and sources are checked, and ds.json with all that it says.
+    """
+    world = distributed.world_from_environment()
+    config, _ = _with_deepspeed(launch.config, launch.given, world, pick_device(launch.config))
+    check_model(config.model.name)
+    check_source(config.data.source)
+    augmentation(config.data, config.data.size or SMALL_SIDE)
+    return config
 
 
 def _build(
@@ -162,6 +184,12 @@ def _tell(run: Run, loader: str, ds: ds_json.ResolvedDeepSpeed | None) -> None:
             run.log.note(run.step, f"skipped {bad.where}: {bad.reason}")
     for note in ds.notes if ds else ():
         run.log.note(run.step, note)
+    if config.optim.warmup_epochs >= config.optim.epochs:
+        run.log.note(
+            run.step,
+            f"--optim.warmup-epochs {config.optim.warmup_epochs:g} spans all --optim.epochs "
+            f"{config.optim.epochs}: the learning rate never reaches --optim.lr",
+        )
     norms = has_batch_norm(run.method)
     if norms and world.size > 1 and run.device.type == "cpu":
         run.log.note(
@@ -231,15 +259,19 @@ def _claim(config: Config, world: World) -> Path:
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     directory = config.output or Path("runs") / f"{config.method_name}-{now}"
     directory = Path(world.gather(str(directory))[0])
-    held = [name for name in MARKS if (directory / name).exists()]
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"--output: {directory} is a file; name a directory")
+    _refuse_held(directory)
+    return directory
+
+
+def _refuse_held(directory: Path) -> None:
+    held = [name for name in MARKS if (directory / name).exists()]
     if held:
         raise ConfigError(
             f"--output: {directory} holds another run ({held[0]} is there); continue it with "
             f"--resume {directory}, or name another directory"
         )
-    return directory
 
 
 def build_method(config: Config, size: int, device: torch.device, world: World) -> Method:
@@ -272,19 +304,36 @@ def build_runtime(
     return DeepSpeedRuntime(method, config.optim, world, bf16=bf16, resolved=ds)
 
 
+def _start_directory(
+    config: Config, directory: Path, world: World, launch: cli.Launch
+) -> IO[str] | None:
+    """Lock the directory on rank 0 and write config.json; what is wrong there, all ranks raise."""
+    lock, problem = None, None
+    if world.is_main:
+        try:
+            lock = hold(directory)
+            if launch.resume is None:
+                _refuse_held(directory)  # again: another run may have come and gone meanwhile
+                write_json(directory / "config.json", cli.dump(config))
+        except SsgearError as error:
+            problem = error
+    for found in world.gather(problem):
+        if found is not None:
+            raise found
+    return lock
+
+
 def _open_log(config: Config, directory: Path, world: World, launch: cli.Launch, total: int) -> Log:
+    lock = _start_directory(config, directory, world, launch)
     first = 0
     if launch.resume is not None:
         first = int(read_manifest(find_latest(directory))["step"])
     if world.is_main:
-        directory.mkdir(parents=True, exist_ok=True)
         cut_metrics(directory, first)
-        if launch.resume is None:
-            write_json(directory / "config.json", cli.dump(config))
-    world.barrier("directory of the run")
     return Log(
         directory,
         enabled=world.is_main,
+        lock=lock,
         tensorboard=config.log.tensorboard,
         progress=config.log.progress,
         total_steps=min(total, config.optim.max_steps or total),

@@ -25,7 +25,7 @@ from ssgear.engine.ema import Ema
 from ssgear.engine.grad_cache import cached_backward
 from ssgear.engine.isolate import only
 from ssgear.engine.saving import load_checkpoint, save_checkpoint
-from ssgear.errors import SsgearError, TrainingError
+from ssgear.errors import Interrupted, SsgearError, TrainingError
 from ssgear.methods.base import LossTerms, Phase, steps_of
 from ssgear.models.encoders import Normalized
 from ssgear.storage.checkpoint import find_latest, list_checkpoints
@@ -64,7 +64,8 @@ class Trainer:
             load_checkpoint(run, self.callbacks, find_latest(run.directory))
         handlers = {
             number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGTERM, signal.SIGINT)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+            if signal.getsignal(number) is not signal.SIG_IGN  # nohup has the last word
         }
         reason: Reason = "failed"
         try:
@@ -159,7 +160,7 @@ class Trainer:
         raise TrainingError(
             f"step {run.step + 1}: the loss of phase {phase!r} or its gradient is not finite; "
             f"{saved}; try a lower --optim.lr (now {run.config.optim.lr:g}), a longer "
-            "--optim.warmup-epochs or --optim.clip 1"
+            "--optim.warmup-epochs or --optim.clip 1, and look at the method's own settings"
         )
 
     def _after_step(self, last: int) -> None:
@@ -258,7 +259,7 @@ class Trainer:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
-            raise KeyboardInterrupt  # asked twice: do not wait for the step
+            raise Interrupted(number)  # asked twice: do not wait for the step
         self._signal = number
 
 

@@ -4,8 +4,10 @@
     L = 1/M sum_i (lse_i - s_i,pos(i))                                  (MATH.md 1)
 
 General positives are SupCon's "out" form (Khosla et al. 2020, arXiv 2004.11362). `reference` is the
-formula as it stands, dense and by autograd; `streaming` (nt_xent_streaming.py) needs O(M D) memory.
-tests/kernels/test_nt_xent.py holds both to `CASES`; benchmarks/kernels.py checks and times them.
+formula as it stands, dense and by autograd. The others need O(M D) memory: `streaming`
+(nt_xent_streaming.py), `cpp`, the same with C++ inside (csrc/nt_xent.cpp), and `triton`
+(nt_xent_triton.py), whose tiles never leave the chip; dispatch.py knows what is possible.
+tests/kernels/test_nt_xent.py holds all to `CASES`; benchmarks/kernels.py checks and times them.
 Shapes: R own rows, M rows of all ranks, D the width.
 """
 
@@ -21,10 +23,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ssgear.errors import ArgumentError, did_you_mean
+from ssgear.kernels.dispatch import choose
 from ssgear.kernels.nt_xent_streaming import BOUNDED_ABOVE, streaming_nt_xent
+from ssgear.kernels.nt_xent_triton import triton_nt_xent
 from ssgear.kernels.rows import check_equal_rows, compute_dtype, gather_rows, unit_rows
 
-Implementation = Literal["auto", "reference", "streaming"]
+Implementation = Literal["auto", "reference", "streaming", "cpp", "triton"]
 
 
 def nt_xent(
@@ -54,7 +58,9 @@ def nt_xent(
             Gradients are those of the global loss times the number of ranks, because what wraps
             the model (DDP, DeepSpeed) takes the *mean* over ranks. The mean of the returned values
             over ranks is the global loss.
-        impl: reference, streaming, or auto, which is streaming.
+        impl: reference, streaming, cpp (on a CPU, where it was built), triton (on a GPU from
+            compute capability 8.0 on), or auto, the fastest that can work on z. Only reference can
+            be differentiated twice.
     """
     z_RD = _stacked(z, more_views, ids)
     world_size = _world_size(group)
@@ -64,11 +70,22 @@ def nt_xent(
     tau = _tensor_temperature(temperature, z_RD)
     ids_R = None if ids is None else ids.to(z_RD.device)
     ranks = group if world_size > 1 else None
-    if impl == "reference":
+    form = choose(impl, z_RD)
+    if form == "reference":
         return _reference(z_RD, tau, ids_R=ids_R, normalize=normalize, group=ranks).float()
     bounded = normalize and not isinstance(temperature, Tensor) and temperature > BOUNDED_ABOVE
+    if form == "triton":
+        return triton_nt_xent(
+            z_RD, tau, bounded=bounded, ids_R=ids_R, normalize=normalize, group=ranks
+        ).float()
     return streaming_nt_xent(
-        z_RD, tau, bounded=bounded, ids_R=ids_R, normalize=normalize, group=ranks
+        z_RD,
+        tau,
+        bounded=bounded,
+        ids_R=ids_R,
+        normalize=normalize,
+        group=ranks,
+        tiles="cpp" if form == "cpp" else "torch",
     ).float()
 
 
@@ -201,9 +218,11 @@ class Case:
     normalize: bool = True
     """Whether rows are brought to length 1."""
 
-    def make(self, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, Tensor | None]:
-        """Return z and ids, the same ones every time; rows with equal ids lie near each other."""
-        generator = torch.Generator().manual_seed(1000 * self.rows + self.width)
+    def make(
+        self, dtype: torch.dtype, device: str = "cpu", seed: int = 0
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return z and ids, functions of the seed; rows with equal ids lie near each other."""
+        generator = torch.Generator().manual_seed(seed + 1000 * self.rows + self.width)
         row_M = torch.arange(self.rows)
         ids_M = row_M % (self.rows // (3 if self.ids == "views" else 2))
         if self.ids == "ragged":  # k (k + 1) / 2 rows come before class k

@@ -21,8 +21,8 @@ def compute_dtype(z: Tensor) -> torch.dtype:
     return torch.float64 if z.dtype == torch.float64 else torch.float32
 
 
-def unit_rows(z_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows of length 1, the scale [R, 1] divided out first, and the norm [R, 1] after it.
+def sized_rows(z_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rows divided by their scale [R, 1], that scale, and their norm [R, 1] after it.
 
     The scale is a power of two near a row's largest entry: dividing by it is exact, and squares of
     1e-30 or 1e30 survive. The norm of a zero row is called infinite: dividing by it keeps the row
@@ -33,7 +33,12 @@ def unit_rows(z_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     scale_R1 = (largest_R1 / (2 * mantissa_R1)).masked_fill(largest_R1 == 0, 1.0)
     scaled_RD = z_RD / scale_R1
     norm_R1 = torch.linalg.vector_norm(scaled_RD, dim=1, keepdim=True)
-    norm_R1 = norm_R1.masked_fill(norm_R1 == 0, math.inf)
+    return scaled_RD, scale_R1, norm_R1.masked_fill(norm_R1 == 0, math.inf)
+
+
+def unit_rows(z_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rows of length 1, and what they were divided by: scale and norm of `sized_rows`."""
+    scaled_RD, scale_R1, norm_R1 = sized_rows(z_RD)
     return scaled_RD / norm_R1, scale_R1, norm_R1
 
 

@@ -88,6 +88,10 @@ class Normalized(nn.Module):
             ) from None
 
 
+OVERSHOOT = 0.5
+"""How far outside [0, 1] resampled images may reach."""
+
+
 class PretrainedEncoder(Normalized):
     """What `load_encoder` returns: in eval mode, with what was written beside the weights."""
 
@@ -102,6 +106,21 @@ class PretrainedEncoder(Normalized):
         super().__init__(encoder, mean, std)
         self.extra = dict(extra or {})
         self.eval()
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Return features [N, F] of uint8 images, or of float images in [0, 1].
+
+        Floats far outside are refused: features of 0 to 255 or of normalised images look like
+        features and are none.
+        """
+        if images_NCHW.is_floating_point() and not torch.compiler.is_compiling():
+            low, high = (float(value) for value in images_NCHW.detach().aminmax())
+            if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):
+                raise ArgumentError(
+                    f"images: floats from {low:g} to {high:g}; give floats in [0, 1], not "
+                    "normalised (the encoder does that), or uint8"
+                )
+        return super().forward(images_NCHW)
 
 
 def build_encoder(config: ModelConfig, size: int, *, seed: int = 0) -> Encoder:
@@ -154,7 +173,11 @@ def load_encoder(run_dir_or_file: str | Path) -> PretrainedEncoder:
     The module is in eval mode and maps images [N, 3, H, W], uint8 or float in [0, 1], to features
     [N, F].
     """
-    path = Path(run_dir_or_file)
+    path = Path(run_dir_or_file).expanduser()
+    if not path.exists() and not path.with_suffix(".safetensors").exists():
+        raise CheckpointError(
+            f"{path}: there is no such run or file; name a run's directory or its {WEIGHTS}"
+        )
     weights = path / WEIGHTS if path.is_dir() else path.with_suffix(".safetensors")
     description = weights.with_name(DESCRIPTION) if path.is_dir() else weights.with_suffix(".json")
     state, digest = _read_weights(weights)

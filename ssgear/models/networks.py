@@ -40,13 +40,18 @@ def build_network(name: str, size: int, *, stem: str, norm: str) -> nn.Module:
     return network
 
 
-def _from_timm(name: str, size: int) -> nn.Module:
-    if not timm.is_model(name):
+def check_model(name: str) -> None:
+    """Refuse a network that there is not."""
+    if name != TINY and not timm.is_model(name):
         known = [TINY, *timm.list_models()]
         raise ConfigError(
             f"--model.name: unknown model {name!r}{did_you_mean(name, known)}; "
             f"{TINY} and the classifiers of timm are known"
         )
+
+
+def _from_timm(name: str, size: int) -> nn.Module:
+    check_model(name)
     published = get_pretrained_cfg(name)
     sized: dict[str, Any] = (
         {"img_size": size} if published is not None and published.fixed_input_size else {}

@@ -34,13 +34,6 @@ def test_cifar_has_half_the_colour_and_no_blur():
     ) == AugmentSpec.named("simclr")
 
 
-def test_simsiam_crops_less():
-    spec = AugmentSpec.named("simsiam-cifar")
-    assert spec.crop_scale == (0.2, 1.0)
-    smaller = dataclasses.replace(spec, crop_scale=(0.08, 1.0))
-    assert smaller == AugmentSpec.named("simclr-cifar")
-
-
 def test_an_unknown_name_says_the_option_and_the_nearest():
     with pytest.raises(ConfigError) as caught:
         AugmentSpec.named("simclr-cifra")

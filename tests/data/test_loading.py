@@ -112,6 +112,9 @@ def test_the_choice_of_engine_size_and_augmentation(source: Source, tmp_path: Pa
     assert view_size(DataConfig(), source) == 32 and view_size(DataConfig(size=48), source) == 48
     assert augmentation(DataConfig(), 64) == AugmentSpec.named("simclr-cifar")
     assert augmentation(DataConfig(), 65) == AugmentSpec.named("simclr")
+    assert augmentation(DataConfig(min_scale=0.3), 65).crop_scale == (0.3, 1.0)
+    with pytest.raises(ConfigError, match="augmentation none does not crop"):
+        augmentation(DataConfig(min_scale=0.3, augmentation="none"), 32)
     from PIL import Image
 
     for number, size in enumerate(((30, 30), (40, 50))):

@@ -41,7 +41,7 @@ def test_ranks_together_see_what_one_process_sees(world_size: int) -> None:
 
 
 def test_a_set_smaller_than_a_batch_and_an_uneven_share_are_refused() -> None:
-    with pytest.raises(DataError, match="11 images are fewer than one batch of 12"):
+    with pytest.raises(DataError, match="11 images to train on are fewer than one batch of 12"):
         sampler(num_images=11)
     with pytest.raises(ConfigError, match="multiple of 5"):
         sampler(world_size=5)

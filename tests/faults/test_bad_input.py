@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssgear.storage.lock import hold
 from ssgear.train import main
 from tests.engine.training import SMALL, losses, train
 
@@ -85,6 +87,38 @@ def test_an_output_directory_that_holds_a_run(
 ) -> None:
     train(tmp_path / "run", "--optim.max-steps", "1")
     assert "--resume" in refused(capsys, *SMALL, "--output", str(tmp_path / "run"))
+
+
+def test_a_directory_that_another_run_writes_into(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with hold(tmp_path / "run"):
+        line = refused(capsys, *SMALL, "--output", str(tmp_path / "run"))
+    assert f"process {os.getpid()}" in line
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_a_directory_that_cannot_be_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    line = refused(capsys, *SMALL, "--output", str(tmp_path / "file" / "run"))
+    assert "--output" in line and "Not a directory" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--model.name", "resnt18"], "did you mean resnet18?"),
+        (["--data.source", "cifar11"], "did you mean cifar10?"),
+        (["--data.augmentation", "simclr-cifr"], "did you mean simclr-cifar?"),
+        (["--deepspeed", "nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(
+    options: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refused(capsys, "--dry-run", *options)
 
 
 def test_bad_files_are_named_counted_and_skipped(images: Path, tmp_path: Path) -> None:

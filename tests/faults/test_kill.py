@@ -98,6 +98,24 @@ def test_signals_save_and_name_the_resume_command(
     assert losses(tmp_path / "run") == whole
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_final_figures_names_the_resume_command(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    options = [*SMALL, "--optim.max-steps", "2", "--eval.every", "0", "--output", "run"]
+    process = subprocess.Popen(
+        command(*options), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    assert any(b"final figures" in line for line in process.stderr)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert b"--resume run" in told and b"Traceback" not in told
+    done = run_to_end(tmp_path, "--resume", "run")
+    assert done.returncode == 0 and (tmp_path / "run" / "summary.json").is_file(), done.stderr
+
+
 def test_a_full_disk_does_not_end_the_run(tmp_path: Path) -> None:
     """Writes beyond 200 kB fail: no checkpoint fits, the log does, the run goes on and says so."""
     script = (

@@ -15,11 +15,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ssgear.errors import ArgumentError
+from ssgear.kernels import native
 from ssgear.kernels.nt_xent import Implementation, nt_xent
 from tests.kernels.nt_xent_oracle import Result, oracle
 from tests.ranks import Ranks
 
-BOTH: tuple[Implementation, ...] = ("reference", "streaming")
+BUILT = pytest.mark.skipif(not native.available(), reason=native.reason())
+CPP = pytest.param("cpp", marks=BUILT)
 
 
 @cache
@@ -117,15 +119,15 @@ def outside_the_group() -> str:
     return "no error"
 
 
-def peak_memory(tau: float, with_ids: bool) -> float:
-    """Return MB above the inputs at the peak of forward and backward; 2N = 16384, D = 128."""
-    nt_xent(torch.ones(64, 128, requires_grad=True)).backward()
-    z = torch.randn(16384, 128, requires_grad=True)
-    ids = torch.arange(16384) // 3 if with_ids else None
+def peak_memory(impl: Implementation, tau: float, with_ids: bool, rows: int) -> float:
+    """Return MB above the inputs at the peak of forward and backward; D = 128."""
+    nt_xent(torch.ones(64, 128, requires_grad=True), impl=impl).backward()
+    z = torch.randn(rows, 128, requires_grad=True)
+    ids = torch.arange(rows) // 3 if with_ids else None
     before = _status("VmRSS")
     with open("/proc/self/clear_refs", "w") as refs:
         refs.write("5")  # the peak starts from here
-    nt_xent(z, temperature=tau, ids=ids).backward()
+    nt_xent(z, temperature=tau, ids=ids, impl=impl).backward()
     return _status("VmHWM") - before
 
 
@@ -152,8 +154,9 @@ def global_result(parts: list[Any], size: int) -> Result:
 
 KINDS = ["pairs", "ids", "ids-raw"]
 # the reference gathers by torch.distributed.nn, which breaks a graph
-IMPL_AND_KIND = [("reference", kind) for kind in KINDS]
-IMPL_AND_KIND += [("streaming", kind) for kind in [*KINDS, "pairs-compiled", "ids-compiled"]]
+IMPL_AND_KIND: list[Any] = [("reference", kind) for kind in KINDS]
+for kind in [*KINDS, "pairs-compiled", "ids-compiled"]:
+    IMPL_AND_KIND += [("streaming", kind), pytest.param("cpp", kind, marks=BUILT)]
 
 
 @pytest.mark.parametrize(("impl", "kind"), IMPL_AND_KIND)
@@ -175,9 +178,10 @@ def test_ranks_equal_one_process(
     torch.testing.assert_close(result.grad_tau.double(), truth.grad_tau, rtol=2e-5, atol=1e-5)
 
 
-def test_rows_of_more_than_one_tile(ranks: Ranks) -> None:
+@pytest.mark.parametrize("impl", ["streaming", CPP])
+def test_rows_of_more_than_one_tile(impl: Implementation, ranks: Ranks) -> None:
     truth = oracle(whole_batch(1236), 0.1)
-    result = global_result(ranks.run(on_rank, 2, 1236, 0.1, "pairs", "streaming"), 2)
+    result = global_result(ranks.run(on_rank, 2, 1236, 0.1, "pairs", impl), 2)
     torch.testing.assert_close(result.loss.double(), truth.loss, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(result.grad_z.double(), truth.grad_z, rtol=1e-3, atol=1e-9)
 
@@ -192,7 +196,7 @@ def test_ddp_gets_the_gradients_of_the_whole_batch(ranks: Ranks) -> None:
 
 
 @pytest.mark.parametrize("what", ["rows", "width", "ids"])
-@pytest.mark.parametrize("impl", BOTH)
+@pytest.mark.parametrize("impl", ["reference", "streaming", CPP])
 def test_unequal_ranks_are_named(what: str, impl: Implementation, ranks: Ranks) -> None:
     wanted = {
         "rows": "rank 0 has 4 x 3 in float32, rank 1 has 6 x 3 in float32, rank 2 has 4 x 3",
@@ -207,9 +211,25 @@ def test_a_process_outside_the_group_is_told(ranks: Ranks) -> None:
     assert "group does not contain this process" in ranks.run(outside_the_group)[2]
 
 
-@pytest.mark.parametrize(("tau", "with_ids"), [(0.02, False), (0.1, False), (0.1, True)])
-def test_memory_of_a_large_batch(tau: float, with_ids: bool, ranks: Ranks) -> None:
-    ranks.connections[0].send((peak_memory, (tau, with_ids)))
+MEMORY = [("streaming", 0.02, False), ("streaming", 0.1, False), ("streaming", 0.1, True)]
+
+
+@pytest.mark.parametrize(("impl", "tau", "with_ids"), MEMORY)
+def test_memory_of_a_large_batch(impl: str, tau: float, with_ids: bool, ranks: Ranks) -> None:
+    megabytes = on_first(ranks, impl, tau, with_ids, 16384)
+    assert megabytes < (200 if with_ids else 120), "one dense matrix has 1024, we promise 300"
+
+
+@BUILT
+@pytest.mark.parametrize("tau", [0.02, 0.1])
+@pytest.mark.parametrize("rows", [16384, pytest.param(32768, marks=pytest.mark.slow)])
+def test_cpp_takes_little_beside_input_and_gradient(rows: int, tau: float, ranks: Ranks) -> None:
+    gradient = rows * 128 * 4 / 2**20
+    assert on_first(ranks, "cpp", tau, False, rows) - gradient < 64 * rows / 32768 + 8
+
+
+def on_first(ranks: Ranks, *arguments: Any) -> float:
+    ranks.connections[0].send((peak_memory, arguments))
     worked, megabytes = ranks.connections[0].recv()
     assert worked, megabytes
-    assert megabytes < (200 if with_ids else 120), "one dense matrix has 1024, we promise 300"
+    return float(megabytes)

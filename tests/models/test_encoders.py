@@ -286,7 +286,7 @@ def other_weights(run: Path) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no run": (shutil.rmtree, "there is no such file; expected encoder.safetensors"),
+    "no run": (shutil.rmtree, "there is no such run or file; name a run's directory"),
     "no weights": (lambda run: (run / "encoder.safetensors").unlink(), "no such file; expected"),
     "no description": (lambda run: (run / "encoder.json").unlink(), "encoder.json: there is no"),
     "truncated": (cut, "truncated or not a safetensors"),

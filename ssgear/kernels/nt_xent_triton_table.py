@@ -1,0 +1,135 @@
+"""Tiles of the Triton NT-Xent kernels by chip, type, width and number of rows; no autotuning.
+
+Chosen by registers and shared memory as compiled: tests/kernels/test_triton_compile.py holds the
+lines to the chips' limits, and nothing spills. *Untested on hardware*: no line was ever timed. The
+first candidate that is right on the GPU (nt_xent_triton_check.py) is taken; later ones avoid what
+may be miscompiled or does not fit, at some cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+Chip = Literal["small", "hopper", "blackwell"]
+"""hopper: compute capability 9; blackwell: 10; small: all others, with 99 KB of shared memory."""
+ROW_ALIGNMENT = 128
+"""Buffers of rows are padded to whole tiles of this many rows, the largest of the table."""
+ROW_BUCKETS = (2048, 16384)
+"""Up to the first number tiles are small, so that all cores have one; above the last, large."""
+WIDEST_FUSED = {2: 256, 4: 64}
+"""By bytes of a number: widths up to this keep dL/dz of a tile of rows in registers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """How one kernel is cut."""
+
+    rows: int
+    """Rows of a tile."""
+    columns: int
+    """Columns of a tile."""
+    depth: int
+    """Part of the width that one product takes."""
+    num_warps: int
+    """Warps of a program."""
+    num_stages: int = 2
+    """Tiles in flight."""
+    registers: int | None = None
+    """Registers of a thread, at most; fewer than it would take lets two programs share a core."""
+    shared: bool = False
+    """Whether the backward's second product reads its weights from shared memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Tiles of all kernels for one kind of input."""
+
+    sums: Tiles
+    """The forward."""
+    gradient: Tiles
+    """The backward; above WIDEST_FUSED the panels of weights."""
+    product: Tiles
+    """The product of a panel with rows; used above WIDEST_FUSED only; columns are of the width."""
+
+
+def chip_of(device: torch.device) -> Chip:
+    """Return the part of the table that a device has; the interpreter takes any."""
+    major = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 9
+    return "hopper" if major == 9 else "blackwell" if major == 10 else "small"
+
+
+def is_fused(dtype: torch.dtype, width: int) -> bool:
+    """Return whether the backward is one launch, and not panels of weights."""
+    return width <= WIDEST_FUSED[dtype.itemsize]
+
+
+def padded_width(width: int) -> int:
+    """Return the width that rows are stored with: a power of two, above 256 a multiple of 128."""
+    if width > 256:
+        return -(-width // 128) * 128
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def representative_rows(rows: int) -> int:
+    """Return the number of rows that stands for a line of the table."""
+    return next((bound for bound in ROW_BUCKETS if rows <= bound), ROW_BUCKETS[-1] + 1)
+
+
+def candidates(
+    dtype: torch.dtype, width: int, rows: int, *, bounded: bool, has_ids: bool, chip: Chip
+) -> Iterator[Plan]:
+    """Yield plans, the fastest first."""
+    padded, fused = padded_width(width), is_fused(dtype, width)
+    product = Tiles(rows=64, columns=128, depth=64 if dtype.itemsize == 2 else 32, num_warps=4)
+    sums = _sums(dtype, padded, rows, bounded, chip)
+    if chip == "hopper" and bounded and not has_ids and sums.rows == 128 and padded <= 128:
+        # two programs then share a core: one takes exponentials, the other products
+        sums = replace(sums, registers=128)
+    fastest = Plan(
+        sums=sums,
+        gradient=_gradient(dtype, padded, rows, chip) if fused else _panel(dtype),
+        product=product,
+    )
+    yield fastest
+    if fused:
+        gradient = replace(fastest.gradient, rows=64, num_warps=8, shared=True)
+        yield replace(fastest, gradient=gradient)
+    small = Tiles(rows=32, columns=32, depth=min(padded, 64), num_warps=4)
+    gradient = replace(small, shared=True) if fused else small
+    yield Plan(sums=small, gradient=gradient, product=replace(small, columns=64, depth=32))
+
+
+def _sums(dtype: torch.dtype, width: int, rows: int, bounded: bool, chip: Chip) -> Tiles:
+    if dtype.itemsize == 4:
+        return Tiles(rows=64, columns=64, depth=min(width, 32), num_warps=4)
+    if width > 256 or (width == 256 and chip == "small"):
+        return Tiles(rows=128, columns=128, depth=64, num_warps=8, num_stages=3)
+    tiles = Tiles(rows=128, columns=128, depth=width, num_warps=8)
+    if rows <= ROW_BUCKETS[0] or (chip == "small" and not bounded):
+        return replace(tiles, rows=64, columns=64, num_warps=4)
+    if not bounded:
+        return replace(tiles, rows=64, num_warps=4)
+    return tiles
+
+
+def _gradient(dtype: torch.dtype, width: int, rows: int, chip: Chip) -> Tiles:
+    few = rows <= ROW_BUCKETS[1]
+    if dtype.itemsize == 4:
+        tiles = Tiles(rows=64, columns=32, depth=width, num_warps=4)
+        return tiles if chip == "hopper" else replace(tiles, rows=32)
+    tiles = Tiles(rows=64, columns=64, depth=width, num_warps=8)
+    if chip == "small":
+        return replace(tiles, columns=32) if width == 256 else tiles
+    if width == 256:
+        return tiles
+    return replace(tiles, num_warps=4) if few else replace(tiles, rows=128)
+
+
+def _panel(dtype: torch.dtype) -> Tiles:
+    if dtype.itemsize == 4:
+        return Tiles(rows=64, columns=64, depth=32, num_warps=4)
+    return Tiles(rows=128, columns=128, depth=64, num_warps=8)

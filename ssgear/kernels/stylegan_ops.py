@@ -1,0 +1,127 @@
+"""The activation of GAN critics, with a second backward that costs nothing.
+
+    y = gain leaky_relu(x + bias)        dy/dx = gain (1 where x + bias > 0, else negative_slope)
+
+The slope does not change with x. PyTorch's own leaky_relu still sends that zero back as a dense
+tensor, through the whole forward graph: two of the six forward-equivalents of a penalty step. Here
+the second backward has nothing for x, and PyTorch leaves out what would carry it. Bias and gain as
+in StyleGAN2 (Karras et al. 2020, arXiv 1912.04958). Plain PyTorch on every device.
+Shapes: N samples, C channels on dim 1.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssgear.errors import ArgumentError
+from ssgear.kernels.gradient_penalty_impl import is_transformed
+
+
+def leaky_relu(
+    x: Tensor, bias: Tensor | None = None, *, negative_slope: float = 0.2, gain: float = 1.0
+) -> Tensor:
+    """Return the activation of x + bias times the gain, shaped like x; of any order of derivative.
+
+    Only the result is kept for the backward, which a convolution after it keeps anyway. Under
+    torch.compile and torch.func it is PyTorch's own leaky_relu.
+
+    Args:
+        x: [N, C, ...], floating-point.
+        bias: [C], of the type and on the device of x, or None.
+        negative_slope: Slope of the negative half, at least 0.
+        gain: Factor, above 0; sqrt(2) keeps the variance of what goes through (StyleGAN2).
+
+    Raises:
+        ArgumentError: In one line, for arguments that do not fit together.
+    """
+    _check(x, bias, negative_slope, gain)
+    if torch.compiler.is_compiling() or is_transformed(x):
+        return _native(x, bias, negative_slope, gain)
+    result: Tensor = _LeakyRelu.apply(x, bias, float(negative_slope), float(gain))
+    return result
+
+
+def _native(x: Tensor, bias: Tensor | None, negative_slope: float, gain: float) -> Tensor:
+    shifted = x if bias is None else x + _per_channel(bias, x)
+    y = torch.nn.functional.leaky_relu(shifted, negative_slope)
+    return y if gain == 1 else y * gain
+
+
+class _LeakyRelu(torch.autograd.Function):
+    """y, and from its sign the slopes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, bias: Tensor | None, negative_slope: float, gain: float
+    ) -> Tensor:
+        if bias is None:
+            y = torch.nn.functional.leaky_relu(x, negative_slope)
+        else:
+            y = torch.nn.functional.leaky_relu_(x + _per_channel(bias, x), negative_slope)
+        if gain != 1:
+            y.mul_(gain)
+        ctx.set_materialize_grads(False)  # nothing stays nothing, where zeros would be worked on
+        ctx.save_for_backward(y)
+        ctx.settings = (negative_slope, gain)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        (grad,), (y,) = grads, ctx.saved_tensors
+        if grad is None:
+            return (None,) * 4
+        # detached: the slope is a constant, so nothing of a second backward goes to y
+        grad_x: Tensor = _Slope.apply(grad, y.detach(), *ctx.settings)
+        if not ctx.needs_input_grad[1]:
+            return grad_x, None, None, None
+        return grad_x, grad_x.sum([dim for dim in range(y.ndim) if dim != 1]), None, None
+
+
+class _Slope(torch.autograd.Function):
+    """grad times the slope at y; linear in grad, so it is its own derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, y: Tensor, negative_slope: float, gain: float) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(y)
+        ctx.settings = (negative_slope, gain)
+        scaled: Tensor = torch.ops.aten.leaky_relu_backward(grad, y, negative_slope, True)
+        return scaled if gain == 1 else scaled.mul_(gain)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        (direction,) = grads
+        if direction is None:
+            return (None,) * 4
+        slope: Tensor = _Slope.apply(direction, ctx.saved_tensors[0], *ctx.settings)
+        return slope, None, None, None
+
+
+def _per_channel(bias: Tensor, x: Tensor) -> Tensor:
+    return bias.view(-1, *(1,) * (x.ndim - 2))
+
+
+def _check(x: Tensor, bias: Tensor | None, negative_slope: float, gain: float) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
+        found = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise ArgumentError(f"leaky_relu: x is {found}; use floating-point [N, C, ...]")
+    if bias is not None:
+        right = (x.dtype, x.shape[1:2], x.device)
+        if not isinstance(bias, Tensor) or (bias.dtype, bias.shape, bias.device) != right:
+            found = type(bias).__name__
+            if isinstance(bias, Tensor):
+                found = f"{bias.dtype} {list(bias.shape)} on {bias.device}"
+            raise ArgumentError(
+                f"leaky_relu: bias is {found}; use {x.dtype} [{x.shape[1]}] on {x.device}"
+            )
+    if not isinstance(negative_slope, numbers.Real) or not 0 <= negative_slope < math.inf:
+        raise ArgumentError(
+            f"leaky_relu: negative_slope={negative_slope!r}; use a finite number of at least 0"
+        )
+    if not isinstance(gain, numbers.Real) or not 0 < gain < math.inf:
+        raise ArgumentError(f"leaky_relu: gain={gain!r}; use a finite number above 0")

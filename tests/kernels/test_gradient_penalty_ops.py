@@ -1,0 +1,151 @@
+"""Mixed images and the penalty of given gradients, against closed forms in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from ssgear.errors import ArgumentError
+from ssgear.kernels import gradient_penalty_impl, native, philox
+from ssgear.kernels.gradient_penalty import CASES, Case
+from ssgear.kernels.gradient_penalty_impl import Implementation
+from ssgear.kernels.gradient_penalty_ops import interpolate, sample_norm_penalty
+from tests.kernels.gradient_penalty_oracle import DTYPES, HERE, check, ours
+
+X = torch.ones(4, 3)
+
+
+def images() -> tuple[Tensor, Tensor, Tensor]:
+    real, fake, eps, _ = Case(shape=(7, 3, 4, 4)).make(torch.float32)
+    return real, fake, eps
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("impl", HERE)
+def test_passes_equal_closed_forms(impl: Implementation, case: Case, dtype: torch.dtype) -> None:
+    check(ours(case, dtype, impl), case, dtype)
+
+
+@pytest.mark.parametrize("impl", HERE)
+def test_every_implementation_draws_the_same_weights(impl: Implementation) -> None:
+    torch.manual_seed(3)
+    key = int(torch.randint(2**63 - 1, ()))
+    right = philox.uniform(key, torch.arange(67), 1)[:, 0]
+    torch.manual_seed(3)
+    drawn = interpolate(torch.ones(67, 2), torch.zeros(67, 2), impl=impl)
+    assert torch.equal(drawn[:, 1], right)
+    assert right.min() < 0.1 and right.max() > 0.9
+
+
+@pytest.mark.parametrize("target", [0.0, 0.7])
+@pytest.mark.parametrize("impl", HERE)
+def test_derivatives_of_the_pieces(impl: Implementation, target: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(2, 3, 2, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    eps = torch.tensor([0.0, 0.3, 1.0])
+    for function, inputs in (
+        (lambda grad: sample_norm_penalty(grad, target, impl=impl), (real,)),
+        (lambda a, b: interpolate(a, b, eps, impl=impl), (real, fake)),
+        (lambda a: interpolate(a, fake.detach(), eps, impl=impl), (real,)),
+    ):
+        leaves = tuple(part.detach().requires_grad_() for part in inputs)
+        assert torch.autograd.gradcheck(function, leaves)
+        assert torch.autograd.gradgradcheck(function, leaves)
+
+
+@pytest.mark.parametrize("impl", HERE)
+def test_second_slope_at_zero_is_that_of_the_square(impl: Implementation) -> None:
+    grad = torch.zeros(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    for target in (0.0, 1.0):
+        value = sample_norm_penalty(grad, target, impl=impl)
+        (slope,) = torch.autograd.grad(value, grad, create_graph=True)
+        (curve,) = torch.autograd.grad(slope.sum(), grad)
+        assert not slope.any()
+        torch.testing.assert_close(curve, torch.full_like(curve, 2 / 3))
+
+
+@pytest.mark.parametrize("impl", HERE)
+def test_what_is_not_finite_shows(impl: Implementation) -> None:
+    grad = torch.ones(3, 7)
+    grad[1, 2] = math.nan
+    assert sample_norm_penalty(grad, impl=impl).isnan()
+    grad[1, 2] = math.inf
+    assert sample_norm_penalty(grad, impl=impl).isinf()
+
+
+def test_bits_do_not_depend_on_threads_or_repetition() -> None:
+    if not native.available():
+        pytest.skip(native.reason())
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 2):
+            torch.set_num_threads(count)
+            results.append(ours(CASES[5], torch.float32, "cpp"))
+    finally:
+        torch.set_num_threads(threads)
+    for field in vars(results[0]):
+        first, *others = (getattr(result, field) for result in results)
+        assert all(torch.equal(first, other) for other in others), field
+
+
+def test_memory_order_is_kept() -> None:
+    case = next(case for case in CASES if case.channels_last)
+    real, fake, eps, grad = case.make(torch.float32)
+    assert interpolate(real, fake, eps).is_contiguous(memory_format=torch.channels_last)
+    for other in (fake.contiguous(), fake.flip(3).flip(3).transpose(2, 3).transpose(2, 3)):
+        assert torch.equal(interpolate(real, other, eps), interpolate(real, fake, eps))
+    sliced = torch.stack((grad, grad), 1)[:, 0]
+    torch.testing.assert_close(sample_norm_penalty(sliced), sample_norm_penalty(grad))
+
+
+def test_pieces_compile_as_one_graph() -> None:
+    def pieces(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
+        return sample_norm_penalty(interpolate(real, fake, eps), 0.5)
+
+    real, fake, eps = images()
+    whole = torch.compile(pieces, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(whole(real, fake, eps), pieces(real, fake, eps))
+    torch.compiler.reset()
+
+
+def test_implementations_that_cannot_work_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    grad = torch.ones(2, 3)
+    with pytest.raises(ArgumentError, match=r"triton.*not possible.*NVIDIA GPUs, and got cpu"):
+        sample_norm_penalty(grad, impl="triton")
+    with pytest.raises(ArgumentError, match=r"cpp.*float16 on cpu; use auto or reference"):
+        sample_norm_penalty(grad.half(), impl="cpp")
+    monkeypatch.setattr(native, "available", lambda: False)
+    monkeypatch.setattr(native, "reason", lambda: "no compiler")
+    with pytest.raises(ArgumentError, match=r"cpp.*no compiler; use auto or reference"):
+        sample_norm_penalty(grad, impl="cpp")
+    assert gradient_penalty_impl.choose("auto", grad, "") == "reference"
+    assert sample_norm_penalty(grad.half()).dtype == torch.float32
+
+
+def test_out_is_checked() -> None:
+    with pytest.raises(ArgumentError, match="out has no gradient to pass on"):
+        interpolate(X.clone().requires_grad_(), X, 0.5, out=torch.empty(4, 3))
+    with pytest.raises(ArgumentError, match="out has shape \\[4, 4\\]"):
+        interpolate(X, X, 0.5, out=torch.empty(4, 4))
+    with pytest.raises(ArgumentError, match="out has strides \\(1, 4\\)"):
+        interpolate(X, X, 0.5, out=torch.empty(3, 4).T)
+
+
+def test_compiled_operators_keep_their_contract() -> None:
+    if not native.available():
+        pytest.skip(native.reason())
+    real, fake, eps, grad = CASES[6].make(torch.float32)
+    ops, one = torch.ops.ssgear_native, torch.ones(())
+    _, norm = ops.gradient_penalty(grad, 1.0)
+    tests = ("test_schema", "test_faketensor")
+    for operator, arguments in (
+        (ops.gradient_penalty_interpolate, (real, fake, eps, 5, torch.empty_like(real))),
+        (ops.gradient_penalty, (grad, 1.0)),
+        (ops.gradient_penalty_backward, (one, grad, norm, 1.0)),
+        (ops.gradient_penalty_double_backward, (real, one, grad, norm, 1.0)),
+    ):
+        torch.library.opcheck(operator.default, arguments, test_utils=tests)
