@@ -8,27 +8,21 @@ ordinary images. Files hold numbers and names only: reading them runs no code.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-import ssgear
 from ssgear.config.schema import ModelConfig
 from ssgear.errors import ArgumentError, CheckpointError, ConfigError
+from ssgear.models import saved
 from ssgear.models.heads import seeded
 from ssgear.models.networks import build_network, num_features_of
-from ssgear.storage.atomic import json_text, write_files
 
-WEIGHTS = "encoder.safetensors"
-DESCRIPTION = "encoder.json"
-FORMAT = 1
+NAME = "encoder"
+WEIGHTS = f"{NAME}.safetensors"
 
 
 class Encoder(nn.Module):
@@ -133,7 +127,7 @@ def build_encoder(config: ModelConfig, size: int, *, seed: int = 0) -> Encoder:
     encoder = Encoder(network, config, size)
     if config.weights is not None:
         weights = config.weights / WEIGHTS if config.weights.is_dir() else config.weights
-        _fill(encoder, _read_weights(weights)[0], f"--model.weights: {weights}")
+        _fill(encoder, saved.read_weights(weights, NAME)[0], f"--model.weights: {weights}")
     return encoder
 
 
@@ -146,25 +140,17 @@ def save_encoder(
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the weights and what is needed to use them; `extra` is any JSON that goes with them."""
-    # safetensors takes no tensors in channels-last order
-    state = {name: value.contiguous() for name, value in encoder.state_dict().items()}
-    data = safetensors.torch.save(state)
     model = dataclasses.asdict(dataclasses.replace(encoder.config, weights=None))
     del model["weights"]
-    directory.mkdir(parents=True, exist_ok=True)
-    description = {
-        "format": FORMAT,
-        "ssgear": ssgear.__version__,
+    fields = {
         "model": model,
         "size": encoder.size,
         "num_features": encoder.num_features,
         "mean": list(mean),
         "std": list(std),
-        "weights": {"file": WEIGHTS, "blake2b": _digest(data)},
         "extra": dict(extra or {}),
     }
-    text = json_text(description).encode()
-    write_files({directory / WEIGHTS: data, directory / DESCRIPTION: text})
+    saved.write(encoder, directory, NAME, fields)
 
 
 def load_encoder(run_dir_or_file: str | Path) -> PretrainedEncoder:
@@ -173,15 +159,9 @@ def load_encoder(run_dir_or_file: str | Path) -> PretrainedEncoder:
     The module is in eval mode and maps images [N, 3, H, W], uint8 or float in [0, 1], to features
     [N, F].
     """
-    path = Path(run_dir_or_file).expanduser()
-    if not path.exists() and not path.with_suffix(".safetensors").exists():
-        raise CheckpointError(
-            f"{path}: there is no such run or file; name a run's directory or its {WEIGHTS}"
-        )
-    weights = path / WEIGHTS if path.is_dir() else path.with_suffix(".safetensors")
-    description = weights.with_name(DESCRIPTION) if path.is_dir() else weights.with_suffix(".json")
-    state, digest = _read_weights(weights)
-    fields = _read_description(description)
+    weights, description = saved.locate(run_dir_or_file, NAME)
+    state, digest = saved.read_weights(weights, NAME)
+    fields = saved.read_description(description)
     try:
         config = _model_config(fields["model"])
         size, extra = int(fields["size"]), dict(fields["extra"])
@@ -189,11 +169,7 @@ def load_encoder(run_dir_or_file: str | Path) -> PretrainedEncoder:
         mean, std = [float(v) for v in fields["mean"]], [float(v) for v in fields["std"]]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{description}: a setting is missing or wrong: {error}") from None
-    if digest != expected:
-        raise CheckpointError(
-            f"{description}: describes other weights than those in {weights}; "
-            "copy both files from one run"
-        )
+    saved.check_digest(digest, expected, description, weights)
     try:
         encoder = build_encoder(config, size)
         _fill(encoder, state, str(weights))
@@ -217,55 +193,12 @@ def _model_config(model: Mapping[str, Any]) -> ModelConfig:
     return config
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors of a safetensors file and the digest of its bytes."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
-        raise CheckpointError(
-            f"{path}: {reason}; expected {WEIGHTS} of a finished run, or the run's directory"
-        ) from None
-    try:
-        return safetensors.torch.load(data), _digest(data)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: truncated or not a safetensors file ({error})") from None
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such file; it belongs to the weights") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        found = fields.get("format") if isinstance(fields, dict) else type(fields).__name__
-        raise CheckpointError(
-            f"{path}: format {found!r} is not one that ssgear {ssgear.__version__} reads "
-            f"(it reads format {FORMAT})"
-        )
-    return fields
-
-
 def _fill(encoder: Encoder, state: Mapping[str, Tensor], where: str) -> None:
     """Load weights after checking that names and shapes are those of the encoder."""
-    own = encoder.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is not part of it" for name in state if name not in own]
-    problems += [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if problems:
-        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+    problem = saved.misfit(encoder, state)
+    if problem is not None:
         raise CheckpointError(
             f"{where}: does not fit {encoder.name} (norm {encoder.config.norm}, stem "
-            f"{encoder.config.stem}) at {encoder.size} pixels: {problems[0]}{more}"
+            f"{encoder.config.stem}) at {encoder.size} pixels: {problem}"
         )
     encoder.load_state_dict(dict(state))

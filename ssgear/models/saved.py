@@ -1,0 +1,115 @@
+"""Networks as two plain files: NAME.safetensors, and NAME.json that says what the numbers are of.
+
+Encoders and generators are written and read through here. Both files appear together or not at all;
+the description holds a digest of the weights, so that files of two runs are not mixed up. They hold
+numbers and names only: reading them runs no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+import ssgear
+from ssgear.errors import CheckpointError
+from ssgear.storage.atomic import json_text, write_files
+
+FORMAT = 1
+
+
+def write(module: nn.Module, directory: Path, name: str, fields: Mapping[str, Any]) -> None:
+    """Write the weights of a module as they are, and the fields that describe it."""
+    # safetensors takes no tensors in channels-last order
+    state = {key: value.contiguous() for key, value in module.state_dict().items()}
+    data = safetensors.torch.save(state)
+    weights = f"{name}.safetensors"
+    description = {
+        "format": FORMAT,
+        "ssgear": ssgear.__version__,
+        **fields,
+        "weights": {"file": weights, "blake2b": digest_of(data)},
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    text = json_text(description).encode()
+    write_files({directory / weights: data, directory / f"{name}.json": text})
+
+
+def locate(run_dir_or_file: str | Path, name: str) -> tuple[Path, Path]:
+    """Return where the weights and their description are, by a run's directory or either file."""
+    path = Path(run_dir_or_file).expanduser()
+    if not path.exists() and not path.with_suffix(".safetensors").exists():
+        raise CheckpointError(
+            f"{path}: there is no such run or file; name a run's directory or its "
+            f"{name}.safetensors"
+        )
+    if path.is_dir():
+        return path / f"{name}.safetensors", path / f"{name}.json"
+    return path.with_suffix(".safetensors"), path.with_suffix(".json")
+
+
+def read_weights(path: Path, name: str) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a safetensors file and the digest of its bytes."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise CheckpointError(
+            f"{path}: {reason}; expected {name}.safetensors of a finished run, or the run's "
+            "directory"
+        ) from None
+    try:
+        return safetensors.torch.load(data), digest_of(data)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: truncated or not a safetensors file ({error})") from None
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Return the fields of a description, whose format is one that this version reads."""
+    try:
+        fields = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file; it belongs to the weights") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        found = fields.get("format") if isinstance(fields, dict) else type(fields).__name__
+        raise CheckpointError(
+            f"{path}: format {found!r} is not one that ssgear {ssgear.__version__} reads "
+            f"(it reads format {FORMAT})"
+        )
+    return fields
+
+
+def check_digest(digest: str, expected: object, description: Path, weights: Path) -> None:
+    """Refuse weights that are not those that the description was written for."""
+    if digest != expected:
+        raise CheckpointError(
+            f"{description}: describes other weights than those in {weights}; "
+            "copy both files from one run"
+        )
+
+
+def misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str | None:
+    """Say how names or shapes of weights differ from those of a module, or return None."""
+    own = module.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name} is not part of it" for name in state if name not in own]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"{problems[0]}{more}" if problems else None
+
+
+def digest_of(data: bytes) -> str:
+    """Return the digest of a file's bytes that descriptions hold."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
