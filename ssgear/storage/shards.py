@@ -1,0 +1,83 @@
+"""Shards: plain tar files whose bytes depend on their members alone, read at any place.
+
+Headers hold no time, owner or host, so that a shard made again is the same file. Reading lists the
+members by their headers only, and refuses a file that is cut or damaged.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ssgear.errors import DataError
+
+_BLOCK = tarfile.BLOCKSIZE
+
+
+class Member(NamedTuple):
+    """One file of a shard."""
+
+    name: str
+    """Its name."""
+    offset: int
+    """Where its bytes begin."""
+    size: int
+    """How many there are."""
+
+
+def tar_bytes(members: Iterable[tuple[str, bytes]]) -> bytes:
+    """Return a tar file of these names and contents, in this order."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, data in members:
+            header = tarfile.TarInfo(name)  # time 0, owner 0, no names of either
+            header.size = len(data)
+            archive.addfile(header, io.BytesIO(data))
+    return file.getvalue()
+
+
+def list_members(path: Path) -> list[Member]:
+    """List the files of a shard.
+
+    Raises:
+        DataError: it cannot be read, is cut, or is no tar file of plain members.
+    """
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+            return list(_members(data))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, tarfile.TarError) as error:  # an empty file cannot be mapped
+        raise DataError(f"{path}: damaged or cut: {error}") from None
+
+
+def read_span(path: Path, offset: int, size: int) -> bytes:
+    """Return a part of a shard; one that ends before it raises `DataError`."""
+    try:
+        # opened anew each time: handles of a thousand shards in every worker are too many
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            data = os.pread(descriptor, size, offset)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}") from None
+    if len(data) != size:
+        raise DataError("the shard ends before this file does")
+    return data
+
+
+def _members(data: mmap.mmap) -> Iterator[Member]:
+    place = 0
+    while (block := data[place : place + _BLOCK]) != bytes(_BLOCK):
+        header = tarfile.TarInfo.frombuf(block, "ascii", "strict")
+        if not header.isreg():
+            raise tarfile.ReadError(f"{header.name} is no plain file")
+        start = place + _BLOCK
+        place = start + -(-header.size // _BLOCK) * _BLOCK
+        yield Member(header.name, start, header.size)

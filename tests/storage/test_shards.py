@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from ssgear.errors import DataError
+from ssgear.storage.shards import list_members, read_span, tar_bytes
+
+FILES = [("a.0.webp", b"x" * 513), ("a.0.json", b"{}"), ("b.0.webp", b""), ("b.0.json", b"y" * 512)]
+
+
+def test_members_are_read_back_at_their_places(tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    path.write_bytes(tar_bytes(FILES))
+    members = list_members(path)
+    assert [member.name for member in members] == [name for name, _ in FILES]
+    for member, (_, data) in zip(members, FILES, strict=True):
+        assert read_span(path, member.offset, member.size) == data
+    with tarfile.open(path) as archive:  # an independent reader
+        for info, (name, data) in zip(archive.getmembers(), FILES, strict=True):
+            file = archive.extractfile(info)
+            assert info.name == name and file is not None and file.read() == data
+
+
+def test_bytes_depend_on_the_members_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tar_bytes(FILES)
+    monkeypatch.setattr(time, "time", lambda: 2e9)
+    assert tar_bytes(FILES) == first != tar_bytes(FILES[::-1])
+
+
+def test_no_file_and_cut_files_are_refused(tmp_path: Path) -> None:
+    path, data = tmp_path / "s.tar", tar_bytes(FILES)
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        list_members(path)
+    last = list_members_of(path, data)[-1]
+    for length in (0, 100, 512, 700, 1536, last.offset - 512, last.offset + 100, last.offset + 512):
+        path.write_bytes(data[:length])
+        with pytest.raises(DataError, match="damaged or cut"):
+            list_members(path)
+    with pytest.raises(DataError, match="ends before this file does"):
+        read_span(path, last.offset, 5000)
+
+
+def list_members_of(path: Path, data: bytes) -> list:  # type: ignore[type-arg]
+    path.write_bytes(data)
+    return list_members(path)
+
+
+def test_damaged_headers_and_links_are_refused(tmp_path: Path) -> None:
+    path, data = tmp_path / "s.tar", bytearray(tar_bytes(FILES))
+    data[130] ^= 1  # a digit of the first size
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"s\.tar: damaged or cut: bad checksum"):
+        list_members(path)
+    with tarfile.open(path, "w") as archive:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "elsewhere"
+        archive.addfile(link)
+    with pytest.raises(DataError, match="link is no plain file"):
+        list_members(path)
