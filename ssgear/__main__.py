@@ -1,4 +1,4 @@
-"""`ssgear train | evaluate | doctor`: `python -m ssgear.train` and the others under one name.
+"""`ssgear train | generate | evaluate | doctor`: `python -m ssgear.train` and so on by one name.
 
 Only the command that is asked for is imported.
 """
@@ -14,6 +14,7 @@ from ssgear.errors import ConfigError, did_you_mean
 
 COMMANDS = {
     "train": "train an encoder; with no options, on the embedded images, in minutes",
+    "generate": "draw images from a trained generator into a store, for training on them",
     "evaluate": "measure an encoder: linear probe and kNN on any images",
     "doctor": "what this machine can run, what it cannot, and what would change that",
 }

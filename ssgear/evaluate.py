@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(run: Path, words: Sequence[str]) -> Evaluation:
     """Read the options; images that the command line does not name are the run's own."""
     given, help_wanted = arguments.read(words)
-    given = arguments.check(given, options_of(Evaluation))
+    given = arguments.check(given, options_of(Evaluation), listing="--help")
     data = own_images(run)
     if {"data.source", "data.path"} & {each.key for each in given}:
         data = DataConfig(size=data.size, workers=data.workers)

@@ -17,7 +17,7 @@ from typing import Any
 from ssgear.errors import ConfigError, did_you_mean
 
 PACKAGE = Path(__file__).parent
-BASES = {"methods": "Method"}
+BASES = {"methods": "Method", "views": "Generator"}
 """Folder of a kind of thing -> class in its `base.py` that each of them derives from."""
 
 
@@ -66,7 +66,7 @@ def check(kind: str, name: str, where: str = "--method") -> None:
         return
     near = did_you_mean(canonical(name), known)
     raise ConfigError(
-        f"{where}: unknown {kind.removesuffix('s')} {name!r}{near}; known: {', '.join(known)}"
+        f"{where}: unknown {BASES[kind].lower()} {name!r}{near}; known: {', '.join(known)}"
     )
 
 

@@ -43,7 +43,10 @@ LIFTABLE = ("kernels", "losses")
 LIFTABLE_NEEDS = {"torch", "triton"}
 LIFTABLE_ROOMS = {"kernels", "losses", "distributed", "errors"}
 
-LIGHT = ("__init__", "__main__", "config", "registry", "errors", "train", "evaluate", "doctor")
+LIGHT = (
+    "__init__", "__main__", "config", "registry", "errors",
+    "train", "generate", "evaluate", "doctor", "views",
+)  # fmt: skip
 HEAVY = {"torch", "torchvision", "timm", "deepspeed", "tensorboard", "sklearn", "matplotlib"}
 
 DISTRIBUTIONS = {"pillow": "PIL", "scikit-learn": "sklearn"}

@@ -14,7 +14,7 @@ from ssgear import __version__
 def test_help_names_the_commands(run_ssgear: Callable[..., Any], words: list[str]) -> None:
     outcome = run_ssgear(*words)
     assert outcome.status == 0
-    for command in ("train", "evaluate", "doctor"):
+    for command in ("train", "generate", "evaluate", "doctor"):
         assert f"  {command} " in outcome.out
 
 
@@ -26,7 +26,8 @@ def test_unknown_command(run_ssgear: Callable[..., Any]) -> None:
     outcome = run_ssgear("trian", "--optim.lr", 1)
     assert (outcome.status, outcome.out) == (2, "")
     assert outcome.err == (
-        "ssgear: trian: unknown command (did you mean train?); known: train, evaluate, doctor\n"
+        "ssgear: trian: unknown command (did you mean train?); "
+        "known: train, generate, evaluate, doctor\n"
     )
 
 
@@ -34,7 +35,8 @@ def test_a_command_gets_its_words_and_only_it_is_imported() -> None:
     program = (
         "import sys; from ssgear.__main__ import main\n"
         "assert main(['train', '--zzz']) == 2\n"
-        "assert not {'torch', 'ssgear.doctor', 'ssgear.evaluate'} & set(sys.modules)"
+        "others = {f'ssgear.{name}' for name in ('doctor', 'evaluate', 'generate')}\n"
+        "assert not ({'torch'} | others) & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -53,15 +53,25 @@ def _is_option(word: str) -> bool:
 
 
 def check(
-    given: Iterable[Given], options: Mapping[str, Option], whose: str = "option"
+    given: Iterable[Given],
+    options: Mapping[str, Option],
+    whose: str = "option",
+    listing: str = ALL,
 ) -> list[Given]:
-    """Refuse names, counts and values that no option takes; flags lose their True or False."""
+    """Refuse names, counts and values that no option takes; flags lose their True or False.
+
+    `listing` is what prints every option.
+    """
     table = {option.flag[2:].replace("-", "_"): option for option in options.values()}
-    return [_check_one(each, table, options.values(), whose) for each in given]
+    return [_check_one(each, table, options.values(), whose, listing) for each in given]
 
 
 def _check_one(
-    each: Given, table: Mapping[str, Option], options: Collection[Option], whose: str
+    each: Given,
+    table: Mapping[str, Option],
+    options: Collection[Option],
+    whose: str,
+    listing: str,
 ) -> Given:
     option = table.get(each.key)
     if option is not None and option.type is bool:
@@ -79,7 +89,7 @@ def _check_one(
             raise ConfigError(f"{each.flag}: takes no value, {each.words[0]!r} was given")
         return _switch(positive, on=False)
     near = nearest(each.key, options)
-    hint = f" (did you mean {near.flag}?)" if near else f"; {ALL} lists every option"
+    hint = f" (did you mean {near.flag}?)" if near else f"; {listing} lists every option"
     raise ConfigError(f"{each.flag}: unknown {whose}{hint}")
 
 

@@ -74,6 +74,22 @@ def sample(
     return torch.cat(blocks)
 
 
+@torch.no_grad()
+def render(
+    generator: Generator,
+    noise_NZ: Tensor,
+    condition: Tensor | None = None,
+    truncation: float = 1.0,
+) -> Tensor:
+    """Return the images of some noise, float32 [N, 3, R, R], clipped to [-1, 1].
+
+    The generator is put into eval mode meanwhile.
+    """
+    _check_truncation(generator, truncation)
+    with _evaluating(generator):
+        return _images(generator, noise_NZ, condition, truncation)
+
+
 def _images(
     generator: Generator, inputs: Tensor, condition: Tensor | None, truncation: float
 ) -> Tensor:
@@ -103,5 +119,9 @@ def _check(
             f"count={count}, start={start}, batch_size={batch_size}: expected count and start "
             "of at least 0, batch_size of at least 1"
         )
+    _check_truncation(generator, truncation)
+
+
+def _check_truncation(generator: Generator, truncation: float) -> None:
     if truncation != 1 and not isinstance(generator, StyleGAN2Generator):
         raise ArgumentError(f"truncation={truncation}: a DCGAN has no styles; leave it at 1")

@@ -1,0 +1,260 @@
+"""`python -m ssgear.generate`: a generator -> images -> a view store (storage/view_store.py).
+
+A store that is there is finished, or enlarged by a larger --count: image i is a function of the
+seed and i alone. The last line on standard output is the path of the store; a user's mistake is one
+line on standard error and exit status 2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import io
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ssgear import registry
+from ssgear.config import arguments
+from ssgear.config.options import options_of
+from ssgear.errors import ConfigError, DataError, SsgearError, StorageError
+
+if TYPE_CHECKING:
+    from ssgear.storage.store_writer import Sample
+    from ssgear.storage.view_store import StoreInfo
+    from ssgear.views.base import Generator
+
+USAGE = "python -m ssgear.generate"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What the system answers where nothing more can be written."""
+_SHOWN = 3
+"""Damaged places that an error names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What to generate, how much of it, and where it goes."""
+
+    generator: str = "gan"
+    """View generator: gan."""
+    count: int | None = None
+    """Images that the store is to hold; may be larger later."""
+    output: Path | None = None
+    """Directory of the store."""
+    seed: int = 0
+    """Decides every image together with its number."""
+    batch_size: int = 100
+    """Images made at a time. It may change an image's last bits, so a store keeps to one."""
+    shard_size: int = 1000
+    """Images of a tar file."""
+    format: Literal["webp", "jpg"] = "webp"
+    """webp loses nothing and suits small images, jpg (quality 95) is smaller."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where a GPU is there."""
+    verify: bool = False
+    """Read every image of --output instead, and say which are damaged."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers below one and seeds that no generator takes."""
+        for option in ("count", "batch_size", "shard_size"):
+            value = getattr(self, option)
+            if value is not None and value < 1:
+                flag = option.replace("_", "-")
+                raise ConfigError(f"--{flag}: {value} is not possible; use at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"--seed: {self.seed} is not possible; use 0 to 2^32 - 1")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        asked, own = parse(words or ["--help"])
+        store = verify(asked) if asked.verify else generate(asked, own)
+        print(store)
+        return 0
+    except SsgearError as error:
+        print(f"ssgear: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("ssgear: interrupted; the same command finishes what is missing", file=sys.stderr)
+        return 130
+
+
+def parse(words: Sequence[str]) -> tuple[Generation, Any]:
+    """Read the options: the command's, and those of the generator that it names."""
+    given, help_wanted = arguments.read(words)
+    named = [each.words[0] for each in given if each.key == "generator" and len(each.words) == 1]
+    name = named[-1] if named else Generation.generator
+    kind = registry.load("views", name, "--generator")
+    options = {**options_of(Generation), **options_of(kind.Config)}
+    given = arguments.check(given, options, listing="--help")
+    words = ["--help"] if help_wanted else arguments.words_for_tyro(given)
+    parsed = _tyro(words, kind.Config)
+    return _part(Generation, parsed), _part(kind.Config, parsed)
+
+
+def _tyro(words: Sequence[str], own: type[Any]) -> Any:
+    import tyro
+
+    command = dataclasses.make_dataclass("Command", [], bases=(Generation, own), frozen=True)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                command,
+                args=list(words),
+                prog=USAGE,
+                description="Draw images from a generator into a store, to be trained on.",
+            )
+    except SystemExit as leaving:
+        if not leaving.code:
+            raise
+        raise ConfigError(" ".join(complaint.getvalue().split())) from None
+
+
+def _part(kind: type[Any], parsed: Any) -> Any:
+    fields = dataclasses.fields(kind)
+    return kind(**{field.name: getattr(parsed, field.name) for field in fields})
+
+
+def generate(asked: Generation, own: Any) -> Path:
+    """Make the images that are missing and return the store."""
+    from ssgear.storage.store_writer import create
+    from ssgear.storage.view_store import StoreInfo
+
+    root = _output(asked)
+    if asked.count is None:
+        raise ConfigError("--count: say how many images the store is to hold")
+    generator = _load(asked, own)
+    settings = {
+        "generator": registry.canonical(asked.generator),
+        "seed": asked.seed,
+        "batch_size": asked.batch_size,
+        **generator.settings,
+    }
+    info = StoreInfo(
+        count=asked.count,
+        shard_size=asked.shard_size,
+        encoding=asked.format,
+        size=generator.size,
+        settings=settings,
+    )
+    with _full_disk(), create(root, info) as writer:
+        missing = writer.missing()
+        total = sum(len(writer.info.items_of(shard)) for shard in missing)
+        _tell(root, writer.info, asked.count, total)
+        with _progress(total) as advance:
+            for shard in missing:
+                items = writer.info.items_of(shard)
+                writer.write_shard(shard, samples(generator, settings, items, advance))
+    return root
+
+
+def samples(
+    generator: Generator, settings: dict[str, Any], items: range, advance: Callable[[int], None]
+) -> Iterator[Sample]:
+    """Make some items, in blocks that are cut at the same numbers whatever is asked for."""
+    from ssgear.storage.store_writer import Sample
+    from ssgear.views.base import item_seed
+
+    size = settings["batch_size"]
+    for first in range(items.start // size * size, items.stop, size):
+        block = range(first, first + size)
+        ids = [f"{number:09d}" for number in block]
+        seeds = [item_seed(settings["seed"], each) for each in ids]
+        views = generator.generate(None, ids, seeds)
+        wanted = [row for row, number in enumerate(block) if number in items]
+        for row in wanted:
+            metadata = {
+                "generator": settings["generator"],
+                "prompt": None,
+                "seed": seeds[row],
+                **views.metadata[row],
+            }
+            pixels = views.images[row].permute(1, 2, 0).contiguous().numpy()
+            yield Sample(id=ids[row], pixels=pixels, metadata=metadata)
+        advance(len(wanted))
+
+
+def verify(asked: Generation) -> Path:
+    """Read the whole store and return it; damage is an error."""
+    from ssgear.storage import view_store
+
+    root = _output(asked)
+    problems = view_store.verify(root, option="--output")
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise DataError(
+            f"--output: {len(problems)} damaged: {'; '.join(problems[:_SHOWN])}{more}; remove "
+            "these shards, and the command that made the store makes them again"
+        )
+    return root
+
+
+def _output(asked: Generation) -> Path:
+    if asked.output is None:
+        raise ConfigError("--output: name the directory of the store")
+    return asked.output
+
+
+def _load(asked: Generation, own: Any) -> Generator:
+    import torch
+
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device: cuda was asked for, and PyTorch finds no GPU here; use cpu")
+    cuda = asked.device != "cpu" and torch.cuda.is_available()
+    kind = registry.load("views", asked.generator, "--generator")
+    generator: Generator = kind(own, torch.device("cuda" if cuda else "cpu"))
+    if generator.needs_images:
+        raise ConfigError(
+            f"--generator: {asked.generator} makes views of images, which this command does not "
+            "read; use gan"
+        )
+    return generator
+
+
+def _tell(root: Path, info: StoreInfo, count: int, total: int) -> None:
+    there = info.count - total
+    if count < info.count:
+        print(f"ssgear: {root} is to hold {info.count} images, not {count}", file=sys.stderr)
+    if there and total:
+        print(f"ssgear: {there} of {info.count} images are there", file=sys.stderr)
+    elif not total:
+        print(f"ssgear: all {info.count} images are there", file=sys.stderr)
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise StorageError(
+            f"--output: cannot be written: {error.strerror}; make room, then run the same command "
+            "again: it finishes what is missing"
+        ) from None
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    console = Console(stderr=True)
+    columns = (TextColumn("Generating"), BarColumn(), MofNCompleteColumn(), TimeLeft())
+    hidden = not console.is_terminal or not total
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""View generators, offline: one file each, found by its name (`base.Generator`)."""

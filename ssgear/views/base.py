@@ -1,0 +1,70 @@
+"""What every view generator is.
+
+    class Name(Generator):
+        class Config(Generator.Config): ...       # its own options, --like-this
+        def generate(self, images, ids, seeds): ...
+
+A generator is found by its file name in `ssgear/views/`; listing its options imports no torch. It
+is called with blocks of the same size, cut at the same numbers, whatever is asked for: what it
+makes for a row may depend on that row's image, id and seed only.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """What a generator made, row by row."""
+
+    images: Tensor
+    """[n, 3, H, W] uint8."""
+    metadata: Sequence[Mapping[str, Any]]
+    """What is known of each: plain JSON, a `label` where it has one."""
+
+
+class Generator(ABC):
+    """Makes images from noise, or from other images."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of a generator; subclasses add theirs."""
+
+    needs_images: ClassVar[bool] = False
+    """Whether it makes views of images that it is given."""
+    size: int
+    """Side of what it makes in pixels."""
+    settings: Mapping[str, Any]
+    """What decides the pixels beside seeds and images: plain JSON, a digest of the model too."""
+
+    @abstractmethod
+    def __init__(self, config: Any, device: torch.device) -> None:
+        """Load the model."""
+
+    @abstractmethod
+    def generate(self, images: Tensor | None, ids: Sequence[str], seeds: Sequence[int]) -> Views:
+        """Make a view of each image, or where there are none, an image for each id.
+
+        Args:
+            images: [n, 3, H, W] uint8, or None where `needs_images` is False.
+            ids: Ids of the images; without images, the numbers of what is made.
+            seeds: The only source of chance, one for each row (`item_seed`).
+        """
+
+
+def item_seed(seed: int, item: str, k: int = 0) -> int:
+    """Return the seed of view `k` of an item in a store of that seed, in [0, 2^53).
+
+    JSON keeps whole numbers exact up to there in every language.
+    """
+    from ssgear.kernels.philox import derive_key
+
+    return derive_key(seed, "view", item, k) % 2**53

@@ -1,0 +1,93 @@
+"""Images from a trained GAN: noise to images, labels in turn where it has classes.
+
+    python -m ssgear.generate --generator gan --run RUN --count 10000 --output STORE
+
+RUN holds generator.safetensors and generator.json (models/generators.py). Image i has the label
+i mod classes, so that classes are balanced in every part of a store.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssgear.errors import ConfigError
+from ssgear.views.base import Generator, Views
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class GAN(Generator):
+    """A DCGAN or StyleGAN2 of a run."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Generator.Config):
+        """Which generator, and how its noise is used."""
+
+        run: Path | None = None
+        """Run that trained the generator, or its generator.safetensors."""
+        truncation: float = 1.0
+        """Share of the styles' distance to their average that is kept (StyleGAN2 only)."""
+
+        def __post_init__(self) -> None:
+            """Refuse a share that is none."""
+            if not 0 <= self.truncation < math.inf:
+                raise ConfigError(f"--truncation: {self.truncation} is not possible; use 0 or more")
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        """Read the generator.
+
+        Raises:
+            ConfigError: no run is named, or its generator needs what is not there.
+            CheckpointError: the files cannot be used.
+        """
+        from ssgear.models.generators import read_generator
+
+        if config.run is None:
+            raise ConfigError("--run: name the run whose generator draws the images")
+        found = read_generator(config.run)
+        condition = found.generator.config.condition
+        if condition.kind == "vector":
+            raise ConfigError(
+                f"--run: the generator of {config.run} is conditioned on features of images, which "
+                "this command does not compute; use one without a condition, or with labels"
+            )
+        if config.truncation != 1 and found.kind != "stylegan2":
+            raise ConfigError(
+                f"--truncation: {config.truncation:g}: a {found.kind} has no styles; leave it away"
+            )
+        self.generator = found.generator.to(device)
+        self.device, self.truncation = device, config.truncation
+        self.num_labels = condition.size
+        self.size = found.generator.resolution
+        self.settings = {
+            "model": found.digest,
+            "parameters": {"truncation": float(config.truncation)},
+            "num_labels": self.num_labels,
+            "classes": None if found.classes is None else list(found.classes),
+        }
+
+    def generate(self, images: Tensor | None, ids: Sequence[str], seeds: Sequence[int]) -> Views:
+        """Draw an image for each id, which is its number."""
+        import torch
+
+        from ssgear.kernels import philox
+        from ssgear.models.sampling import render
+
+        key = philox.derive_key("gan")
+        noise_NZ = philox.normal(key, torch.tensor(seeds), self.generator.noise_dim)
+        labels = [int(number) % self.num_labels for number in ids] if self.num_labels else None
+        condition = None if labels is None else torch.tensor(labels, device=self.device)
+        drawn = render(self.generator, noise_NZ.to(self.device), condition, self.truncation)
+        pixels = ((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+        common: dict[str, Any] = {
+            "model": self.settings["model"],
+            "parameters": self.settings["parameters"],
+        }
+        own = [{}] * len(ids) if labels is None else [{"label": label} for label in labels]
+        return Views(images=pixels, metadata=[{**common, **each} for each in own])

@@ -1,0 +1,194 @@
+"""The command that fills a store, on a generator of random weights."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssgear.models.conditions import Condition
+from ssgear.models.dcgan import DCGANConfig, DCGANGenerator
+from ssgear.models.generators import save_generator
+from ssgear.storage import store_writer
+from ssgear.storage.view_store import ViewStore
+
+Ssgear = Callable[..., Any]
+SMALL = ("--shard-size", 7, "--batch-size", 4)
+
+
+def tiny_run(folder: Path, seed: int = 0, size: int = 8) -> Path:
+    torch.manual_seed(seed)
+    condition = Condition(kind="label", size=3)
+    config = DCGANConfig(resolution=size, noise_dim=7, generator_width=6, condition=condition)
+    generator = DCGANGenerator(config)
+    generator.train()(torch.randn(64, 7), torch.arange(64) % 3)  # batch statistics
+    save_generator(generator, folder, classes=("cat", "dog", "eel"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run(tmp_path_factory.mktemp("gan") / "run")
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in store.iterdir() if path.name != ".lock"}
+
+
+def test_a_store_is_filled_and_its_path_printed(
+    run_ssgear: Ssgear, run: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    done = run_ssgear("generate", "--run", run, "--count", 20, "--output", store, "--seed", 3)
+    assert (done.status, done.out.splitlines()[-1]) == (0, str(store))
+    opened = ViewStore(store)
+    fields = [opened.metadata(item) for item in range(20)]
+    assert [each["label"] for each in fields] == [i % 3 for i in range(20)]
+    assert [each["id"] for each in fields] == [f"{i:09d}" for i in range(20)]
+    assert {each["generator"] for each in fields} == {"gan"}
+    assert len({each["seed"] for each in fields}) == 20
+    assert opened.info.settings["classes"] == ["cat", "dog", "eel"]
+    pictures = [np.asarray(Image.open(io.BytesIO(opened.encoded(i)))) for i in range(20)]
+    assert len({picture.tobytes() for picture in pictures}) == 20
+    assert run_ssgear("generate", "--verify", "--output", store).status == 0
+
+
+def test_more_later_equals_more_at_once(run_ssgear: Ssgear, run: Path, tmp_path: Path) -> None:
+    def fill(store: str, count: int) -> Any:
+        options = ("--run", run, "--output", tmp_path / store, *SMALL)
+        return run_ssgear("generate", "--count", count, *options)
+
+    for count in (3, 10, 24):  # no multiple of a block or a shard
+        assert fill("grown", count).status == 0
+    fill("whole", 24)
+    whole = contents(tmp_path / "whole")
+    assert contents(tmp_path / "grown") == whole and len(whole) == 5
+    (tmp_path / "grown" / "000001.tar").unlink()
+    assert "17 of 24 images are there" in fill("grown", 5).err
+    assert contents(tmp_path / "grown") == whole
+    assert "all 24 images are there" in fill("grown", 24).err
+
+
+def test_a_killed_command_is_finished_to_the_same_bytes(
+    run_ssgear: Ssgear, run: Path, tmp_path: Path
+) -> None:
+    def options(store: str) -> list[str]:
+        output = str(tmp_path / store)
+        return ["--run", str(run), "--count", "1000", "--shard-size", "20", "--output", output]
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ssgear.generate", *options("killed")], stdout=subprocess.DEVNULL
+    )
+    deadline = time.time() + 60
+    while not (tmp_path / "killed" / "000002.tar").exists() and time.time() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 3 <= len(list((tmp_path / "killed").glob("*.tar"))) < 50
+    for store in ("killed", "whole"):
+        assert run_ssgear("generate", *options(store)).status == 0
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_other_settings_are_refused_by_name(run_ssgear: Ssgear, run: Path, tmp_path: Path) -> None:
+    options = ("--count", 5, "--output", tmp_path / "store")
+    run_ssgear("generate", "--run", run, *options)
+    other = tiny_run(tmp_path / "other", seed=1)
+    for change, said in {
+        ("--run", run, "--seed", 1): "seed (0, now 1)",
+        ("--run", run, "--batch-size", 8): "batch_size (100, now 8)",
+        ("--run", run, "--format", "jpg"): "encoding (webp, now jpg)",
+        ("--run", other): "model (",
+    }.items():
+        done = run_ssgear("generate", *change, *options)
+        assert done.status == 2 and f"made with other settings: {said}" in done.complaint
+
+
+MISTAKES = {
+    "--run RUN --output x": "--count: say how many images the store is to hold",
+    "--run RUN --count 5": "--output: name the directory of the store",
+    "--count 5 --output x": "--run: name the run whose generator draws the images",
+    "--run RUN --count 0 --output x": "--count: 0 is not possible; use at least 1",
+    "--run RUN --count 5 --output x --batch-size 0": "--batch-size: 0 is not possible",
+    "--run RUN --count 5 --output x --seed -1": "--seed: -1 is not possible",
+    "--run RUN --count 5 --output x --truncation 0.7": "--truncation: 0.7: a dcgan has no styles",
+    "--run RUN --count 5 --output x --generator gna": "--generator: unknown generator 'gna' "
+    "(did you mean gan?); known: gan",
+    "--run RUN --cuont 5": "--cuont: unknown option (did you mean --count?)",
+    "--run RUN --zzz": "--zzz: unknown option; --help lists every option",
+    "--run nowhere --count 5 --output x": "nowhere: there is no such run or file",
+    "--verify --output x": "--output: x: is no view store",
+    "--run RUN --count 5 --output RUN": "holds other files (generator.json) and no store.json",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_mistakes_are_one_line(words: str, run_ssgear: Ssgear, run: Path) -> None:
+    done = run_ssgear("generate", *(run if word == "RUN" else word for word in words.split()))
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("ssgear: ") and done.err.count("\n") == 1
+    assert MISTAKES[words] in done.err
+    assert not Path("x").exists()
+
+
+def test_verify_names_what_is_damaged(run_ssgear: Ssgear, run: Path, tmp_path: Path) -> None:
+    options = ("--run", run, "--count", 20, "--output", tmp_path, *SMALL)
+    run_ssgear("generate", *options)
+    shard = tmp_path / "000001.tar"
+    before = shard.read_bytes()
+    shard.write_bytes(before.replace(ViewStore(tmp_path).encoded(9), b"#" * 40, 1)[: len(before)])
+    done = run_ssgear("generate", "--verify", "--output", tmp_path)
+    assert done.status == 2 and str(shard) in done.complaint and "remove these" in done.complaint
+    shard.unlink()
+    run_ssgear("generate", *options)
+    assert shard.read_bytes() == before
+
+
+def test_a_full_disk_is_one_line(
+    run_ssgear: Ssgear, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store_writer, "write_bytes", full)
+    done = run_ssgear("generate", "--run", run, "--count", 20, "--output", tmp_path / "store")
+    assert (done.status, done.out) == (2, "")
+    assert (
+        done.err.startswith("ssgear: --output: cannot be written: No space") and "again" in done.err
+    )
+
+
+def test_help_lists_the_generators_own_options_without_torch() -> None:
+    program = (
+        "import sys; from ssgear.generate import main\n"
+        "try: main(['--help'])\nexcept SystemExit as leaving: assert leaving.code == 0\n"
+        "assert not {'torch', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for option in ("--run", "--truncation", "--count", "--output", "--seed", "--format"):
+        assert f" {option} " in done.stdout
+
+
+def test_store_json_says_what_it_was_made_with(
+    run_ssgear: Ssgear, run: Path, tmp_path: Path
+) -> None:
+    run_ssgear("generate", "--run", run, "--count", 5, "--output", tmp_path / "store")
+    fields = json.loads((tmp_path / "store" / "store.json").read_text())
+    digest = json.loads((run / "generator.json").read_text())["weights"]["blake2b"]
+    assert (fields["count"], fields["size"], fields["encoding"]) == (5, 8, "webp")
+    assert fields["settings"]["model"] == digest
+    assert fields["settings"]["parameters"] == {"truncation": 1.0}
