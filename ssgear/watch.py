@@ -243,6 +243,7 @@ class FinalFigures(Callback):
             "method": run.config.method_name,
             "source": run.source.name,
             "num_train": len(run.source),
+            "num_synthetic": 0 if run.synthetic is None else len(run.synthetic),
             "num_test": None if data is None else len(data.test_images),
             "classes": list(run.source.classes or ()),
             "epochs": run.epoch,
@@ -256,7 +257,7 @@ class FinalFigures(Callback):
             "size": run.plan.size,
             "bad_files": [
                 f"{bad.where}: {bad.reason}"
-                for source in (run.source, run.test)
+                for source in (run.source, run.synthetic, run.test)
                 for bad in (source.bad if source else ())
             ],
             "versions": versions(),

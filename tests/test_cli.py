@@ -24,7 +24,7 @@ OPTIONS = """
 --method --seed --output --deepspeed
 --data.source --data.path --data.test-path --data.labels --data.download --data.test-share
 --data.size --data.augmentation --data.min-scale --data.loader --data.workers
---data.resident-limit-mb --data.max-bad-share
+--data.resident-limit-mb --data.max-bad-share --data.synthetic --data.synthetic-ratio
 --model.name --model.norm --model.stem --model.weights
 --optim.name --optim.lr --optim.weight-decay --optim.momentum --optim.batch-size
 --optim.micro-batch --optim.epochs --optim.max-steps --optim.warmup-epochs --optim.clip
@@ -47,6 +47,10 @@ MISTAKES = {
     "(did you mean --method.temperature?)",
     "--method.temperature 0": "--method.temperature: 0.0 is not possible; use a value above 0",
     "--method.temperature -0.5": "--method.temperature: -0.5 is not possible; use a value above 0",
+    "--data.synthetic-ratio 0.3": "--data.synthetic-ratio: 0.3 is not possible; name the store of "
+    "synthetic images by --data.synthetic",
+    "--data.synthetic x --data.synthetic-ratio 1.5": "--data.synthetic-ratio: 1.5 is not possible; "
+    "use [0, 1]",
     "--engine.precision fp8": "--engine.precision: 'fp8' is not one of float32, bf16",
     "--optim.name adam": "--optim.name: 'adam' is not one of lars, sgd, adamw "
     "(did you mean adamw?)",

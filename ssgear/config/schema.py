@@ -51,6 +51,10 @@ class DataConfig:
     """The resident loader is chosen for sets up to this size, decoded."""
     max_bad_share: float = 0.01
     """Share of unreadable files above which a run stops; below it they are named and skipped."""
+    synthetic: Path | None = None
+    """Store of generated images (python -m ssgear.generate) to train on beside the real ones."""
+    synthetic_ratio: float | None = None
+    """Share of the images seen that come from --data.synthetic, in [0, 1]; by default 0.5."""
 
     def __post_init__(self) -> None:
         """Refuse shares outside [0, 1) and sizes below 8."""
@@ -62,6 +66,17 @@ class DataConfig:
         _require(smallest is None or 0 < smallest <= 1, "--data.min-scale", smallest, "use (0, 1]")
         _require(self.workers >= 0, "--data.workers", self.workers, "use 0 or more")
         _require(limit >= 0, "--data.resident-limit-mb", limit, "use 0 or more")
+        ratio, option = self.synthetic_ratio, "--data.synthetic-ratio"
+        _require(ratio is None or 0 <= ratio <= 1, option, ratio, "use [0, 1]")
+        wanted = "name the store of synthetic images by --data.synthetic"
+        _require(ratio is None or self.synthetic is not None, option, ratio, wanted)
+
+    @property
+    def synthetic_share(self) -> float:
+        """Return the share of the images seen that are synthetic; 0 without a store."""
+        if self.synthetic is None:
+            return 0.0
+        return 0.5 if self.synthetic_ratio is None else self.synthetic_ratio
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ class Batch:
     ids: Tensor | None = None
     """[n] int64 identities where they are not simply the images (MATH.md 1), else None."""
     labels: Tensor | None = None
-    """[n] int64 class labels, or None."""
+    """[n] int64 class labels, -1 for synthetic images; or None."""
     generated: Tensor | None = None
     """[V, n] bool: this view is a generated image; None means none is."""
     epoch: int = 0

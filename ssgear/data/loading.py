@@ -19,6 +19,7 @@ from ssgear.data.augment import AugmentSpec
 from ssgear.data.batch import Batch
 from ssgear.data.sampler import Items, Sampler
 from ssgear.data.sources import Source
+from ssgear.data.synthetic import joined, joined_labels
 from ssgear.errors import ConfigError
 from ssgear.kernels import philox
 
@@ -72,12 +73,16 @@ class ViewPlan:
             position=items.position,
             images=None if images is None else images.to(self.device, torch.float32) / 127.5 - 1,
             labels=None if labels is None else labels[items.index].to(self.device),
-            generated=items.generated,
+            generated=_of_views(items.generated, len(views), self.device),
             epoch=epoch,
             step=step,
             seed=self.seed,
             device=self.device,
         )
+
+
+def _of_views(generated: Tensor | None, views: int, device: torch.device) -> Tensor | None:
+    return None if generated is None else generated.expand(views, -1).to(device)
 
 
 class Loader(Protocol):
@@ -121,32 +126,56 @@ def augmentation(config: DataConfig, size: int) -> AugmentSpec:
 
 
 def build_loader(
-    config: DataConfig, source: Source, sampler_for: Callable[[int], Sampler], plan: ViewPlan
-) -> tuple[Loader, Source]:
-    """Decode or scan; return the engine, and the source of the images that can be read."""
+    config: DataConfig,
+    source: Source,
+    sampler_for: Callable[[int, int], Sampler],
+    plan: ViewPlan,
+    synthetic: Source | None = None,
+) -> tuple[Loader, Source, Source | None]:
+    """Decode or scan; return the engine, and the sources of the images that can be read.
+
+    `sampler_for` gets the numbers of real and of synthetic images.
+    """
     from ssgear.data.resident import ResidentLoader
-    from ssgear.data.sources import decode_all, scan
     from ssgear.data.torch_loader import TorchLoader
 
-    engine, _ = choose_engine(config, source)
+    engine, _ = choose_engine(config, source, synthetic)
+    tensor, source = _read(engine, source, config)
+    labels, both = source.labels, source
+    if synthetic is not None:
+        more, synthetic = _read(engine, synthetic, config)
+        tensor = torch.cat([tensor, more])
+        labels, both = joined_labels(labels, len(synthetic)), joined(source, synthetic)
+    sampler = sampler_for(len(source), len(synthetic or ()))
     if engine == "resident":
-        images, source = decode_all(source, config)
-        sampler = sampler_for(len(source))
-        return ResidentLoader(images, source.labels, sampler, plan), source
-    source, sizes = scan(source, config)
-    sampler = sampler_for(len(source))
-    return TorchLoader(source, sizes, sampler, plan, config.workers), source
+        return ResidentLoader(tensor, labels, sampler, plan), source, synthetic
+    return TorchLoader(both, tensor, sampler, plan, config.workers), source, synthetic
 
 
-def choose_engine(config: DataConfig, source: Source) -> tuple[str, str]:
-    """Return the engine for a source and the reason in words."""
-    side = source.native_size
+def _read(engine: str, source: Source, config: DataConfig) -> tuple[Tensor, Source]:
+    """Return what an engine keeps of the images that can be read (pixels, or sizes), and these."""
+    from ssgear.data.sources import decode_all, scan
+
+    if engine == "resident":
+        return decode_all(source, config)
+    good, sizes = scan(source, config)
+    return sizes, good
+
+
+def choose_engine(
+    config: DataConfig, source: Source, synthetic: Source | None = None
+) -> tuple[str, str]:
+    """Return the engine for a source, and synthetic images beside it, and the reason in words."""
+    side, count = source.native_size, len(source)
+    if synthetic is not None:
+        side = side if synthetic.native_size == side else None
+        count += len(synthetic)
     if side is None:
         fits, reason = False, "the images have different sizes"
     else:
-        megabytes = 3 * side * side * len(source) / 1e6
+        megabytes = 3 * side * side * count / 1e6
         fits = side <= SMALL_SIDE and megabytes <= config.resident_limit_mb
-        reason = f"{len(source)} images of {side} px are {megabytes:.0f} MB decoded"
+        reason = f"{count} images of {side} px are {megabytes:.0f} MB decoded"
     if config.loader == "auto":
         return ("resident" if fits else "torch"), reason
     if config.loader == "resident" and side is None:

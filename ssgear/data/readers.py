@@ -68,16 +68,19 @@ class Names:
         return os.fsdecode(self._text[start : int(self._ends[index])].tobytes())
 
 
-class _EncodedReader:
-    """What readers of image files share."""
+class EncodedReader:
+    """What readers of image files share; they say how many there are, and read one."""
 
     def encoded(self, index: int) -> bytes:
+        """Return the file as it is stored."""
         return self._read(index, None)
 
     def image(self, index: int) -> Image.Image:
+        """Return an image, upright RGB, or raise `BadImageError`."""
         return open_rgb(self._read(index, None))
 
     def stored_size(self, index: int) -> tuple[int, int]:
+        """Return height and width from the header, or raise `BadImageError`."""
         try:
             return stored_size(self._read(index, _HEADER))
         except BadImageError:
@@ -88,7 +91,7 @@ class _EncodedReader:
         raise NotImplementedError
 
 
-class FolderReader(_EncodedReader):
+class FolderReader(EncodedReader):
     """Files below a folder."""
 
     def __init__(self, root: Path, names: Iterable[str]) -> None:
@@ -112,7 +115,7 @@ class FolderReader(_EncodedReader):
             raise BadImageError(f"cannot be read: {error.strerror or error}") from error
 
 
-class ArchiveReader(_EncodedReader):
+class ArchiveReader(EncodedReader):
     """Uncompressed members of an archive, by their place in it."""
 
     def __init__(self, path: Path, names: Iterable[str], spans: Iterable[tuple[int, int]]) -> None:

@@ -63,10 +63,11 @@ class ResidentLoader:
         plan = self.plan
         items = [self.sampler.items(order, step) for step in steps]
         index = torch.cat([each.index for each in items]).to(self.images.device)
+        draw = torch.cat([each.draw for each in items]).to(self.images.device)
         rows = self.images[index]
         seed = plan.stream_seed(stream)
         views = [
-            augment(rows, spec, size=plan.size, seed=seed, epoch=epoch, indices=index, view=view)
+            augment(rows, spec, size=plan.size, seed=seed, epoch=epoch, indices=draw, view=view)
             for view, spec in enumerate(plan.specs)
         ]
         share = len(items[0].index)

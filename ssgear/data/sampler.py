@@ -3,6 +3,7 @@
 A pure function of (seed, stream, epoch, position). The order is drawn once an epoch for the whole
 world; a rank takes a contiguous part of every global batch, so that the ranks together see exactly
 what one process would. A sampler's whole state is (epoch, position), which the trainer keeps.
+Synthetic images (data/view_mix.py) are numbered after the real ones and make no epoch longer.
 `stream` names an order of its own for repeated phases (DESIGN.md, "Groups, phases, one loop").
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssgear.data.view_mix import Mix, mixed_order
 from ssgear.errors import ConfigError, DataError
 from ssgear.kernels import philox
 
@@ -22,11 +24,14 @@ class Items:
     """What the rows of one rank's part of a global batch are made from."""
 
     index: Tensor
-    """[n] int64: place in the data set."""
+    """[n] int64: place in the data set; synthetic images stand after the real ones."""
+    draw: Tensor
+    """[n] int64: what the chances of the views are drawn by: the index, but another number each
+    time that an image comes again within an epoch."""
     position: Tensor
     """[n] int64: row of the global batch."""
     generated: Tensor | None = None
-    """[V, n] bool: which views come from a stored generated image; None where none does."""
+    """[V or 1, n] bool: which views come from a stored generated image; None where none does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,10 @@ class Sampler:
     """This process."""
     world_size: int = 1
     """How many processes share a batch."""
+    num_synthetic: int = 0
+    """Synthetic images beside those."""
+    synthetic_ratio: float = 0.0
+    """Share of the rows that are synthetic."""
 
     def __post_init__(self) -> None:
         """Refuse a set smaller than a batch and a batch that the ranks cannot share evenly."""
@@ -64,11 +73,25 @@ class Sampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Return the number of whole batches in one pass."""
+        """Return the number of whole batches in one pass over the real images."""
         return self.num_images // self.batch_size
 
     def order(self, epoch: int, stream: str = "") -> Tensor:
-        """Return the order of all images in an epoch, [N] int64."""
+        """Return the order of the images in an epoch, int64; `items` reads it."""
+        if self._mixes:
+            mix = Mix(
+                num_real=self.num_images,
+                num_synthetic=self.num_synthetic,
+                ratio=self.synthetic_ratio,
+            )
+            return mixed_order(
+                mix,
+                seed=self.seed,
+                stream=stream,
+                epoch=epoch,
+                steps=self.steps_per_epoch,
+                batch_size=self.batch_size,
+            )
         return philox.permutation(
             philox.derive_key(self.seed, "order", stream, epoch), self.num_images
         )
@@ -77,4 +100,11 @@ class Sampler:
         """Return this rank's rows of batch number `step` of an epoch in that order."""
         share = self.batch_size // self.world_size
         position = torch.arange(self.rank * share, (self.rank + 1) * share)
-        return Items(index=order[step * self.batch_size + position], position=position)
+        draw = order[step * self.batch_size + position]
+        index = draw % (self.num_images + self.num_synthetic)
+        generated = (index >= self.num_images)[None] if self._mixes else None
+        return Items(index=index, draw=draw, position=position, generated=generated)
+
+    @property
+    def _mixes(self) -> bool:
+        return self.num_synthetic > 0 and self.synthetic_ratio > 0

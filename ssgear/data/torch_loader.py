@@ -80,7 +80,7 @@ def draw_view(
         spec,
         seed=plan.stream_seed(request.stream),
         epoch=request.epoch,
-        indices=index,
+        indices=request.items.draw,
         view=view,
         heights=sizes[index, 0],
         widths=sizes[index, 1],

@@ -49,6 +49,8 @@ class Run:
     runtime: Runtime
     log: Log
     total_steps: int
+    synthetic: Source | None = None
+    """Synthetic images that can be read; the loader numbers them after `source`."""
     resumed: bool = False
     step: int = 0
     """Optimiser steps taken."""

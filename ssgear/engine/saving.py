@@ -79,7 +79,11 @@ def _own_state(run: Run, callbacks: Sequence[Callback]) -> dict[str, Any]:
         "cuda_random": torch.cuda.get_rng_state(run.device) if run.device.type == "cuda" else None,
         "averages": {name: average.state_dict() for name, average in run.averages.items()},
         "callbacks": [callback.state_dict() for callback in callbacks],
-        "bad_files": [(bad.where, bad.reason) for bad in run.source.bad],
+        "bad_files": [
+            (bad.where, bad.reason)
+            for source in (run.source, run.synthetic)
+            for bad in (source.bad if source else ())
+        ],
     }
 
 
@@ -91,6 +95,7 @@ def _commit(run: Run, staged: Path, final: Path) -> None:
         "world_size": run.world.size,
         "runtime": run.runtime.name,
         "num_images": len(run.source),
+        "num_synthetic": run.loader.sampler.num_synthetic,
     }
     checkpoint.write_manifest(staged, meta)
     commit_directory(staged, final)
@@ -135,4 +140,10 @@ def _check_same(run: Run, meta: dict[str, Any], folder: Path) -> None:
         raise CheckpointError(
             f"{folder}: was trained on {meta['num_images']} images, now {len(run.source)} can be "
             "read; restore the data, or start a new run"
+        )
+    synthetic = meta.get("num_synthetic", 0)
+    if synthetic != run.loader.sampler.num_synthetic:
+        raise CheckpointError(
+            f"{folder}: was trained with {synthetic} synthetic images, now there are "
+            f"{run.loader.sampler.num_synthetic}; restore the store, or start a new run"
         )

@@ -31,6 +31,7 @@ from ssgear.data.loading import (
 )
 from ssgear.data.sampler import Sampler
 from ssgear.data.sources import Source, check_source, open_source, scan
+from ssgear.data.synthetic import open_synthetic
 from ssgear.distributed import World
 from ssgear.engine.callbacks import Run
 from ssgear.engine.deepspeed_runtime import DeepSpeedRuntime, import_deepspeed
@@ -97,6 +98,7 @@ def _build(
 ) -> Run:
     world, device = machine.world, machine.device
     source = open_source(config.data, "train")
+    synthetic = open_synthetic(config.data, source)
     size = view_size(config.data, source)
     method = build_method(config, size, device, world)
     source = method.wrap_source(source)
@@ -110,17 +112,19 @@ def _build(
         needs_images=method.needs_images,
     )
 
-    def sampler_for(num_images: int) -> Sampler:
+    def sampler_for(num_images: int, num_synthetic: int) -> Sampler:
         return Sampler(
             num_images=num_images,
+            num_synthetic=num_synthetic,
+            synthetic_ratio=config.data.synthetic_share,
             batch_size=config.optim.batch_size,
             seed=config.seed,
             rank=world.rank,
             world_size=world.size,
         )
 
-    engine, why = choose_engine(config.data, source)
-    loader, source = build_loader(config.data, source, sampler_for, plan)
+    engine, why = choose_engine(config.data, source, synthetic)
+    loader, source, synthetic = build_loader(config.data, source, sampler_for, plan, synthetic)
     total = loader.sampler.steps_per_epoch * config.optim.epochs
     _check_rows(method, config, world)
     runtime = build_runtime(method, config, world, ds)
@@ -133,6 +137,7 @@ def _build(
         device=device,
         method=method,
         source=source,
+        synthetic=synthetic,
         test=test,
         loader=loader,
         plan=plan,
@@ -177,7 +182,7 @@ def _tell(run: Run, loader: str, ds: ds_json.ResolvedDeepSpeed | None) -> None:
     """Say once what a user should know about this run."""
     config, world = run.config, run.world
     run.log.say(loader)
-    for source in (run.source, run.test):
+    for source in (run.source, run.synthetic, run.test):
         for note in source.notes if source else ():
             run.log.say(note)
         for bad in source.bad if source else ():

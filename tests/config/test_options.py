@@ -62,6 +62,8 @@ def test_flags() -> None:
         ("engine.batch_size", "optim.batch_size"),
         ("engine.presicion", "engine.precision"),
         ("data.pth", "data.path"),
+        ("data.syntetic", "data.synthetic"),
+        ("data.synthetic_ration", "data.synthetic_ratio"),
         ("outptu", "output"),
         ("method_nam", "method_name"),
         ("model.nrom", "model.norm"),

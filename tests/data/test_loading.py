@@ -45,7 +45,7 @@ def loader(source: Source, engine: Engine, needs_images: bool = False, size: int
         needs_images=needs_images,
     )
 
-    def sampler_for(num_images: int) -> Sampler:
+    def sampler_for(num_images: int, num_synthetic: int) -> Sampler:
         return Sampler(num_images=num_images, batch_size=12, seed=3)
 
     config = dataclasses.replace(DataConfig(), loader=engine)

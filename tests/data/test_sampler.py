@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from ssgear.data.sampler import Sampler
 from ssgear.errors import ConfigError, DataError
 
 
-def sampler(**changes: int) -> Sampler:
+def sampler(**changes: Any) -> Sampler:
     return Sampler(**{"num_images": 103, "batch_size": 12, "seed": 5, **changes})
 
 
@@ -31,13 +33,38 @@ def test_orders_differ_by_epoch_seed_and_stream_and_repeat_otherwise() -> None:
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_ranks_together_see_what_one_process_sees(world_size: int) -> None:
-    whole = sampler()
+@pytest.mark.parametrize("synthetic", [{}, {"num_synthetic": 7, "synthetic_ratio": 0.6}])
+def test_ranks_together_see_what_one_process_sees(
+    world_size: int, synthetic: dict[str, Any]
+) -> None:
+    whole = sampler(**synthetic)
     order = whole.order(2)
-    parts = [sampler(rank=r, world_size=world_size).items(order, 4) for r in range(world_size)]
+    parts = [
+        sampler(rank=r, world_size=world_size, **synthetic).items(order, 4)
+        for r in range(world_size)
+    ]
     expected = whole.items(order, 4)
     assert torch.equal(torch.cat([part.index for part in parts]), expected.index)
+    assert torch.equal(torch.cat([part.draw for part in parts]), expected.draw)
     assert torch.equal(torch.cat([part.position for part in parts]), torch.arange(12))
+    if expected.generated is not None:
+        masks = [part.generated for part in parts if part.generated is not None]
+        assert torch.equal(torch.cat(masks, dim=1), expected.generated)
+
+
+def test_synthetic_images_make_no_epoch_longer_and_none_without_a_share() -> None:
+    plain, idle = sampler(), sampler(num_synthetic=50)
+    assert torch.equal(idle.order(1), plain.order(1)) and idle.items(idle.order(1), 2) is not None
+    assert idle.items(idle.order(1), 2).generated is None
+    half = sampler(num_synthetic=50, synthetic_ratio=0.5)
+    assert half.steps_per_epoch == plain.steps_per_epoch
+    order = half.order(0)
+    for step in range(8):
+        items = half.items(order, step)
+        assert items.generated is not None and items.generated.shape == (1, 12)
+        assert int(items.generated.sum()) == 6
+        assert torch.equal(items.generated[0], items.index >= 103)
+        assert torch.equal(items.draw % 153, items.index)
 
 
 def test_a_set_smaller_than_a_batch_and_an_uneven_share_are_refused() -> None:

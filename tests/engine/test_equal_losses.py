@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.test_synthetic import store
 from tests.engine.training import train
 from tests.ranks import Ranks
 
@@ -65,6 +66,14 @@ def test_two_deepspeed_ranks_equal_one(
 ) -> None:
     options = ("--deepspeed", str(ds_json(tmp_path, stage)), *STEPS)
     assert pair.run(train, tmp_path / "run", *options)[0] == pytest.approx(expected, abs=TOLERANCE)
+
+
+def test_two_ranks_mix_synthetic_images_as_one_does(pair: Ranks, tmp_path: Path) -> None:
+    few = store(tmp_path / "store", 11)
+    options = ("--data.synthetic", str(few), "--data.synthetic-ratio", "0.6", *STEPS)
+    one = train(tmp_path / "one", *options)
+    two = pair.run(train, tmp_path / "two", *options)[0]
+    assert two == pytest.approx(one, abs=TOLERANCE)
 
 
 def test_micro_batches_equal_the_whole(expected: list[float], tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""X union Z: which rows of an epoch are real and which synthetic, and which image each one is.
+
+Pure functions of (seed, stream, epoch), called by the sampler before anything is decoded. An epoch
+has as many rows as X alone fills, whatever |Z|: the budget is images seen. Of the first t rows of a
+run floor(t * ratio) are synthetic, so every batch has its share to within a row, at random places.
+Real and synthetic images are each walked through in shuffled passes that go on across epochs: no
+image comes again before its pass is over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from ssgear.kernels import philox
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """Two sets of images and the share of the second."""
+
+    num_real: int
+    """Images of X; places 0 to num_real - 1."""
+    num_synthetic: int
+    """Images of Z; places num_real on."""
+    ratio: float
+    """Share of the rows that are synthetic, in [0, 1]; counted in millionths at the finest."""
+
+    def synthetic_before(self, row: int) -> int:
+        """Return how many of a run's first rows are synthetic."""
+        # whole numbers: a float would miscount where row * ratio is whole
+        ratio = Fraction(self.ratio).limit_denominator(10**6)
+        return row * ratio.numerator // ratio.denominator
+
+
+def mixed_order(
+    mix: Mix, *, seed: int, stream: str, epoch: int, steps: int, batch_size: int
+) -> Tensor:
+    """Return the rows of an epoch, [steps * batch_size] int64.
+
+    A row is place + (num_real + num_synthetic) * repeat, where repeat counts how often its set was
+    begun anew within the epoch: no number is there twice, though an image may be.
+    """
+    start = epoch * steps * batch_size
+    total = mix.num_real + mix.num_synthetic
+    synthetic = _synthetic_rows(mix, seed, stream, epoch, steps, batch_size)
+    drawn = mix.synthetic_before(start)
+    order = torch.empty(steps * batch_size, dtype=torch.int64)
+    # X alone has the same key: what is real comes in the order that it has there
+    for chosen, first, size, offset, name in (
+        (~synthetic, start - drawn, mix.num_real, 0, "order"),
+        (synthetic, drawn, mix.num_synthetic, mix.num_real, "synthetic order"),
+    ):
+        place, repeat = _walk(first, int(chosen.sum()), size, seed, name, stream)
+        order[chosen] = place + offset + total * repeat
+    return order
+
+
+def _synthetic_rows(
+    mix: Mix, seed: int, stream: str, epoch: int, steps: int, batch_size: int
+) -> Tensor:
+    """Return which rows of an epoch are synthetic, [steps * batch_size] bool."""
+    starts = [(epoch * steps + step) * batch_size for step in range(steps + 1)]
+    before = torch.tensor([mix.synthetic_before(row) for row in starts])
+    counts = before[1:] - before[:-1]
+    key = philox.derive_key(seed, "mix", stream, epoch)
+    places = philox.uniform(key, torch.arange(steps * batch_size), 1).reshape(steps, batch_size)
+    ranks = places.argsort(dim=1, stable=True).argsort(dim=1)
+    return (ranks < counts[:, None]).flatten()
+
+
+def _walk(
+    first: int, count: int, size: int, seed: int, name: str, stream: str
+) -> tuple[Tensor, Tensor]:
+    """Return images number `first`, `first` + 1, ... of endless shuffled passes over a set.
+
+    Two of [count]: places in the set, and passes since that of the first.
+    """
+    if count == 0:
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    begun, last = first // size, (first + count - 1) // size
+    passes = [
+        philox.permutation(philox.derive_key(seed, name, stream, number), size)
+        for number in range(begun, last + 1)
+    ]
+    skipped = first - begun * size
+    repeat = (torch.arange(count) + skipped) // size
+    return torch.cat(passes)[skipped : skipped + count], repeat

@@ -1,0 +1,113 @@
+"""Training on X, Z or both: what equals what, on a few small images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssgear.config import cli
+from ssgear.engine.setup import prepare
+from ssgear.engine.trainer import Trainer
+from ssgear.errors import CheckpointError, DataError
+from ssgear.storage.checkpoint import find_latest, read_manifest
+from tests.data.test_synthetic import store
+from tests.engine.training import losses, train
+
+SMALL = (
+    "--data.size", "16", "--optim.batch-size", "12", "--optim.warmup-epochs", "0",
+    "--optim.epochs", "3", "--data.workers", "0",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty images: three steps of twelve an epoch."""
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(40):
+        noise = np.random.default_rng(1000 + number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return store(tmp_path_factory.mktemp("store"), 11, size=16)
+
+
+def run(output: Path, images: Path, *options: str) -> list[float]:
+    return train(output, "--data.path", str(images), *SMALL, *options)
+
+
+def mixed(synthetic: Path, ratio: float) -> tuple[str, ...]:
+    return ("--data.synthetic", str(synthetic), "--data.synthetic-ratio", str(ratio))
+
+
+def resume(run: Path, *options: str) -> list[float]:
+    Trainer(prepare(cli.parse(["--resume", str(run), *options])), ()).run()
+    return losses(run)
+
+
+def test_zero_equals_the_run_without_a_store_and_others_do_not(
+    images: Path, synthetic: Path, tmp_path: Path
+) -> None:
+    plain = run(tmp_path / "plain", images)
+    assert len(plain) == 9
+    assert run(tmp_path / "zero", images, *mixed(synthetic, 0)) == plain
+    columns = [run(tmp_path / f"{r}", images, *mixed(synthetic, r)) for r in (0.5, 1.0)]
+    assert len({tuple(column) for column in (plain, *columns)}) == 3
+    assert {len(column) for column in columns} == {9}
+    meta = read_manifest(find_latest(tmp_path / "0.5"))
+    assert (meta["num_images"], meta["num_synthetic"]) == (36, 11)
+    assert meta["images_seen"] == 9 * 12
+    default = run(tmp_path / "default", images, "--data.synthetic", str(synthetic))
+    assert default == columns[0]
+
+
+def test_z_alone_does_not_depend_on_the_real_images(
+    images: Path, synthetic: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in images.iterdir():
+        Image.new("RGB", (16, 16), "grey").save(other / file.name)
+    alone = [
+        run(tmp_path / f"run-{folder.name}", folder, *mixed(synthetic, 1))
+        for folder in (images, other)
+    ]
+    assert alone[0] == alone[1]
+
+
+@pytest.mark.parametrize("loader", ["resident", "torch"])
+def test_a_resumed_run_equals_one_that_never_stopped(
+    loader: str, images: Path, synthetic: Path, tmp_path: Path
+) -> None:
+    options = (*mixed(synthetic, 0.4), "--data.loader", loader)
+    whole = run(tmp_path / "whole", images, *options, "--optim.max-steps", "9")
+    run(tmp_path / "part", images, *options, "--optim.max-steps", "4")
+    assert resume(tmp_path / "part", "--optim.max-steps", "9") == whole
+
+
+def test_a_store_that_changed_is_refused_on_resume(images: Path, tmp_path: Path) -> None:
+    synthetic = store(tmp_path / "store", 5, size=16)
+    run(tmp_path / "run", images, *mixed(synthetic, 0.5), "--optim.max-steps", "4")
+    store(tmp_path / "store", 8, size=16)
+    with pytest.raises(CheckpointError, match="with 5 synthetic images, now there are 8"):
+        resume(tmp_path / "run", "--optim.max-steps", "9")
+    (synthetic / "000001.tar").unlink()
+    with pytest.raises(DataError, match=r"--data\.synthetic: .* holds 5 of 8 images; finish it"):
+        run(tmp_path / "new", images, *mixed(synthetic, 0.5))
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_log_says_what_is_mixed(
+    images: Path, synthetic: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path / "run", images, *mixed(synthetic, 0.25), "--optim.max-steps", "1")
+    out, err = capfd.readouterr()
+    assert "25 % of the images seen are synthetic, from 11" in out + err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["data"]["synthetic_ratio"] == 0.25
