@@ -145,5 +145,6 @@ def _check_same(run: Run, meta: dict[str, Any], folder: Path) -> None:
     if synthetic != run.loader.sampler.num_synthetic:
         raise CheckpointError(
             f"{folder}: was trained with {synthetic} synthetic images, now there are "
-            f"{run.loader.sampler.num_synthetic}; restore the store, or start a new run"
+            f"{run.loader.sampler.num_synthetic}; restore the store (generated anew with that "
+            "--count it is the same), or start a new run"
         )

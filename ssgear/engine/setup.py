@@ -101,7 +101,7 @@ def _build(
     synthetic = open_synthetic(config.data, source)
     size = view_size(config.data, source)
     method = build_method(config, size, device, world)
-    source = method.wrap_source(source)
+    source = _wrapped(method, source, synthetic)
     test = _test_source(config)
     plan = ViewPlan(
         specs=method.view_specs(augmentation(config.data, size)),
@@ -150,6 +150,17 @@ def _build(
     return run
 
 
+def _wrapped(method: Method, source: Source, synthetic: Source | None) -> Source:
+    """Return the images as the method wants them, which synthetic ones beside them cannot be."""
+    wrapped = method.wrap_source(source)
+    if synthetic is not None and wrapped is not source:
+        raise ConfigError(
+            "--data.synthetic: this method makes a set of its own of the images, which synthetic "
+            "ones cannot join; leave it away"
+        )
+    return wrapped
+
+
 def _test_source(config: Config) -> Source | None:
     """Open and check the test images now: a mistake in them must not end a run hours later."""
     if config.data.test_share == 0 and config.data.test_path is None:
@@ -189,6 +200,13 @@ def _tell(run: Run, loader: str, ds: ds_json.ResolvedDeepSpeed | None) -> None:
             run.log.note(run.step, f"skipped {bad.where}: {bad.reason}")
     for note in ds.notes if ds else ():
         run.log.note(run.step, note)
+    share = config.data.synthetic_share * config.optim.batch_size
+    if run.synthetic is not None and share > len(run.synthetic):
+        run.log.note(
+            run.step,
+            f"{len(run.synthetic)} synthetic images are fewer than the {share:g} of a batch: it "
+            "holds copies of an image, which a contrastive loss takes for different ones",
+        )
     if config.optim.warmup_epochs >= config.optim.epochs:
         run.log.note(
             run.step,

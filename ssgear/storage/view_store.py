@@ -85,15 +85,14 @@ class ViewStore:
         self.root = root
         where = f"{option}: {root}" if option else str(root)
         self.info = read_info(root, where)
-        there = [path for path in self._paths() if path.is_file()]
-        found = [list_shard(path).spans for path in there]
+        found = [self._listed(shard) for shard in range(self.info.num_shards)]
         have = sum(map(len, found))
         if have < self.info.count:
             raise DataError(
                 f"{where}: holds {have} of {self.info.count} images; finish it by the command that "
                 f"made it: python -m ssgear.generate ... --output {root}"
             )
-        self._spans: NDArray[np.int64] = np.concatenate(found)[: self.info.count]
+        self._spans: NDArray[np.int64] = np.concatenate(found)
 
     def __len__(self) -> int:
         """Return how many items there are."""
@@ -117,8 +116,12 @@ class ViewStore:
     def _path_of(self, item: int) -> Path:
         return shard_path(self.root, item // self.info.shard_size)
 
-    def _paths(self) -> list[Path]:
-        return [shard_path(self.root, shard) for shard in range(self.info.num_shards)]
+    def _listed(self, shard: int) -> NDArray[np.int64]:
+        """Return the places of a shard's items, as far as they are there."""
+        path = shard_path(self.root, shard)
+        if not path.is_file():
+            return np.zeros((0, 4), dtype=np.int64)
+        return list_shard(path).spans[: len(self.info.items_of(shard))]
 
 
 def verify(root: Path, *, option: str = "") -> list[str]:

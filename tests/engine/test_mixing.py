@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ssgear.config import cli
+from ssgear.data.sources import Source
 from ssgear.engine.setup import prepare
 from ssgear.engine.trainer import Trainer
-from ssgear.errors import CheckpointError, DataError
+from ssgear.errors import CheckpointError, ConfigError, DataError
+from ssgear.methods.base import Method
 from ssgear.storage.checkpoint import find_latest, read_manifest
 from tests.data.test_synthetic import store
 from tests.engine.training import losses, train
@@ -109,5 +112,27 @@ def test_the_log_says_what_is_mixed(
     run(tmp_path / "run", images, *mixed(synthetic, 0.25), "--optim.max-steps", "1")
     out, err = capfd.readouterr()
     assert "25 % of the images seen are synthetic, from 11" in out + err
+    assert "copies of an image" not in out + err  # 3 of a batch are from 11
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["data"]["synthetic_ratio"] == 0.25
+
+
+def test_copies_within_a_batch_are_told_of(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    few = store(tmp_path / "few", 2, size=16)
+    run(tmp_path / "run", images, *mixed(few, 0.5), "--optim.max-steps", "1")
+    out, err = capfd.readouterr()
+    assert "2 synthetic images are fewer than the 6 of a batch" in out + err
+
+
+def test_a_method_with_a_set_of_its_own_takes_no_synthetic_images(
+    images: Path, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def every_other(self: Method, source: Source) -> Source:
+        return source.subset(torch.arange(0, len(source), 2))
+
+    monkeypatch.setattr(Method, "wrap_source", every_other)
+    with pytest.raises(ConfigError, match=r"--data\.synthetic: this method makes a set of its own"):
+        run(tmp_path / "run", images, *mixed(synthetic, 0.5))
+    assert len(run(tmp_path / "alone", images, "--optim.epochs", "1")) == 1

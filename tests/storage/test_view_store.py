@@ -61,6 +61,16 @@ def test_items_are_read_back_in_any_order(tmp_path: Path) -> None:
     assert verify(tmp_path / "store") == []
 
 
+def test_a_short_shard_is_not_made_up_for_by_a_long_one(tmp_path: Path) -> None:
+    make(tmp_path)
+    with create(tmp_path / "long", replace(INFO, shard_size=5)) as writer:
+        fill(writer, [0])
+    (tmp_path / "long" / "000000.tar").replace(tmp_path / "000001.tar")
+    (tmp_path / "000002.tar").unlink()
+    with pytest.raises(DataError, match="holds 6 of 7 images"):
+        ViewStore(tmp_path)
+
+
 def test_shards_have_the_layout_of_webdataset(tmp_path: Path) -> None:
     with tarfile.open(make(tmp_path / "store") / "000002.tar") as archive:
         assert archive.getnames() == ["00006.0.webp", "00006.0.json"]
