@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ import pytest
 import torch
 from PIL import Image
 
+from ssgear.generate import samples
 from ssgear.models.conditions import Condition
 from ssgear.models.dcgan import DCGANConfig, DCGANGenerator
 from ssgear.models.generators import save_generator
 from ssgear.storage import store_writer
 from ssgear.storage.view_store import ViewStore
+from ssgear.views.base import Generator, Views
 
 Ssgear = Callable[..., Any]
 SMALL = ("--shard-size", 7, "--batch-size", 4)
@@ -80,6 +82,26 @@ def test_more_later_equals_more_at_once(run_ssgear: Ssgear, run: Path, tmp_path:
     assert "17 of 24 images are there" in fill("grown", 5).err
     assert contents(tmp_path / "grown") == whole
     assert "all 24 images are there" in fill("grown", 24).err
+
+
+def test_blocks_are_cut_at_the_same_numbers_whatever_is_asked_for() -> None:
+    class Recorder(Generator):
+        size = 2
+
+        def __init__(self) -> None:
+            self.blocks: list[list[int]] = []
+
+        def generate(self, images: Any, ids: Sequence[str], seeds: Sequence[int]) -> Views:
+            self.blocks.append([int(number) for number in ids])
+            made = torch.zeros(len(ids), 3, 2, 2, dtype=torch.uint8)
+            return Views(images=made, metadata=[{"of": number} for number in ids])
+
+    generator, done = Recorder(), []
+    settings = {"generator": "x", "seed": 1, "batch_size": 4}
+    made = list(samples(generator, settings, range(6, 13), done.append))
+    assert generator.blocks == [[4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
+    assert [int(sample.id) for sample in made] == list(range(6, 13)) and done == [2, 4, 1]
+    assert all(sample.metadata["of"] == sample.id for sample in made)
 
 
 def test_a_killed_command_is_finished_to_the_same_bytes(
