@@ -39,7 +39,7 @@ from ssgear.engine.log import Log, cut_metrics
 from ssgear.engine.runtime import Runtime, TorchRuntime
 from ssgear.errors import CheckpointError, ConfigError, DataError, SsgearError
 from ssgear.kernels import philox
-from ssgear.methods.base import Method
+from ssgear.methods.base import Facts, Method
 from ssgear.models.encoders import build_encoder
 from ssgear.models.networks import check_model
 from ssgear.storage.atomic import write_json
@@ -98,11 +98,18 @@ def _build(
     world, device = machine.world, machine.device
     source = open_source(config.data, "train")
     size = view_size(config.data, source)
-    method = build_method(config, size, device, world)
+    spec = augmentation(config.data, size)
+    facts = Facts(
+        augmentation=spec,
+        num_images=len(source),
+        num_classes=_num_classes(source),
+        epochs=config.optim.epochs,
+    )
+    method = build_method(config, size, device, world, facts)
     source = method.wrap_source(source)
     test = _test_source(config)
     plan = ViewPlan(
-        specs=method.view_specs(augmentation(config.data, size)),
+        specs=method.view_specs(spec),
         size=size,
         seed=config.seed,
         device=device,
@@ -274,12 +281,20 @@ def _refuse_held(directory: Path) -> None:
         )
 
 
-def build_method(config: Config, size: int, device: torch.device, world: World) -> Method:
+def _num_classes(source: Source) -> int | None:
+    if source.labels is None or not len(source.labels):
+        return None
+    return len(source.classes) if source.classes else int(source.labels.max()) + 1
+
+
+def build_method(
+    config: Config, size: int, device: torch.device, world: World, facts: Facts
+) -> Method:
     """Build encoder and method; initial weights depend on (seed, part) alone."""
     torch.manual_seed(config.seed)
     encoder = build_encoder(config.model, size, seed=config.seed)
     loaded: Any = registry.load("methods", config.method_name)
-    method: Method = loaded(config.method, encoder)
+    method: Method = loaded.build(config.method, encoder, facts)
     if world.size > 1 and device.type == "cuda":
         for name, child in method.named_children():
             # torch's own conversion drops the activations of timm's fused norm layers

@@ -1,4 +1,4 @@
-"""What is done to every image before the critic sees it, so that it cannot learn few images by heart.
+"""What is done to images before the critic sees them, so that it cannot learn few by heart.
 
     augment = build_critic_augment("ada")                      # none, diffaugment, ada
     d_real = critic(augment(real, batch.draw, name="real"))    # real and synthetic images alike
