@@ -138,6 +138,10 @@ class Method(nn.Module):
     exact."""
     needs_images: ClassVar[bool] = False
     """Whether `Batch.images` is filled."""
+    generates: bool = False
+    """Whether a generator is trained, so that `samples` returns images."""
+    trains_encoder: bool = True
+    """Whether the encoder is trained, so that its figures mean anything."""
     max_skipped: int = 0
     """Steps in a row with a gradient that is not finite that are skipped before the run ends."""
 
@@ -195,6 +199,14 @@ class Method(nn.Module):
 
         Never weights.
         """
+
+    def samples(self, images: Tensor, labels: Tensor | None, *, seed: int) -> Tensor | None:
+        """Return synthetic images for real ones: uint8 [N, 3, R, R] of uint8 [N, 3, H, W].
+
+        Row i is conditioned on image i or its label where the generator is conditioned at all, and
+        made of noise of (seed, i). None: the method has no generator.
+        """
+        return None
 
     def group_named(self, name: str) -> Group:
         """Return the group of that name."""

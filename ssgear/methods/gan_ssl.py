@@ -30,6 +30,7 @@ from ssgear.methods._gan_instances import Instances
 from ssgear.methods._gan_parts import Synthetic, at_resolution, condition_of
 from ssgear.methods.base import Extract, Facts, Group, LossTerms, Method, OptimizerSpec, Phase
 from ssgear.models.critic_augment import Ada
+from ssgear.models.sampling import sample
 
 if TYPE_CHECKING:
     from ssgear.data.sources import Source
@@ -65,6 +66,7 @@ class GanSSL(Method):
         """Build generator and critic, and the method that trains the encoder."""
         super().__init__(config, encoder)
         self.max_skipped = config.max_skipped
+        self.generates, self.trains_encoder = config.has_gan, config.train_encoder
         self.spec = facts.augmentation
         self.ssl = _inner_method(config, encoder, facts)
         self.game = Game(
@@ -144,6 +146,20 @@ class GanSSL(Method):
     def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
         """Return what the encoder's method makes of a batch's views."""
         return self.ssl.embed(phase, batch)
+
+    @torch.no_grad()
+    def samples(self, images: Tensor, labels: Tensor | None, *, seed: int) -> Tensor | None:
+        """Return synthetic images of the averaged generator, uint8 [N, 3, R, R]."""
+        if not self.generates:
+            return None
+        game = self.game
+        condition = labels if self.config.condition == "label" else None
+        if self.instances is not None:
+            parts = [part.to(self.phi_mean.device) for part in torch.split(images, 500)]
+            condition = torch.cat([self._instance_features(part / 127.5 - 1) for part in parts])
+        with game.average.applied():
+            made = sample(game.generator, len(images), seed, condition=condition)
+        return ((made + 1) * 127.5).round().byte().cpu()
 
     # after a step: every rank moves buffers by the numbers of all
 
@@ -334,9 +350,14 @@ class GanSSL(Method):
         if self.instances is None:
             return batch.labels if self.config.condition == "label" else None
         assert batch.images is not None
-        mean = batch.images.new_tensor(self.spec.mean).view(3, 1, 1)
-        std = batch.images.new_tensor(self.spec.std).view(3, 1, 1)
-        views = at_resolution(((batch.images + 1) / 2 - mean) / std, self.encoder.size)
+        return self._instance_features(batch.images)
+
+    def _instance_features(self, images: Tensor) -> Tensor:
+        """Return the condition of images in [-1, 1]."""
+        assert self.instances is not None
+        mean = images.new_tensor(self.spec.mean).view(3, 1, 1)
+        std = images.new_tensor(self.spec.std).view(3, 1, 1)
+        views = at_resolution(((images + 1) / 2 - mean) / std, self.encoder.size)
         return self.instances.features(self.encoder, views)
 
     def _view(self, batch: Batch, fake: Tensor, view: int) -> Tensor:
