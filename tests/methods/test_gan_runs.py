@@ -151,7 +151,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path: Path) ->
         run.method.loss = loss  # type: ignore[method-assign]
         trainer = Trainer(run, ())
         if ends:
-            with pytest.raises(TrainingError, match="phase 'critic'.*last checkpoint is step-"):
+            with pytest.raises(TrainingError, match=r"phase 'critic'.*last checkpoint is step-"):
                 trainer.run()
         else:
             trainer.run()
