@@ -66,7 +66,7 @@ def resolved(launch: cli.Launch) -> Config:
 
 def train(launch: cli.Launch) -> int:
     """Train, evaluate and report; the heavy imports happen here."""
-    from ssgear import distributed, watch
+    from ssgear import distributed, watch, watch_generator
     from ssgear.engine.setup import prepare
     from ssgear.engine.trainer import Stopped, Trainer
 
@@ -75,8 +75,12 @@ def train(launch: cli.Launch) -> int:
         run = prepare(launch)
         readings = watch.Readings()
         callbacks = [
-            readings, watch.Export(), watch.FinalFigures(readings), watch.Report(readings)
-        ]  # fmt: skip
+            readings,
+            watch.Export(),
+            watch_generator.Samples(),
+            watch.FinalFigures(readings),
+            watch.Report(readings),
+        ]
         Trainer(run, callbacks).run()
         if run.world.is_main:
             print(run.results["report"])

@@ -105,7 +105,7 @@ class Readings(Callback):
         """Take a reading where one is due."""
         every = run.config.eval.every
         epoch = run.step // run.steps_per_epoch
-        if every == 0 or epoch % every:
+        if every == 0 or epoch % every or not run.method.trains_encoder:
             return
         with run.export_weights():
             if run.world.is_main:
@@ -214,8 +214,11 @@ class FinalFigures(Callback):
                 self._measure(run)
 
     def _measure(self, run: Run) -> None:
-        if not run.config.eval.final:
-            write_json(run.directory / "summary.json", self._facts(run))
+        if not run.config.eval.final or not run.method.trains_encoder:
+            facts = self._facts(run)
+            if "generator" in run.results:
+                facts["generator"] = run.results["generator"]
+            write_json(run.directory / "summary.json", facts)
             return
         figures = self.readings.read(run)
         assert self.readings.splits is not None
@@ -233,6 +236,8 @@ class FinalFigures(Callback):
             device=run.device,
         )
         summary["health"] = {k: v for k, v in figures.items() if k not in ("epoch", "knn")}
+        if "generator" in run.results:
+            summary["generator"] = run.results["generator"]
         run.results["summary"] = summary
         write_json(run.directory / "summary.json", {**summary, **self._facts(run)})
 
@@ -276,7 +281,7 @@ class Report(Callback):
         with run.export_weights():
             if not run.world.is_main:
                 return
-            if reason == "finished" and run.config.eval.final:
+            if reason == "finished" and run.config.eval.final and run.method.trains_encoder:
                 self._pictures(run)
             path = write_report(run.directory, run.results)
             run.results["report"] = path

@@ -28,7 +28,7 @@ LAYERS = (
     ("data", "models", "losses"),
     ("methods",),
     ("engine", "evaluation", "views", "report"),
-    ("watch",),
+    ("watch", "watch_generator"),
     ("train", "generate", "evaluate", "doctor"),
     ("__init__", "__main__"),
 )

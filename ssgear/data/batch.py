@@ -8,7 +8,7 @@ two ranks equal one and a resumed run equals the run that never stopped.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,6 +30,9 @@ class Batch:
     images: Tensor | None = None
     """[n, 3, H, W] float32 in [-1, 1], not augmented; only where the method asks for it
     (`Method.needs_images`)."""
+    fetch: Callable[[Tensor], Tensor] | None = None
+    """Other images of the training set as in `images`, by their places [m] int64; only where the
+    method asks for images."""
     ids: Tensor | None = None
     """[n] int64 identities where they are not simply the images (MATH.md 1), else None."""
     labels: Tensor | None = None

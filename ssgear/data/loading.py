@@ -48,6 +48,10 @@ class ViewPlan:
     needs_images: bool = False
     """Whether batches carry the un-augmented images too."""
 
+    def centred(self, images: Tensor) -> Tensor:
+        """Return uint8 images as float32 in [-1, 1] on the plan's device."""
+        return images.to(self.device, torch.float32) / 127.5 - 1
+
     def stream_seed(self, stream: str) -> int:
         """Return the seed of a stream's views: the run's own for the main stream."""
         return self.seed if not stream else philox.derive_key(self.seed, stream) % 2**32
@@ -60,10 +64,11 @@ class ViewPlan:
         epoch: int,
         step: int,
         images: Tensor | None = None,
+        fetch: Callable[[Tensor], Tensor] | None = None,
     ) -> Batch:
         """Gather what was made into a batch.
 
-        `images` uint8 [n, 3, H, W] become floats in [-1, 1].
+        `images` uint8 [n, 3, H, W] become floats in [-1, 1]; so does what `fetch` returns.
         """
         if self.channels_last:
             views = [view.contiguous(memory_format=torch.channels_last) for view in views]
@@ -71,7 +76,8 @@ class ViewPlan:
             views=views,
             index=items.index,
             position=items.position,
-            images=None if images is None else images.to(self.device, torch.float32) / 127.5 - 1,
+            images=None if images is None else self.centred(images),
+            fetch=None if fetch is None else lambda index: self.centred(fetch(index)),
             labels=None if labels is None else labels[items.index].to(self.device),
             generated=_of_views(items.generated, len(views), self.device),
             epoch=epoch,

@@ -76,4 +76,8 @@ class ResidentLoader:
             number = epoch * self.sampler.steps_per_epoch + step
             images = rows[part] if plan.needs_images else None
             cut = [view[part] for view in views]
-            yield plan.batch(cut, each, self.labels, epoch, number, images)
+            fetch = self._fetch if plan.needs_images else None
+            yield plan.batch(cut, each, self.labels, epoch, number, images, fetch)
+
+    def _fetch(self, index: Tensor) -> Tensor:
+        return self.images[index.to(self.images.device)]

@@ -19,7 +19,7 @@ from ssgear.data.augment import AugmentParams, AugmentSpec, crop_resize, finish,
 from ssgear.data.batch import Batch
 from ssgear.data.loading import Streams, ViewPlan
 from ssgear.data.sampler import Items, Sampler
-from ssgear.data.sources import Source
+from ssgear.data.sources import Source, load_images
 from ssgear.errors import DataError
 
 
@@ -138,4 +138,11 @@ class TorchLoader:
         for view, (crop, spec) in enumerate(zip(crops, plan.specs, strict=True)):
             drawn = draw_view(spec, plan, request, view, self.dataset.sizes)
             views.append(finish(crop.to(plan.device, torch.float32), drawn.to(plan.device), spec))
-        return plan.batch(views, request.items, self.labels, request.epoch, request.number, images)
+        fetch = self._fetch if plan.needs_images else None
+        return plan.batch(
+            views, request.items, self.labels, request.epoch, request.number, images, fetch
+        )
+
+    def _fetch(self, index: Tensor) -> Tensor:
+        workers = self.workers
+        return load_images(self.dataset.source, index.cpu(), self.plan.size, workers=workers)

@@ -40,7 +40,7 @@ from ssgear.engine.log import Log, cut_metrics
 from ssgear.engine.runtime import Runtime, TorchRuntime
 from ssgear.errors import CheckpointError, ConfigError, DataError, SsgearError
 from ssgear.kernels import philox
-from ssgear.methods.base import Method
+from ssgear.methods.base import Facts, Method
 from ssgear.models.encoders import build_encoder
 from ssgear.models.networks import check_model
 from ssgear.storage.atomic import write_json
@@ -100,11 +100,18 @@ def _build(
     source = open_source(config.data, "train")
     synthetic = open_synthetic(config.data, source)
     size = view_size(config.data, source)
-    method = build_method(config, size, device, world)
+    spec = augmentation(config.data, size)
+    facts = Facts(
+        augmentation=spec,
+        num_images=len(source),
+        num_classes=_num_classes(source),
+        epochs=config.optim.epochs,
+    )
+    method = build_method(config, size, device, world, facts)
     source = _wrapped(method, source, synthetic)
     test = _test_source(config)
     plan = ViewPlan(
-        specs=method.view_specs(augmentation(config.data, size)),
+        specs=method.view_specs(spec),
         size=size,
         seed=config.seed,
         device=device,
@@ -151,12 +158,16 @@ def _build(
 
 
 def _wrapped(method: Method, source: Source, synthetic: Source | None) -> Source:
-    """Return the images as the method wants them, which synthetic ones beside them cannot be."""
+    """Return the images as the method wants them; refuse synthetic ones where they cannot join.
+
+    A method that makes a set of its own of the images cannot have others in it, and one that asks
+    for whole images trains a generator, which learns from real ones alone (MATH.md 2).
+    """
     wrapped = method.wrap_source(source)
-    if synthetic is not None and wrapped is not source:
+    if synthetic is not None and (wrapped is not source or method.needs_images):
         raise ConfigError(
-            "--data.synthetic: this method makes a set of its own of the images, which synthetic "
-            "ones cannot join; leave it away"
+            "--data.synthetic: this method takes real images only; leave it away, or pretrain by a "
+            "method that sees views alone, such as simclr"
         )
     return wrapped
 
@@ -297,12 +308,20 @@ def _refuse_held(directory: Path) -> None:
         )
 
 
-def build_method(config: Config, size: int, device: torch.device, world: World) -> Method:
+def _num_classes(source: Source) -> int | None:
+    if source.labels is None or not len(source.labels):
+        return None
+    return len(source.classes) if source.classes else int(source.labels.max()) + 1
+
+
+def build_method(
+    config: Config, size: int, device: torch.device, world: World, facts: Facts
+) -> Method:
     """Build encoder and method; initial weights depend on (seed, part) alone."""
     torch.manual_seed(config.seed)
     encoder = build_encoder(config.model, size, seed=config.seed)
     loaded: Any = registry.load("methods", config.method_name)
-    method: Method = loaded(config.method, encoder)
+    method: Method = loaded.build(config.method, encoder, facts)
     if world.size > 1 and device.type == "cuda":
         for name, child in method.named_children():
             # torch's own conversion drops the activations of timm's fused norm layers

@@ -49,6 +49,7 @@ class Trainer:
         self.run_state = run
         self.callbacks = tuple(callbacks)
         self._signal: int | None = None
+        self._skipped: dict[str, int] = {}  # steps in a row by phase
         self._finite = torch.ones((), dtype=torch.bool, device=run.device)
         self._tick = time.perf_counter()
         self._tick_images = 0
@@ -112,7 +113,8 @@ class Trainer:
 
         The encoder's own, then one for each repetition after the first.
         """
-        walk = steps_of(self.run_state.method.phases, number)
+        run = self.run_state
+        walk = steps_of(run.method.phases, number, number / run.total_steps)
         return ["", *(f"{phase.name}.{repeat}" for phase, repeat in walk if repeat > 0)]
 
     def _step(self, batches: Iterator[Batch]) -> None:
@@ -121,7 +123,7 @@ class Trainer:
         main = next(batches)
         progress = run.step / run.total_steps
         self._terms: dict[str, LossTerms] = {}
-        for phase, repeat in steps_of(run.method.phases, run.step):
+        for phase, repeat in steps_of(run.method.phases, run.step, progress):
             batch = main if repeat == 0 else next(batches)
             batch = dataclasses.replace(batch, phase=phase.name, repeat=repeat, progress=progress)
             self._terms[phase.name] = self._phase(phase, batch)
@@ -145,6 +147,8 @@ class Trainer:
             finite = run.runtime.step(phase)
         if run.runtime.skips_overflow and not bool(finite):
             return terms
+        if run.method.max_skipped and self._skips(phase, bool(finite)):
+            return terms
         self._finite &= finite.to(self._finite.device)
         if self._finite.device.type == "cpu" and not bool(self._finite):
             self._refuse(phase.name)
@@ -152,6 +156,22 @@ class Trainer:
         if phase.group in run.averages:
             run.averages[phase.group].update()
         return terms
+
+    def _skips(self, phase: Phase, finite: bool) -> bool:
+        """Count a step that a phase could not take; too many in a row end the run."""
+        if finite:
+            self._skipped.pop(phase.name, None)
+            return False
+        run = self.run_state
+        count = self._skipped[phase.name] = self._skipped.get(phase.name, 0) + 1
+        if count > run.method.max_skipped:
+            self._refuse(phase.name)
+        run.log.note(
+            run.step,
+            f"the gradient of phase {phase.name!r} is not finite: step skipped, {count} in a row "
+            f"(the run ends after {run.method.max_skipped})",
+        )
+        return True
 
     def _refuse(self, phase: str) -> None:
         run = self.run_state

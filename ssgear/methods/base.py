@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 import torch.distributed as dist
@@ -29,6 +29,20 @@ LearningRateScale = Callable[[float], float]
 """Factor on the scheduled learning rate as a function of progress in [0, 1]."""
 Extract = Callable[[], Tensor]
 """Features [N, F] of every training image by the encoder as it is now, on this rank's device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a method may know of the run before it is built."""
+
+    augmentation: AugmentSpec
+    """What `--data.augmentation` named."""
+    num_images: int
+    """Images to train on; a few fewer are left where some cannot be read."""
+    num_classes: int | None = None
+    """Classes of their labels, None where there are no labels."""
+    epochs: int = 1
+    """Passes over the images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +102,8 @@ class Phase:
     """The phase runs at steps that are multiples of this."""
     repeat: int = 1
     """Optimiser steps in a row; those after the first draw images from a stream of their own."""
+    after: float = 0.0
+    """Share of the run after which the phase begins."""
     ema: float = 0.0
     """Decay of an exponential moving average of the group's weights, kept by the engine; 0 keeps
     none."""
@@ -122,6 +138,12 @@ class Method(nn.Module):
     exact."""
     needs_images: ClassVar[bool] = False
     """Whether `Batch.images` is filled."""
+    generates: bool = False
+    """Whether a generator is trained, so that `samples` returns images."""
+    trains_encoder: bool = True
+    """Whether the encoder is trained, so that its figures mean anything."""
+    max_skipped: int = 0
+    """Steps in a row with a gradient that is not finite that are skipped before the run ends."""
 
     groups: tuple[Group, ...]
     phases: tuple[Phase, ...]
@@ -134,6 +156,11 @@ class Method(nn.Module):
         self.process_group: dist.ProcessGroup | None = (
             dist.group.WORLD if dist.is_initialized() else None
         )
+
+    @classmethod
+    def build(cls, config: Any, encoder: Encoder, facts: Facts) -> Self:
+        """Build the method for a run; most need no facts of it."""
+        return cls(config, encoder)
 
     def view_specs(self, default: AugmentSpec) -> tuple[AugmentSpec, ...]:
         """Return the augmentation of each view; `default` is what `--data.augmentation` named."""
@@ -173,6 +200,14 @@ class Method(nn.Module):
         Never weights.
         """
 
+    def samples(self, images: Tensor, labels: Tensor | None, *, seed: int) -> Tensor | None:
+        """Return synthetic images for real ones: uint8 [N, 3, R, R] of uint8 [N, 3, H, W].
+
+        Row i is conditioned on image i or its label where the generator is conditioned at all, and
+        made of noise of (seed, i). None: the method has no generator.
+        """
+        return None
+
     def group_named(self, name: str) -> Group:
         """Return the group of that name."""
         return next(group for group in self.groups if group.name == name)
@@ -202,12 +237,14 @@ class Method(nn.Module):
                 )
 
 
-def steps_of(phases: tuple[Phase, ...], step: int) -> list[tuple[Phase, int]]:
+def steps_of(
+    phases: tuple[Phase, ...], step: int, progress: float = 1.0
+) -> list[tuple[Phase, int]]:
     """Return the (phase, repeat) pairs that step number `step` walks over, in order."""
     return [
         (phase, repeat)
         for phase in phases
-        if step % phase.every == 0
+        if step % phase.every == 0 and progress >= phase.after
         for repeat in range(phase.repeat)
     ]
 

@@ -89,9 +89,13 @@ class SimCLR(Method):
         return tuple(self.projector(self.encoder(view_NCHW)) for view_NCHW in batch.views)
 
     def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
-        """Return NT-Xent of the stacked views, with the rows of all ranks as negatives."""
+        """Return NT-Xent of the stacked views, with the rows of all ranks as negatives.
+
+        All views of a row are each other's positives.
+        """
         z_MD = torch.cat(zs)  # M = V * n, views stacked
+        ids = None if len(zs) == 2 else batch.position.repeat(len(zs))
         tau = self.temperature() if self.config.learned_temperature else self.config.temperature
-        loss = nt_xent(z_MD, temperature=tau, group=self.process_group)
+        loss = nt_xent(z_MD, temperature=tau, ids=ids, group=self.process_group)
         parts = {"temperature": tau.detach()} if isinstance(tau, Tensor) else {}
         return LossTerms(total=loss, parts=parts)

@@ -4,6 +4,9 @@ Pixel blitting, geometric and colour transformations, each with probability p fo
 the controller of p: where the critic is too sure of real images, r_t = E[sign(D(real))] above its
 target, p grows. `update` is for `Method.after_step`; p and the statistic are buffers, and nothing
 waits for the device.
+
+The paper folds blitting and geometry into one map of the mirrored plane. Here blitting moves pixels
+as they are, and geometry mirrors what blitting has left: only what comes in from outside differs.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 `blit` moves whole pixels: mirror, quarter turns, shifts. `warp` scales, turns and shifts by any
 amount: the images are made twice as large by an orthonormal wavelet's filter, sampled between
-pixels, and made half as large by the same filter, so that little is smoothed or aliased. Outside,
-images are mirrored. Shapes: N images of R x R pixels, draws uniform in [0, 1).
+pixels, and made half as large by the same filter, so that little is smoothed or aliased. Both are
+products with a matrix for each side. Outside, images are mirrored, the pixels at the border twice.
+Shapes: N images of R x R pixels, draws uniform in [0, 1), T taps.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from ssgear.models import fir
-from ssgear.models.pixels import bilinear, gather, mirror_pad, mirrored
+from ssgear.models.pixels import bilinear, gather, mirrored
 
 BLIT_COUNT = 7
 """Draws for each image: three whether, then mirror, turn and two shifts."""
@@ -40,6 +40,9 @@ SYM6 = (
 )
 """Low-pass filter of Daubechies' least asymmetric wavelet with six vanishing moments."""
 PAD = len(SYM6) // 2 - 1
+"""Fine pixels beyond the border that a pixel of the result takes in."""
+DELAY = PAD + 0.5 - sum(k * tap for k, tap in enumerate(SYM6)) / sum(SYM6)
+"""Fine pixels by which the filter moves images, as it is not symmetric."""
 LARGEST = 1 - 2.0**-23
 
 
@@ -112,20 +115,53 @@ def inverse_map(draws_N6: Tensor, happens_N5: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def resample(images: Tensor, linear_N22: Tensor, shift_N2: Tensor) -> Tensor:
-    """Return images whose pixel at v, from the centre, is that at linear (v - shift)."""
+    """Return images whose pixel at v = (x, y), from the centre, is that at linear (v - shift)."""
     side = images.shape[2]
-    taps_T = torch.tensor(SYM6, dtype=torch.float64).div(math.sqrt(2)).to(images)
-    reach = (PAD + 1) // 2
-    fine = fir.upsample(mirror_pad(images, reach), taps_T)
-    fine = fine[:, :, 2 * reach : -2 * reach, 2 * reach : -2 * reach]
+    up_PR = _upsampling(side, images)
+    fine = up_PR @ (images @ up_PR.T)
     # fine pixels of the result, with those at the border that the filter takes in
-    place = torch.arange(-PAD, 2 * side + PAD, device=images.device) + (0.5 - side)
-    x_NQ = place - 2 * shift_N2[:, :1]
-    y_NP = place - 2 * shift_N2[:, 1:]
-    points = torch.stack(torch.broadcast_tensors(x_NQ[:, None, :], y_NP[:, :, None]), dim=-1)
-    x_NPQ, y_NPQ = torch.einsum("nij,npqj->inpq", linear_N22, points) + (side - 0.5)
-    # the filter backwards undoes the filter: a map that moves nothing changes nothing
-    return fir.downsample(bilinear(fine, y_NPQ, x_NPQ), taps_T.flip(0), pad=0)
+    place_Q = torch.arange(-PAD, 2 * side + PAD, device=images.device) + (0.5 - side)
+    x_N1Q, y_NQ1 = (place_Q - 2 * shift_N2[..., None]).unbind(1)
+    x_N1Q, y_NQ1 = x_N1Q[:, None, :], y_NQ1[:, :, None]
+    # the delay stands apart, so that whole places stay whole where nothing turns
+    centre_N2 = (linear_N22.sum(dim=2) - 1) * DELAY + (side - 0.5)
+    x_NQQ, y_NQQ = (
+        (
+            _per_image(linear_N22[:, axis, 0]) * x_N1Q
+            + _per_image(linear_N22[:, axis, 1]) * y_NQ1
+            + _per_image(centre_N2[:, axis])
+        ).remainder(4 * side)
+        for axis in (0, 1)
+    )
+    down_RQ = _downsampling(side, images)
+    return down_RQ @ (bilinear(fine, y_NQQ, x_NQQ) @ down_RQ.T)
+
+
+def _upsampling(side: int, like: Tensor) -> Tensor:
+    """Return [4 side + 2, side]: a side to one period of its mirror images, twice as fine.
+
+    Two more rows begin the next period: neighbours for what lies between pixels.
+    """
+    device = like.device
+    pixel_M = torch.arange(-PAD // 2, 2 * side + PAD // 2 + 2, device=device)
+    taps_PM = _taps(torch.arange(4 * side + 2, device=device)[:, None] + PAD - 2 * pixel_M, like)
+    return taps_PM @ (mirrored(pixel_M, side)[:, None] == torch.arange(side, device=device)).to(
+        like
+    )
+
+
+def _downsampling(side: int, like: Tensor) -> Tensor:
+    """Return [side, 2 side + 2 PAD]: the same filter backwards, which undoes the upsampling."""
+    fine_Q = torch.arange(2 * side + 2 * PAD, device=like.device)
+    return _taps(fine_Q - 2 * torch.arange(side, device=like.device)[:, None], like)
+
+
+def _taps(place: Tensor, like: Tensor) -> Tensor:
+    """Return the filter's taps at these whole places, 0 beyond its ends."""
+    # not waiting for the device: twelve numbers are copied on the way
+    taps_T = torch.tensor(SYM6, dtype=like.dtype).to(like.device, non_blocking=True)
+    inside = (place >= 0) & (place < len(SYM6))
+    return torch.where(inside, taps_T[place.clamp(0, len(SYM6) - 1)], 0.0)
 
 
 def _rotation(angle_N: Tensor) -> Tensor:

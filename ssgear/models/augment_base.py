@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from ssgear.errors import ArgumentError
+from ssgear.errors import ArgumentError, ConfigError
 from ssgear.models.conditions import check_choice
 
 Draw = Callable[[str, Sequence[int]], Tensor]
@@ -26,13 +27,16 @@ class CriticAugment(nn.Module):
         self.policies = self.known if policies is None else tuple(policies)
         for policy in self.policies:
             check_choice(f"policy of {type(self).__name__}", policy, self.known)
+            # draws go by the policy's name: the second would repeat the first one's
+            if self.policies.count(policy) > 1:
+                raise ConfigError(f"policy {policy!r} of {type(self).__name__} is given twice")
 
     def augment(self, images: Tensor, draw: Draw, name: str) -> Tensor:
-        """Return changed images; every draw's name begins with `name`."""
+        """Return changed images, float32 or float64; every draw's name begins with `name`."""
         raise NotImplementedError
 
     def forward(self, images: Tensor, draw: Draw, *, name: str = "critic_augment") -> Tensor:
-        """Return changed images.
+        """Return changed images of the same type; what is computed is at least float32.
 
         Args:
             images: Floating-point [N, 3, R, R] in [-1, 1].
@@ -48,7 +52,10 @@ class CriticAugment(nn.Module):
                 f"images: {images.dtype} {tuple(images.shape)}, expected floating-point "
                 "[N, 3, R, R]"
             )
-        return self.augment(images, draw, name)
+        wide = images.to(torch.promote_types(images.dtype, torch.float32))
+        # products in bfloat16 would put the places a good part of a pixel off
+        with torch.autocast(images.device.type, enabled=False):
+            return self.augment(wide, draw, name).to(images.dtype)
 
     def pair(
         self,

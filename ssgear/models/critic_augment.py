@@ -1,4 +1,4 @@
-"""What is done to every image before the critic sees it, so that it cannot learn few images by heart.
+"""What is done to images before the critic sees them, so that it cannot learn few by heart.
 
     augment = build_critic_augment("ada")                      # none, diffaugment, ada
     d_real = critic(augment(real, batch.draw, name="real"))    # real and synthetic images alike
@@ -67,7 +67,7 @@ def translation(images: Tensor, draws_N2: Tensor) -> Tensor:
     """Shift by whole pixels, up to an eighth of the side; what comes in is 0."""
     height, width = images.shape[2:]
     down_N, right_N = (
-        _whole(draws_N2[:, axis], round(side * MOST_SHIFT))
+        _whole(draws_N2[:, axis], _share(side, MOST_SHIFT))
         for axis, side in enumerate(images.shape[2:])
     )
     rows_NH1 = (torch.arange(height, device=images.device) - down_N[:, None])[:, :, None]
@@ -81,7 +81,7 @@ def cutout(images: Tensor, draws_N2: Tensor) -> Tensor:
     """Set a square of half the side to 0; its centre may be any pixel, so it may stand over."""
     holes = []
     for axis, side in enumerate(images.shape[2:]):
-        hole = round(side * HOLE)
+        hole = _share(side, HOLE)
         first_N1 = (draws_N2[:, axis : axis + 1] * (side + 1 - hole % 2)).long() - hole // 2
         place = torch.arange(side, device=images.device)
         holes.append((place >= first_N1) & (place < first_N1 + hole))
@@ -115,6 +115,11 @@ def build_critic_augment(name: str, policies: Sequence[str] | None = None) -> Cr
     """
     check_choice("critic augmentation", name, tuple(AUGMENTS))
     return AUGMENTS[name](policies)
+
+
+def _share(side: int, share: float) -> int:
+    """Return a share of a side in whole pixels, halves upwards (`round` takes them to even)."""
+    return int(side * share + 0.5)
 
 
 def _whole(draws_N: Tensor, most: int) -> Tensor:

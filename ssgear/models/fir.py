@@ -28,13 +28,9 @@ def smooth(x_NCHW: Tensor, taps_T: Tensor, *, pad: int, gain: float = 1.0) -> Te
     return _filter(x_NCHW, taps_T * gain**0.5, stride=1, pad=pad)
 
 
-def downsample(x_NCHW: Tensor, taps_T: Tensor, *, pad: int | None = None) -> Tensor:
-    """Return [N, C, H / 2, W / 2]: filtered, then every second pixel.
-
-    `pad` zeros stand at each end, T / 2 - 1 by default; with p of them H becomes
-    (H + 2 p - T) / 2 + 1.
-    """
-    return _filter(x_NCHW, taps_T, stride=2, pad=len(taps_T) // 2 - 1 if pad is None else pad)
+def downsample(x_NCHW: Tensor, taps_T: Tensor) -> Tensor:
+    """Return [N, C, H / 2, W / 2]: filtered, then every second pixel."""
+    return _filter(x_NCHW, taps_T, stride=2, pad=len(taps_T) // 2 - 1)
 
 
 def upsample(x_NCHW: Tensor, taps_T: Tensor) -> Tensor:

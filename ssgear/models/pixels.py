@@ -2,7 +2,7 @@
 
 Everything is `torch.gather`, which is linear in the images: it has derivatives of every order, and
 deterministic ones where PyTorch is asked for them. Shapes: N images of C channels and sides H x W,
-results of sides P x Q; indices may have sides of 1, which are repeated.
+results of sides P x Q; rows and columns may have sides of 1, which are repeated.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ def gather(images_NCHW: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Return [N, C, P, Q]: pixel (p, q) of row i is that at (rows[i, p, q], columns[i, p, q])."""
     n, channels, _, width = images_NCHW.shape
     index_NPQ = rows * width + columns
-    sides = index_NPQ.shape[1:]
-    index = index_NPQ.reshape(n, 1, -1).expand(-1, channels, -1)
-    return images_NCHW.flatten(2).gather(2, index).reshape(n, channels, *sides)
+    index = index_NPQ.flatten(1)[:, None].expand(-1, channels, -1)
+    return images_NCHW.flatten(2).gather(2, index).reshape(n, channels, *index_NPQ.shape[1:])
 
 
 def mirrored(index: Tensor, side: int) -> Tensor:
@@ -26,24 +25,19 @@ def mirrored(index: Tensor, side: int) -> Tensor:
     return torch.minimum(index, 2 * side - 1 - index)
 
 
-def mirror_pad(images_NCHW: Tensor, pad: int) -> Tensor:
-    """Continue the images by `pad` mirrored pixels on every side."""
-    height, width = images_NCHW.shape[2:]
-    device = images_NCHW.device
-    rows = mirrored(torch.arange(-pad, height + pad, device=device), height)
-    columns = mirrored(torch.arange(-pad, width + pad, device=device), width)
-    return images_NCHW[:, :, rows[:, None], columns]
-
-
 def bilinear(images_NCHW: Tensor, y_NPQ: Tensor, x_NPQ: Tensor) -> Tensor:
-    """Return [N, C, P, Q] between pixels: whole coordinates are their centres, mirrored outside."""
-    height, width = images_NCHW.shape[2:]
+    """Return [N, C, P, Q] between pixels: whole coordinates are their centres.
+
+    Coordinates are in [0, H - 1) and [0, W - 1): the pixels to the lower right are there.
+    """
+    n, channels, _, width = images_NCHW.shape
     top, left = y_NPQ.floor(), x_NPQ.floor()
-    down, right = ((c - f).to(images_NCHW.dtype) for c, f in ((y_NPQ, top), (x_NPQ, left)))
-    result = torch.zeros_like(images_NCHW[:, :, :1, :1])
-    for row, weight_down in ((top, 1 - down), (top + 1, down)):
-        for column, weight_right in ((left, 1 - right), (left + 1, right)):
-            rows, columns = mirrored(row.long(), height), mirrored(column.long(), width)
-            weight = (weight_down * weight_right)[:, None]
-            result = result + gather(images_NCHW, rows, columns) * weight
-    return result
+    down, right = y_NPQ - top, x_NPQ - left
+    first = top.long() * width + left.long()
+    # one gather of all four neighbours: its backward is one scatter into one image
+    index = torch.stack((first, first + 1, first + width, first + width + 1), dim=1)
+    up = 1 - down
+    weights = (up * (1 - right), up * right, down * (1 - right), down * right)
+    pixels = images_NCHW.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, channels, -1))
+    pixels = pixels.reshape(n, channels, *index.shape[1:])
+    return (pixels * torch.stack(weights, dim=1)[:, None]).sum(dim=2)

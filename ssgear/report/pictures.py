@@ -23,7 +23,11 @@ MAX_QUERIES = 10
 """Test images whose neighbours are shown."""
 MAX_NEIGHBOURS = 10
 """Neighbours of one image."""
-MAX_EXTRAS = 8
+MAX_TIMES = 6
+"""Points in time of which synthetic images are shown."""
+MAX_SAMPLES = 16
+"""Synthetic images of one point in time."""
+MAX_EXTRAS = 16
 """Charts of values that a method logs by itself."""
 _KNOWN = {
     "kind",
@@ -130,6 +134,32 @@ def views(views: Any) -> dict[str, Any] | None:
         "count": rows.shape[1] - 1,
         "total": np.shape(views)[1] - 1,
         "rows": [[images.picture(image) for image in row] for row in rows],
+    }
+
+
+def samples(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Synthetic images of the same noise through time, under the real ones beside them."""
+    if not found or not found.get("steps"):
+        return None
+    kept = list(found["steps"])
+    chosen = sorted(
+        set(np.linspace(0, len(kept) - 1, min(len(kept), MAX_TIMES)).round().astype(int))
+    )
+
+    def row(pixels: Any) -> list[images.Picture]:
+        return [images.picture(image) for image in np.asarray(pixels, dtype=np.uint8)]
+
+    return {
+        "real": row(found["real"][:MAX_SAMPLES]),
+        "paired": bool(found.get("paired")),
+        "steps": [
+            {"name": f"step {kept[i][0]:,}", "row": row(kept[i][1][:MAX_SAMPLES])} for i in chosen
+        ],
+        "frechet": [
+            (str(name), charts.number_text(float(value), 3))
+            for name, value in (found.get("frechet") or {}).items()
+        ],
+        "count": found.get("count"),
     }
 
 

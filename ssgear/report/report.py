@@ -35,6 +35,7 @@ _SPELLING = {
     "byol": "BYOL",
     "simsiam": "SimSiam",
     "swav": "SwAV",
+    "gan-ssl": "GAN + SSL",
 }
 """How methods are written; others appear under the name of their option."""
 
@@ -54,6 +55,7 @@ def write_report(run_dir: Path, results: Mapping[str, Any]) -> Path:
         charts=pictures.curves(run),
         verdict=judge(run),
         views=pictures.views(results.get("views")),
+        samples=pictures.samples(results.get("samples")),
         neighbours=pictures.neighbours(results.get("neighbours")),
         map=pictures.feature_map(results.get("map")),
         settings=_settings(run.config),

@@ -126,13 +126,17 @@ def test_copies_within_a_batch_are_told_of(
     assert "2 synthetic images are fewer than the 6 of a batch" in out + err
 
 
-def test_a_method_with_a_set_of_its_own_takes_no_synthetic_images(
+def test_a_method_with_a_set_of_its_own_or_a_generator_takes_no_synthetic_images(
     images: Path, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def every_other(self: Method, source: Source) -> Source:
         return source.subset(torch.arange(0, len(source), 2))
 
     monkeypatch.setattr(Method, "wrap_source", every_other)
-    with pytest.raises(ConfigError, match=r"--data\.synthetic: this method makes a set of its own"):
+    with pytest.raises(ConfigError, match=r"--data\.synthetic: this method takes real images only"):
         run(tmp_path / "run", images, *mixed(synthetic, 0.5))
-    assert len(run(tmp_path / "alone", images, "--optim.epochs", "1")) == 1
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="takes real images only"):
+        run(tmp_path / "run", images, *mixed(synthetic, 0.5), "--method", "tests.engine.toy:Toy")
+    assert not (tmp_path / "run").exists()
+    assert len(run(tmp_path / "alone", images, "--optim.epochs", "1")) == 3

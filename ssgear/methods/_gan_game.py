@@ -1,0 +1,149 @@
+"""Generator against critic: the adversarial half of GAN + SSL (MATH.md 2, phases 1 and 2).
+
+`Game` holds the networks and computes losses; who is trained when is the method's. It is called
+inside the group that is trained, with plain modules, so that penalties may differentiate the
+critic. Shapes: n rows, R pixels of a synthetic image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ssgear.data.batch import Batch
+from ssgear.losses import gradient_penalty
+from ssgear.losses.adversarial import critic_loss, generator_loss
+from ssgear.methods._gan_config import GanSettings
+from ssgear.methods._gan_parts import (
+    Synthetic,
+    build_augment,
+    build_gan,
+    build_heads,
+    synthesise,
+)
+from ssgear.methods.base import LossTerms
+from ssgear.models.conditions import Condition
+from ssgear.models.critic_augment import Ada
+from ssgear.models.generator_ema import GeneratorEma
+from ssgear.models.stylegan2 import StyleGAN2Generator
+from ssgear.models.stylegan2_styles import PathLength
+
+PATH_LENGTH_EVERY = 4
+"""Generator steps between two path-length penalties, which count as many times as much."""
+EMA_RAMP = 0.05
+"""The generator's average forgets at least all but this share of the images seen."""
+
+
+class Game(nn.Module):
+    """Generator, critic, what is done to the critic's images, and the generator's average."""
+
+    def __init__(
+        self,
+        config: GanSettings,
+        condition: Condition,
+        *,
+        resolution: int,
+        embedding_dim: int,
+        seed: int,
+    ) -> None:
+        """Build the networks; `embedding_dim` is the width of the heads' last layer."""
+        super().__init__()
+        self.config, self.condition, self.resolution = config, condition, resolution
+        self.generator, self.critic = build_gan(config, condition, resolution, seed)
+        self.heads = build_heads(config, self.generator, embedding_dim, seed)
+        self.augment = build_augment(config)
+        self.average = GeneratorEma(
+            self.generator, half_life=config.generator_half_life, ramp=EMA_RAMP
+        )
+        self.path_length = PathLength() if config.path_length else None
+
+    def synthesise(
+        self, batch: Batch, condition: Tensor | None, *, at: tuple[int, ...] = ()
+    ) -> Synthetic:
+        """Make one image for every row of a batch."""
+        mixing = self.config.style_mixing
+        return synthesise(self.generator, batch, condition, mixing=mixing, at=at)
+
+    def critic_terms(self, batch: Batch, real: Tensor, condition: Tensor | None) -> LossTerms:
+        """Return how badly the critic tells real from synthetic images, and its penalties."""
+        with torch.no_grad():
+            fake = self.synthesise(batch, condition).images.to(real.dtype)
+        real_seen, fake_seen = self.augment.pair(real, fake, batch.draw, same=self.config.paired)
+        d_real = self.critic(real_seen, condition)
+        d_fake = self.critic(fake_seen, condition)
+        loss = critic_loss(self.config.adversarial, d_real, d_fake)
+        parts = {"d_real": d_real.detach().mean(), "d_fake": d_fake.detach().mean()}
+        parts["critic_loss"] = loss.detach()
+        penalty = self._critic_penalty(batch, real, fake, condition)
+        if penalty is not None:
+            loss = loss + penalty
+            parts["penalty"] = penalty.detach()
+        if not isinstance(self.augment, Ada):
+            return LossTerms(total=loss, parts=parts)
+        parts["ada_p"] = self.augment.p.detach().clone()
+        return LossTerms(total=loss, parts=parts, carry={"signs": Ada.signs(d_real)})
+
+    def _critic_penalty(
+        self, batch: Batch, real: Tensor, fake: Tensor, condition: Tensor | None
+    ) -> Tensor | None:
+        """Return the weighted penalty on the critic's gradient; None where there is none."""
+        config = self.config
+        if config.adversarial == "wgan" and config.gp_weight:
+            eps = batch.draw("eps") if config.gp_at == "mixed" else None
+            seen = self._seen(batch, f"critic_augment.{config.gp_at}")
+            return config.gp_weight * gradient_penalty(
+                seen, real, fake, condition=condition, at=config.gp_at, eps=eps
+            )
+        if not config.r1_gamma:
+            return None
+        if (batch.step * config.n_critic + batch.repeat) % config.r1_interval:
+            return real.new_zeros((), dtype=torch.float32)
+        weight = 0.5 * config.r1_gamma * config.r1_interval
+        seen = self._seen(batch, "critic_augment" if config.paired else "critic_augment.real")
+        r1 = gradient_penalty(seen, real, None, condition=condition, at="real", target=0.0)
+        if not config.paired:
+            return weight * r1
+        r2 = gradient_penalty(seen, None, fake, condition=condition, at="generated", target=0.0)
+        return weight * (r1 + r2)
+
+    def realism(self, batch: Batch, real: Tensor, fake: Tensor, condition: Tensor | None) -> Tensor:
+        """Return the adversarial loss of synthetic images."""
+        kind = self.config.adversarial
+        if not self.config.paired:
+            seen = self.augment(fake, batch.draw, name="critic_augment.fake")
+            return generator_loss(kind, None, self.critic(seen, condition))
+        real_seen, fake_seen = self.augment.pair(real, fake, batch.draw, same=True)
+        with torch.no_grad():
+            d_real = self.critic(real_seen, condition)
+        return generator_loss(kind, d_real, self.critic(fake_seen, condition))
+
+    def generator_penalty(self, batch: Batch, fake: Tensor, condition: Tensor | None) -> Tensor:
+        """Return the critic's penalty at synthetic images, for the generator to make small."""
+        seen = self._seen(batch, "critic_augment.fake")
+        return self.config.gp_weight * gradient_penalty(
+            seen, None, fake.float(), condition=condition, at="generated"
+        )
+
+    def path_penalty(self, batch: Batch, fake: Synthetic) -> tuple[Tensor, Tensor] | None:
+        """Return the weighted path-length penalty and the length to track, where it is due."""
+        if self.path_length is None or fake.styles is None or batch.step % PATH_LENGTH_EVERY:
+            return None
+        normal = batch.draw("path", fake.images.shape[1:], normal=True).to(fake.images.dtype)
+        penalty, length = self.path_length(fake.images, fake.styles, normal)
+        return self.config.path_length * PATH_LENGTH_EVERY * penalty, length
+
+    def track_styles(self, mean_W: Tensor) -> None:
+        """Move the mean style that truncation needs."""
+        assert isinstance(self.generator, StyleGAN2Generator)
+        self.generator.track(mean_W)
+
+    def _seen(self, batch: Batch, name: str) -> Callable[..., Tensor]:
+        """Return the critic behind its augmentation: a penalty differentiates both."""
+
+        def scores(images: Tensor, condition: Tensor | None = None) -> Tensor:
+            found: Tensor = self.critic(self.augment(images, batch.draw, name=name), condition)
+            return found
+
+        return scores

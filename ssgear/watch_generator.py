@@ -1,0 +1,176 @@
+"""The callback that looks at a method's generator: samples, distance to real images, collapse.
+
+It stands beside `ssgear.watch` and, like it, joins engine, evaluation and report. Noise and real
+images are the same at every look, so that rows through time show one thing changing.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ssgear.data.sources import Source, load_images
+from ssgear.engine.callbacks import Callback, Reason, Run
+from ssgear.evaluation.features import extract
+from ssgear.evaluation.fid import frechet_distance
+from ssgear.models.encoders import Normalized
+from ssgear.storage.atomic import write_files
+
+SHOWN = 64
+"""Samples of one look."""
+COMPARED = 1000
+"""Real and synthetic images of a distance."""
+EARLY = 0.05
+"""Share of the run after which images are kept, to be compared with those at its end."""
+LOOKS = 20
+"""How often in a run samples are drawn."""
+ALIKE = 0.2
+"""Synthetic images whose pixels vary less than this share of the real ones' have collapsed."""
+SEED = 0
+
+
+class Samples(Callback):
+    """Draws from the generator at regular times; does nothing where a method has none."""
+
+    def __init__(self) -> None:
+        """Start without looks."""
+        self.early: Tensor | None = None
+        self.looks: list[tuple[int, Tensor]] = []
+        self._warned = False
+        self._real: tuple[Tensor, Tensor | None] | None = None
+
+    def on_step(self, run: Run) -> None:
+        """Look where it is time to."""
+        if not run.method.generates:
+            return
+        early = run.step == max(1, round(EARLY * run.total_steps))
+        if not early and run.step % max(1, run.total_steps // LOOKS):
+            return
+        with run.export_weights():
+            if run.world.is_main:
+                self._look(run, early)
+
+    def on_end(self, run: Run, reason: Reason) -> None:
+        """Take the last look; in a finished run, measure how far the generator came."""
+        if not run.method.generates:
+            return
+        with run.export_weights():
+            if not run.world.is_main:
+                return
+            images, labels = self.real(run)
+            made = run.method.samples(images, labels, seed=SEED)
+            if made is None:
+                return
+            if not self.looks or self.looks[-1][0] != run.step:
+                self._keep(run, made[:SHOWN])
+            distances = self._distances(run, images, made) if reason == "finished" else {}
+            run.results["samples"] = {
+                "real": _pixels(images[:SHOWN]),
+                "steps": [(step, _pixels(look)) for step, look in self.looks],
+                "paired": getattr(run.config.method, "condition", "none") != "none",
+                "frechet": distances,
+                "count": len(images),
+            }
+
+    def real(self, run: Run) -> tuple[Tensor, Tensor | None]:
+        """Return the real images of every look, uint8 [N, 3, S, S], and their labels."""
+        if self._real is None:
+            source: Source = run.test or run.source
+            count = min(COMPARED, len(source))
+            index = torch.linspace(0, len(source) - 1, count).round().long()
+            # neighbours in the data set are often of one class
+            index = index[torch.randperm(count, generator=torch.Generator().manual_seed(SEED))]
+            workers = run.config.data.workers
+            images = load_images(source, index, run.plan.size, workers=workers)
+            self._real = images, None if source.labels is None else source.labels[index]
+        return self._real
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the looks so far."""
+        return {"early": self.early, "looks": [[step, look] for step, look in self.looks]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back the looks so far."""
+        self.early = state["early"]
+        self.looks = [(int(step), look) for step, look in state["looks"]]
+
+    def _look(self, run: Run, early: bool) -> None:
+        images, labels = self.real(run)
+        count = len(images) if early else SHOWN
+        chosen = None if labels is None else labels[:count]
+        made = run.method.samples(images[:count], chosen, seed=SEED)
+        if made is None:
+            return
+        if early:
+            self.early = made
+        self._keep(run, made[:SHOWN])
+        if run.step > 2 * EARLY * run.total_steps:  # until then it has not begun
+            self._warn(run, images[:SHOWN], made[:SHOWN])
+
+    def _keep(self, run: Run, made: Tensor) -> None:
+        self.looks.append((run.step, made))
+        (run.directory / "samples").mkdir(exist_ok=True)
+        write_files({run.directory / "samples" / f"step-{run.step}.png": _grid(made)})
+
+    def _warn(self, run: Run, real: Tensor, made: Tensor) -> None:
+        """Say so where all synthetic images look alike."""
+        spread = [images.float().std(dim=0).mean().item() for images in (real, made)]
+        collapsed = spread[1] < ALIKE * spread[0]
+        if collapsed and not self._warned:
+            run.log.note(
+                run.step,
+                f"the generator has collapsed: its images vary by {spread[1]:.1f} grey levels, "
+                f"real ones by {spread[0]:.1f}; try a lower --method.critic-lr, a penalty, or "
+                "--method.critic-augment diffaugment",
+            )
+        self._warned = collapsed
+
+    def _distances(self, run: Run, images: Tensor, made: Tensor) -> dict[str, float]:
+        """Return Frechet distances in the space of the final encoder, which scores both times."""
+        spec = run.plan.specs[0]
+        encoder = Normalized(run.method.encoder, spec.mean, spec.std)
+        size = run.plan.size
+
+        def features(some: Tensor) -> Tensor:
+            return extract(encoder, _resized(some, size), device=run.device)
+
+        real = features(images)
+        found = {"at the end": frechet_distance(features(made), real)}
+        if self.early is not None:
+            found = {"at 5 % of training": frechet_distance(features(self.early), real), **found}
+        run.results["generator"] = {
+            "frechet_own_encoder": found["at the end"],
+            "frechet_own_encoder_at_5_percent": found.get("at 5 % of training"),
+            "images_compared": len(images),
+        }
+        return found
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    if images.shape[-1] == size:
+        return images
+    wide = torch.nn.functional.interpolate(
+        images.float(), (size, size), mode="bilinear", antialias=True
+    )
+    return wide.round().clamp(0, 255).byte()
+
+
+def _pixels(images: Tensor) -> Any:
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+def _grid(images: Tensor) -> bytes:
+    """Return a PNG of images [N, 3, R, R] side by side, eight in a row."""
+    columns = min(8, len(images))
+    rows = -(-len(images) // columns)
+    side = images.shape[-1]
+    paper = Image.new("RGB", (columns * side, rows * side))
+    for place, pixels in enumerate(_pixels(images)):
+        paper.paste(Image.fromarray(pixels), (place % columns * side, place // columns * side))
+    buffer = io.BytesIO()
+    paper.save(buffer, "PNG")
+    return buffer.getvalue()
