@@ -13,9 +13,7 @@ import dataclasses
 import io
 import json
 import re
-import shutil
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,19 +152,13 @@ def _tyro(given: Sequence[Given], base: Config, own: type[Any], help_wanted: boo
                 args=words,
                 default=command(**values),
                 prog="python -m ssgear.train",
-                description=_description(),
+                description=f"{TITLE} Presets: see --help alone.",
                 config=(tyro.conf.AvoidSubcommands,),
             )
     except SystemExit as leaving:
         if not leaving.code:
             raise
         raise ConfigError(_one_line(complaint.getvalue())) from None
-
-
-def _description() -> str:
-    """Return the title and the presets; tyro folds what options say, but not this."""
-    width = max(40, shutil.get_terminal_size().columns)
-    return textwrap.fill(f"{TITLE} Presets: {', '.join(presets.collect())}.", width)
 
 
 def _one_line(box: str) -> str:
