@@ -185,6 +185,10 @@ class GanSSL(Method):
 
     # what the encoder's own method does, it does here too
 
+    def compiled(self) -> tuple[nn.Module, ...]:
+        """Return the encoder, and of the GAN what no penalty goes through."""
+        return (*self.ssl.compiled(), *self.game.compiled())
+
     def train(self, mode: bool = True) -> Self:
         """Leave an encoder that is not trained in evaluation mode: nothing of it may change."""
         super().train(mode)
