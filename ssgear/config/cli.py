@@ -152,7 +152,7 @@ def _tyro(given: Sequence[Given], base: Config, own: type[Any], help_wanted: boo
                 args=words,
                 default=command(**values),
                 prog="python -m ssgear.train",
-                description=f"{TITLE} Presets: {', '.join(presets.collect())}.",
+                description=f"{TITLE} Presets: see --help alone.",
                 config=(tyro.conf.AvoidSubcommands,),
             )
     except SystemExit as leaving:

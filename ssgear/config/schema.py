@@ -146,7 +146,7 @@ class EngineConfig:
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: autocast of the forward pass; weights, losses and optimiser stay float32."""
     compile: bool = False
-    """torch.compile the encoder in place."""
+    """torch.compile the encoder (and generator) in place."""
     channels_last: bool = True
     """Keep images and convolutions in channels-last memory order."""
     deterministic: bool = False

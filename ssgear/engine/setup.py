@@ -332,7 +332,8 @@ def build_method(
         # DeepSpeed broadcasts weights as flat bytes; there only the images are channels-last
         method.to(memory_format=torch.channels_last)
     if config.engine.compile:
-        encoder.compile()
+        for module in method.compiled():
+            module.compile()
     return method
 
 

@@ -59,6 +59,16 @@ class Game(nn.Module):
         )
         self.path_length = PathLength() if config.path_length else None
 
+    def compiled(self) -> tuple[nn.Module, ...]:
+        """Return what may be compiled: not the critic under a penalty, nor G under path lengths."""
+        config, generator = self.config, self.generator
+        penalised = config.r1_gamma > 0 or (config.adversarial == "wgan" and config.gp_weight > 0)
+        synthesis = getattr(generator, "synthesis", generator)
+        return (
+            *(() if config.path_length else (synthesis,)),
+            *(() if penalised else (self.critic,)),
+        )
+
     def synthesise(
         self, batch: Batch, condition: Tensor | None, *, at: tuple[int, ...] = ()
     ) -> Synthetic:

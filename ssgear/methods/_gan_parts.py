@@ -136,6 +136,8 @@ def synthesise(
     """Make one image for every row of a batch."""
     noise_NZ = batch.draw("noise", (generator.noise_dim,), normal=True)
     if isinstance(generator, DCGANGenerator):
+        if not at:  # through __call__, which may be compiled
+            return Synthetic(images=generator(noise_NZ, condition), features={})
         images, features = generator.with_features(noise_NZ, condition, at=at)
         return Synthetic(images=images, features=features)
     second = batch.draw("second noise", noise_NZ.shape[1:], normal=True) if mixing else None

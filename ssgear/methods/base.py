@@ -200,6 +200,13 @@ class Method(nn.Module):
         Never weights.
         """
 
+    def compiled(self) -> tuple[nn.Module, ...]:
+        """Return what `--engine.compile` compiles, in place; never what a penalty differentiates.
+
+        Compiled code has no second derivative.
+        """
+        return (self.encoder,)
+
     def samples(self, images: Tensor, labels: Tensor | None, *, seed: int) -> Tensor | None:
         """Return synthetic images for real ones: uint8 [N, 3, R, R] of uint8 [N, 3, H, W].
 

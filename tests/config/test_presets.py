@@ -32,9 +32,9 @@ def test_both_spellings(name: str) -> None:
 def test_unknown_preset() -> None:
     with pytest.raises(ConfigError) as caught:
         presets.layer("quik")
-    assert str(caught.value).startswith(
-        "--preset: unknown preset 'quik' (did you mean quick?); known: quick, simclr-cifar10"
-    )
+    said = str(caught.value)
+    assert said.startswith("--preset: unknown preset 'quik' (did you mean quick?); known: quick, ")
+    assert said.endswith("simclr-cifar10")
 
 
 def test_a_method_may_have_its_own_quick(monkeypatch: pytest.MonkeyPatch) -> None:

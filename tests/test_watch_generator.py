@@ -1,0 +1,85 @@
+"""What is looked at of a generator: when, what is kept, warnings, and the distances at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ssgear.config import cli
+from ssgear.engine.callbacks import Run
+from ssgear.engine.setup import prepare
+from ssgear.engine.trainer import Trainer
+from ssgear.evaluation import frechet_distance
+from ssgear.evaluation.features import extract
+from ssgear.report.report import write_report
+from ssgear.watch import inference_encoder
+from ssgear.watch_generator import SEED, Samples
+from tests.engine.training import SMALL as QUICK
+from tests.methods.gan import SMALL
+
+
+def trained(output: Path, *options: str, steps: int = 40) -> tuple[Run, Samples]:
+    arguments = [*QUICK, *SMALL, "--optim.batch-size", "100", "--optim.epochs", "1", *options]
+    run = prepare(cli.parse([*arguments, "--optim.max-steps", str(steps), "--output", str(output)]))
+    samples = Samples()
+    Trainer(run, (samples,)).run()
+    return run, samples
+
+
+def test_looks_and_distances(tmp_path: Path) -> None:
+    run, samples = trained(tmp_path / "run", "--method.n-critic", "1")
+    assert run.total_steps == 40
+    steps = [step for step, _ in samples.looks]
+    assert steps == list(range(2, 41, 2))  # every twentieth of the run, the end among them
+    assert samples.early is not None and samples.early.shape == (1000, 3, 32, 32)
+    found = run.results["samples"]
+    images, labels = samples.real(run)
+    final = run.method.samples(images, labels, seed=SEED)
+    assert final is not None
+    assert np.array_equal(found["steps"][-1][1], final[:64].permute(0, 2, 3, 1).numpy())
+    encoder = inference_encoder(run)
+
+    def distance(made: Tensor) -> float:
+        return frechet_distance(extract(encoder, made), extract(encoder, images))
+
+    assert found["frechet"]["at the end"] == pytest.approx(distance(final), rel=1e-6)
+    early = found["frechet"]["at 5 % of training"]
+    assert early == pytest.approx(distance(samples.early), rel=1e-6)
+    assert run.results["generator"]["frechet_own_encoder_at_5_percent"] == early
+    picture = Image.open(tmp_path / "run" / "samples" / "step-40.png")
+    assert picture.size == (8 * 32, 8 * 32)
+    tile = np.asarray(picture)[32:64, :32]  # the ninth sample
+    assert np.array_equal(tile, found["steps"][-1][1][8])
+    page = write_report(run.directory, run.results).read_text()
+    assert "What the generator makes" in page and "step 40" in page and "not FID" in page
+
+
+def test_a_method_without_a_generator_is_left_alone(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    off = ("--method.adversarial-weight", "0", "--method.generator-ssl-weight", "0")
+    run, samples = trained(output, *off, steps=3)
+    assert not samples.looks and "samples" not in run.results
+    assert not (output / "samples").exists()
+
+
+def test_a_collapse_is_told_once(tmp_path: Path) -> None:
+    """Weights of zero make one image of all noise."""
+    output = tmp_path / "run"
+    arguments = [*QUICK, *SMALL, "--optim.batch-size", "100", "--optim.epochs", "1"]
+    run = prepare(cli.parse([*arguments, "--output", str(output), "--method.n-critic", "1"]))
+    samples = Samples()
+    with torch.no_grad():
+        for average in run.method.game.average.average().values():  # type: ignore[union-attr]
+            average.zero_()
+    for run.step in (2, 4, 8, 12):
+        samples.on_step(run)
+    run.log.close()
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    told = [line for line in lines if line["kind"] == "note" and "collapsed" in line["message"]]
+    assert [line["step"] for line in told] == [8]
