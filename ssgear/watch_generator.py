@@ -55,12 +55,13 @@ class Samples(Callback):
                 self._look(run, early)
 
     def on_end(self, run: Run, reason: Reason) -> None:
-        """Take the last look; in a finished run, measure how far the generator came."""
+        """Save the generator and take the last look; at the end, measure how far it came."""
         if not run.method.generates:
             return
         with run.export_weights():
             if not run.world.is_main:
                 return
+            run.method.save_generator(run.directory, run.source.classes)
             images, labels = self.real(run)
             made = run.method.samples(images, labels, seed=SEED)
             if made is None:

@@ -17,6 +17,8 @@ from ssgear.engine.setup import prepare
 from ssgear.engine.trainer import Trainer
 from ssgear.evaluation import frechet_distance
 from ssgear.evaluation.features import extract
+from ssgear.models.generators import load_generator
+from ssgear.models.sampling import sample
 from ssgear.report.report import write_report
 from ssgear.watch import inference_encoder
 from ssgear.watch_generator import SEED, Samples
@@ -56,8 +58,16 @@ def test_looks_and_distances(tmp_path: Path) -> None:
     assert picture.size == (8 * 32, 8 * 32)
     tile = np.asarray(picture)[32:64, :32]  # the ninth sample
     assert np.array_equal(tile, found["steps"][-1][1][8])
+    saved = load_generator(tmp_path / "run")  # the average, which is what was looked at
+    assert torch.allclose(sample(saved, 5, SEED), sample_of(run, 5), atol=1e-5)
     page = write_report(run.directory, run.results).read_text()
     assert "What the generator makes" in page and "step 40" in page and "not FID" in page
+
+
+def sample_of(run: Run, count: int) -> Tensor:
+    game = run.method.game  # type: ignore[union-attr]
+    with game.average.applied():  # type: ignore[operator,union-attr]
+        return sample(game.generator, count, SEED)  # type: ignore[arg-type,union-attr]
 
 
 def test_a_method_without_a_generator_is_left_alone(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ the largest case: critic, generator, encoder). A method is found by its file nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -214,6 +215,9 @@ class Method(nn.Module):
         made of noise of (seed, i). None: the method has no generator.
         """
         return None
+
+    def save_generator(self, directory: Path, classes: Sequence[str] | None) -> None:
+        """Write the generator as `python -m ssgear.generate` reads it; nothing without one."""
 
     def group_named(self, name: str) -> Group:
         """Return the group of that name."""

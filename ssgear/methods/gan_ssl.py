@@ -9,8 +9,9 @@ Shapes: n rows of this rank, R pixels of a synthetic image, D numbers of an embe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -30,6 +31,7 @@ from ssgear.methods._gan_instances import Instances
 from ssgear.methods._gan_parts import Synthetic, at_resolution, condition_of
 from ssgear.methods.base import Extract, Facts, Group, LossTerms, Method, OptimizerSpec, Phase
 from ssgear.models.critic_augment import Ada
+from ssgear.models.generators import save_generator
 from ssgear.models.sampling import sample
 
 if TYPE_CHECKING:
@@ -227,6 +229,14 @@ class GanSSL(Method):
         with game.average.applied():
             made = sample(game.generator, len(images), seed, condition=condition)
         return ((made + 1) * 127.5).round().byte().cpu()
+
+    def save_generator(self, directory: Path, classes: Sequence[str] | None) -> None:
+        """Write the averaged generator."""
+        if not self.generates:
+            return
+        named = classes if self.config.condition == "label" else None
+        with self.game.average.applied():
+            save_generator(self.game.generator, directory, classes=named)
 
     # after a step: every rank moves buffers by the numbers of all
 
