@@ -58,7 +58,7 @@ def interpolate(
         ArgumentError: In one line, for arguments that do not fit together.
     """
     check_images("interpolate", real=real, fake=fake)
-    chosen = choose(impl, real, "interpolate")
+    chosen = choose(impl, real, "interpolate", fake, eps)
     eps_N = check_eps("interpolate", eps, real)
     wants_grad = torch.is_grad_enabled() and (real.requires_grad or fake.requires_grad)
     if out is not None:

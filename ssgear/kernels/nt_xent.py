@@ -60,7 +60,7 @@ def nt_xent(
             over ranks is the global loss.
         impl: reference, streaming, cpp (on a CPU, where it was built), triton (on a GPU from
             compute capability 8.0 on), or auto, the fastest that can work on z. Only reference can
-            be differentiated twice.
+            be differentiated twice, forward, or under torch.func (where auto takes it).
     """
     z_RD = _stacked(z, more_views, ids)
     world_size = _world_size(group)
@@ -70,7 +70,7 @@ def nt_xent(
     tau = _tensor_temperature(temperature, z_RD)
     ids_R = None if ids is None else ids.to(z_RD.device)
     ranks = group if world_size > 1 else None
-    form = choose(impl, z_RD)
+    form = choose(impl, z_RD, tau, ids_R)
     if form == "reference":
         return _reference(z_RD, tau, ids_R=ids_R, normalize=normalize, group=ranks).float()
     bounded = normalize and not isinstance(temperature, Tensor) and temperature > BOUNDED_ABOVE

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError
-from ssgear.kernels.gradient_penalty_impl import is_transformed
+from ssgear.kernels.transforms import is_transformed
 
 
 def leaky_relu(
@@ -28,7 +28,7 @@ def leaky_relu(
     """Return the activation of x + bias times the gain, shaped like x; of any order of derivative.
 
     Only the result is kept for the backward, which a convolution after it keeps anyway. Under
-    torch.compile and torch.func it is PyTorch's own leaky_relu.
+    torch.compile, torch.func and forward-mode differentiation it is PyTorch's own leaky_relu.
 
     Args:
         x: [N, C, ...], floating-point.
@@ -40,7 +40,7 @@ def leaky_relu(
         ArgumentError: In one line, for arguments that do not fit together.
     """
     _check(x, bias, negative_slope, gain)
-    if torch.compiler.is_compiling() or is_transformed(x):
+    if torch.compiler.is_compiling() or is_transformed(x, bias):
         return _native(x, bias, negative_slope, gain)
     result: Tensor = _LeakyRelu.apply(x, bias, float(negative_slope), float(gain))
     return result
