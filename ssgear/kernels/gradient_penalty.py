@@ -91,7 +91,13 @@ def _gradient_penalty(
     check_target("gradient_penalty", target)
     x = _points(real, fake, at, eps, impl)
     with _uncompiled():
+        version = x._version
         scores = critic(x) if condition is None else critic(x, condition)
+        if x._version != version:
+            raise ArgumentError(
+                "gradient_penalty: critic changed its input in place, and what it is now is not "
+                "what the gradient is taken at; write x = x - 0.5 for x.sub_(0.5)"
+            )
         _check_scores(scores, x)
         (grad,) = torch.autograd.grad(
             scores, x, torch.ones_like(scores), create_graph=True, allow_unused=True

@@ -290,3 +290,17 @@ def test_without_a_graph_there_is_no_penalty() -> None:
     for mode in (torch.no_grad(), torch.inference_mode()):
         with mode, pytest.raises(ArgumentError, match=r"called under torch\.no_grad"):
             gradient_penalty(linear, X, X)
+
+
+@pytest.mark.parametrize("at", ["mixed", "generated"])
+@pytest.mark.parametrize("impl", HERE)
+def test_a_critic_must_leave_its_input_alone(impl: Implementation, at: Any) -> None:
+    made = torch.randn(4, 3, requires_grad=True) * 1.0
+    for change in (lambda x: x.sub_(0.5), lambda x: x[:, 1].mul_(2), lambda x: x.view(-1).exp_()):
+
+        def critic(x: Tensor, change: Any = change) -> Tensor:
+            change(x)
+            return linear(x)
+
+        with pytest.raises(ArgumentError, match="critic changed its input in place"):
+            gradient_penalty(critic, X, made, at=at, impl=impl)
