@@ -5,7 +5,7 @@
 //   dP/dg_i = c_i g_i,  c_i = 2/N (1 - t / n_i), and 1 / n_i is taken as 0 where n_i = 0
 //
 // A sample is cut into pieces of a fixed length, whose sums are added in order: results do not depend
-// on the number of threads. Sums and coefficients are in double, so no square overflows or vanishes.
+// on the number of threads. Sums and coefficients are in double: squares of narrower types fit.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>

@@ -100,9 +100,9 @@ def sample_norm_penalty(
 ) -> Tensor:
     """Return the mean of (||grad_i|| - target)^2 over samples, a scalar.
 
-    It is float32, or float64 where `grad` is. Sums are in float64: no square overflows or
-    vanishes. The fused forms can be differentiated twice with respect to `grad`, the reference at
-    will.
+    It is float32, or float64 where `grad` is. Sums are in float64, which holds the squares of all
+    numbers of narrower types. It can be differentiated at will; what is fused serves the first two
+    derivatives with respect to `grad`, as far as no third is prepared (create_graph).
 
     Args:
         grad: [N, ...], floating-point; the norm is over all elements of a sample.
@@ -261,7 +261,7 @@ class _Penalty(torch.autograd.Function):
 
 
 class _PenaltyBackward(torch.autograd.Function):
-    """The slope of P, where it is to be differentiated again."""
+    """The slope of P, where it is to be differentiated again: fused once, then plain PyTorch."""
 
     @staticmethod
     def forward(
@@ -272,9 +272,25 @@ class _PenaltyBackward(torch.autograd.Function):
         return passes(chosen).backward(upstream, dense(grad), norm_N, target)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (upstream, grad, norm_N), (target, chosen) = ctx.saved_tensors, ctx.settings
-        direction, grad = same_order(grads[0], grad)
-        slopes = passes(chosen).double_backward(direction, upstream, grad, norm_N, target)
+        if torch.is_grad_enabled():  # a third derivative may be asked for
+            slopes = _double_backward_reference(grads[0], upstream, grad, target)
+        else:
+            direction, grad = same_order(grads[0], grad)
+            slopes = passes(chosen).double_backward(direction, upstream, grad, norm_N, target)
         return *slopes, None, None, None
+
+
+def _double_backward_reference(
+    v: Tensor, upstream: Tensor, grad: Tensor, target: float
+) -> tuple[Tensor, Tensor]:
+    """Return what the pass `double_backward` does, with a graph to every argument."""
+    squared_N = grad.flatten(1).double().square().sum(1)
+    is_zero_N = squared_N == 0
+    inverse_N = squared_N.masked_fill(is_zero_N, 1.0).rsqrt().masked_fill(is_zero_N, 0.0)
+    dot_N = (v.flatten(1).double() * grad.flatten(1).double()).sum(1)
+    c_N = (1 - target * inverse_N) * (2 / len(grad))
+    along_N = target * inverse_N**3 * dot_N * (2 / len(grad))
+    c, along = (_per_sample(upstream * part_N, grad) for part_N in (c_N, along_N))
+    return (c_N * dot_N).sum().to(upstream.dtype), (c * v + along * grad).to(grad.dtype)

@@ -149,3 +149,21 @@ def test_compiled_operators_keep_their_contract() -> None:
         (ops.gradient_penalty_double_backward, (real, one, grad, norm, 1.0)),
     ):
         torch.library.opcheck(operator.default, arguments, test_utils=tests)
+
+
+@pytest.mark.parametrize("target", [0.0, 0.7])
+@pytest.mark.parametrize("impl", HERE)
+def test_third_derivative(impl: Implementation, target: float) -> None:
+    """Along a curve through the space of gradients, one of which is zero."""
+    base = torch.randn(3, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    base[1] = 0
+
+    def derivatives(impl: Implementation) -> list[float]:
+        t = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+        value, found = sample_norm_penalty((base * t.exp()).sin(), target, impl=impl), []
+        for _ in range(3):
+            (value,) = torch.autograd.grad(value, t, create_graph=True)
+            found.append(value.item())
+        return found
+
+    assert derivatives(impl) == pytest.approx(derivatives("reference"), rel=1e-9)
