@@ -216,8 +216,20 @@ def _interpolate(
         out = torch.empty_like(real)
     else:
         real, fake = real.contiguous(), fake.contiguous()
+        if _share_memory(out, real) or _share_memory(out, fake):
+            return out.copy_(_interpolate(real, fake, eps_N, key, chosen, None))
+        # autograd does not see a kernel write: whoever saved `out` for a backward is to be told
+        torch.autograd.graph.increment_version(out)
     passes(chosen).interpolate(real, fake, eps_N, key, out)
     return out
+
+
+def _share_memory(one: Tensor, other: Tensor) -> bool:
+    """Return whether two contiguous tensors overlap; a compiler's have no memory to ask about."""
+    if torch.compiler.is_compiling():
+        return False
+    ahead = other.data_ptr() - one.data_ptr()
+    return one.device == other.device and -other.nbytes < ahead < one.nbytes
 
 
 class _Interpolate(torch.autograd.Function):

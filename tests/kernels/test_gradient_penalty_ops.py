@@ -167,3 +167,26 @@ def test_third_derivative(impl: Implementation, target: float) -> None:
         return found
 
     assert derivatives(impl) == pytest.approx(derivatives("reference"), rel=1e-9)
+
+
+@pytest.mark.parametrize("impl", HERE)
+def test_out_may_overlap_an_input(impl: Implementation) -> None:
+    real, fake, eps = images()
+    right = interpolate(real, fake, eps, impl=impl)
+    for shift in (-1, 0, 1):
+        for place in (0, 1):
+            memory = torch.zeros(9, *real.shape[1:])
+            inputs = [real, fake]
+            inputs[place] = memory[1:8].copy_(inputs[place])
+            out = memory[1 + shift : 8 + shift]
+            assert interpolate(*inputs, eps, out=out, impl=impl) is out
+            assert torch.equal(out, right)
+
+
+@pytest.mark.parametrize("impl", HERE)
+def test_who_saved_what_out_overwrites_is_told(impl: Implementation) -> None:
+    weight, out = torch.ones(4, 3, requires_grad=True), torch.ones(4, 3)
+    loss = (weight * out).sum()
+    interpolate(X, X, 0.5, out=out, impl=impl)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
