@@ -63,16 +63,21 @@ def interpolate(
     wants_grad = torch.is_grad_enabled() and (real.requires_grad or fake.requires_grad)
     if out is not None:
         _check_out(out, real, wants_grad)
-    key = int(torch.randint(2**63 - 1, ())) if eps_N is None else None
+    key = _draw_key() if eps_N is None else None
     if chosen == "reference":
         mixed = _interpolate_reference(real, fake, eps_N, key)
         return mixed if out is None else out.copy_(mixed)
     if eps_N is None:
-        eps_N = torch.empty(len(real), device=real.device)  # the first pass draws them
+        # the first pass draws them
+        eps_N = torch.empty(len(real), dtype=torch.float32, device=real.device)
     if wants_grad:
         with_graph: Tensor = _Interpolate.apply(real, fake, eps_N, key, chosen)
         return with_graph
     return _interpolate(real, fake, eps_N, key, chosen, out)
+
+
+def _draw_key() -> int:
+    return int(torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu"))
 
 
 def critic_batch(
@@ -157,7 +162,7 @@ def check_eps(caller: str, eps: Tensor | float | None, real: Tensor) -> Tensor |
     if not isinstance(eps, Tensor):
         if not isinstance(eps, numbers.Real) or not 0 <= eps <= 1:
             raise ArgumentError(f"{caller}: eps={eps!r}; use a number or a tensor in [0, 1]")
-        return torch.full((len(real),), float(eps), device=real.device)
+        return torch.full((len(real),), float(eps), dtype=torch.float32, device=real.device)
     if eps.shape != (len(real),) or not eps.is_floating_point() or eps.device != real.device:
         raise ArgumentError(
             f"{caller}: eps is {eps.dtype} {list(eps.shape)} on {eps.device}; "

@@ -190,3 +190,24 @@ def test_who_saved_what_out_overwrites_is_told(impl: Implementation) -> None:
     interpolate(X, X, 0.5, out=out, impl=impl)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@pytest.mark.parametrize("impl", HERE)
+def test_torchs_defaults_do_not_matter(impl: Implementation) -> None:
+    real, fake, _ = images()
+
+    def results() -> tuple[Tensor, ...]:
+        torch.manual_seed(3)
+        mixed = [interpolate(real, fake, eps, impl=impl) for eps in (0.3, None)]
+        return *mixed, sample_norm_penalty(mixed[1], impl=impl)
+
+    right = results()
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        found = results()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    for mine, wanted in zip(found, right, strict=True):
+        assert mine.dtype == wanted.dtype and torch.equal(mine, wanted)
