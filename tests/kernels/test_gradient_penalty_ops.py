@@ -13,7 +13,7 @@ from ssgear.kernels import gradient_penalty_impl, native, philox
 from ssgear.kernels.gradient_penalty import CASES, Case
 from ssgear.kernels.gradient_penalty_impl import Implementation
 from ssgear.kernels.gradient_penalty_ops import interpolate, sample_norm_penalty
-from tests.kernels.gradient_penalty_oracle import DTYPES, HERE, check, ours
+from tests.kernels.gradient_penalty_oracle import DTYPES, HERE, check, check_nan, ours
 
 X = torch.ones(4, 3)
 
@@ -211,3 +211,8 @@ def test_torchs_defaults_do_not_matter(impl: Implementation) -> None:
         torch.set_default_device(None)
     for mine, wanted in zip(found, right, strict=True):
         assert mine.dtype == wanted.dtype and torch.equal(mine, wanted)
+
+
+@pytest.mark.parametrize("impl", HERE)
+def test_nan_spreads_over_its_sample_alone(impl: Implementation) -> None:
+    check_nan(impl)
