@@ -172,6 +172,10 @@ def _check_scores(scores: Tensor, x: Tensor) -> None:
         raise ArgumentError(
             f"gradient_penalty: critic returned a {type(scores).__name__}; use a tensor of scores"
         )
+    if not scores.is_floating_point():
+        raise ArgumentError(
+            f"gradient_penalty: critic returned {scores.dtype}; use floating-point scores"
+        )
     if scores.shape not in ((len(x),), (len(x), 1)):
         raise ArgumentError(
             f"gradient_penalty: critic returned shape {list(scores.shape)} for {len(x)} samples; "

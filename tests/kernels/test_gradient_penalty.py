@@ -274,6 +274,8 @@ def linear(x: Tensor) -> Tensor:
         ((lambda x: x, X, X), {}, "returned shape \\[4, 3\\] for 4 samples; use \\[4\\] or"),
         ((lambda x: x.sum(), X, X), {}, "returned shape \\[\\] for 4 samples"),
         ((lambda x: None, X, X), {}, "critic returned a NoneType"),
+        ((lambda x: linear(x) * 1j, X, X), {}, "critic returned torch.complex64; use floating"),
+        ((lambda x: linear(x).long(), X, X), {}, "critic returned torch.int64; use floating"),
         ((lambda x: linear(x.detach()), X, X), {}, "scores do not depend on it; look for no_grad"),
         ((torch.no_grad()(linear), X, X), {}, "its scores have no graph; look for no_grad"),
     ],
