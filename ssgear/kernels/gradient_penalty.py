@@ -53,7 +53,8 @@ def gradient_penalty(
     its norm counts as constant.
 
     A critic under torch.compile runs as it is written for the length of this call: compiled code
-    has no second derivative. Called inside compiled code, this function is left out of it.
+    has no second derivative. Called inside compiled code, this function is left out of it; with
+    torch.compile(fullgraph=True), which allows no such gap, that is an error.
 
     Args:
         critic: Called as critic(x), or critic(x, condition); returns scores [N] or [N, 1].
