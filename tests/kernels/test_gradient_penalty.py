@@ -306,3 +306,14 @@ def test_a_critic_must_leave_its_input_alone(impl: Implementation, at: Any) -> N
 
         with pytest.raises(ArgumentError, match="critic changed its input in place"):
             gradient_penalty(critic, X, made, at=at, impl=impl)
+
+
+@pytest.mark.parametrize("impl", HERE)
+def test_images_are_left_as_they_are(impl: Implementation) -> None:
+    real, fake, _ = images(torch.float32)
+    copies = real.clone(), fake.clone()
+    for at in ("mixed", "generated", "real"):
+        gradient_penalty(conv(), real, fake, at=at, impl=impl).backward()  # type: ignore[arg-type]
+        for image, copy in zip((real, fake), copies, strict=True):
+            assert torch.equal(image, copy)
+            assert not image.requires_grad and image.grad is None
