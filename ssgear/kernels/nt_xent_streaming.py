@@ -151,7 +151,8 @@ def nt_xent_backward(
             grad_RD.mul_(factor_R1)
         else:  # a length that is normalised away has no gradient
             grad_RD.addcmul_(u_RD, slope_R1 * tau, value=-1).mul_(factor_R1).div_(scale_R1)
-        return grad_RD.to(z_RD.dtype), grad_tau.to(tau.dtype)
+        # as the fake version says, whatever the memory order of z was
+        return grad_RD.to(z_RD.dtype).contiguous(), grad_tau.to(tau.dtype)
 
 
 @nt_xent_backward.register_fake

@@ -114,9 +114,11 @@ def test_gradients_are_the_slopes_of_the_value(impl: Implementation, kind: str, 
     torch.autograd.gradcheck(in_float64, (z.requires_grad_(), tensor_tau))
 
 
+@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("tiles", ["torch", pytest.param("cpp", marks=BUILT)])
-def test_operators_keep_their_contract(tiles: str) -> None:
+def test_operators_keep_their_contract(tiles: str, turned: bool) -> None:
     z, ids = Case(rows=12, width=5, ids="ragged").make(torch.float32)
+    z = z.T.contiguous().T if turned else z
     z.requires_grad_()
     tau = torch.tensor(0.3, requires_grad=True)
     arguments = (z, tau, ids, True, False, "", 1, 0, tiles)
