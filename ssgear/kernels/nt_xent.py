@@ -26,7 +26,13 @@ from ssgear.errors import ArgumentError, did_you_mean
 from ssgear.kernels.dispatch import choose
 from ssgear.kernels.nt_xent_streaming import BOUNDED_ABOVE, streaming_nt_xent
 from ssgear.kernels.nt_xent_triton import triton_nt_xent
-from ssgear.kernels.rows import check_equal_rows, compute_dtype, gather_rows, unit_rows
+from ssgear.kernels.rows import (
+    check_equal_rows,
+    compute_dtype,
+    gather_rows,
+    unit_rows,
+    zero_or_nan,
+)
 
 Implementation = Literal["auto", "reference", "streaming", "cpp", "triton"]
 
@@ -42,7 +48,8 @@ def nt_xent(
 ) -> Tensor:
     """Return the NT-Xent loss, a float32 scalar; gradients have the type of their input.
 
-    Everything is computed in float32 (float64 where z is), under autocast too.
+    Everything is computed in float32 (float64 where z is), under autocast too. NaN or an infinity
+    in any row makes the loss NaN, on all ranks.
 
     Args:
         z: Embeddings [V * N, D] with views stacked, or the first view [N, D] of several arguments.
@@ -120,7 +127,9 @@ def _reference(
         drawn_R = s_RM.where(is_positive_RM, 0).sum(1) / num_positives_R.clamp_min(1)
         terms_R = torch.where(num_positives_R > 0, lse_R - drawn_R, 0)
         num_anchors = ((ids_M[:, None] == ids_M).sum(1) > 1).sum().clamp_min(1)
-        return world_size * terms_R.sum() / num_anchors
+        # 1, or NaN: a factor, so that gradients show it too
+        visible = 1 + zero_or_nan(z_MD) + 0 * tau.detach()
+        return visible * world_size * terms_R.sum() / num_anchors
 
 
 def _gather_with_gradient(z_RD: Tensor, group: dist.ProcessGroup) -> Tensor:

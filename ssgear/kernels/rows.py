@@ -42,6 +42,16 @@ def unit_rows(z_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return scaled_RD / norm_R1, scale_R1, norm_R1
 
 
+def zero_or_nan(rows_MD: Tensor) -> Tensor:
+    """Return 0, or NaN where something in the rows is not finite, without waiting for a device.
+
+    A row that is no anchor may have no part in the loss: added to it, this shows all the same.
+    """
+    low, high = rows_MD.detach().aminmax()
+    nothing = torch.zeros_like(low)
+    return nothing.masked_fill(~(low.isfinite() & high.isfinite()), math.nan)
+
+
 def gather_rows(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Return the rows of all ranks in their order; no gradient goes through."""
     gathered = rows.new_empty(dist.get_world_size(group) * rows.shape[0], *rows.shape[1:])

@@ -270,12 +270,13 @@ def test_float16_gradients_of_a_scaled_loss_do_not_underflow(impl: Implementatio
 @pytest.mark.parametrize("impl", FORMS)
 def test_a_tensor_that_is_no_temperature_gives_nan(impl: Implementation, value: float) -> None:
     z, _ = SMALL.make(torch.float32)
-    result = ours(z, value, impl=impl)
-    assert result.loss.isnan() and result.grad_z.isnan().any()
+    for ids in (None, torch.arange(38)):  # of pairs, and without any anchor
+        result = ours(z, value, ids=ids, impl=impl)
+        assert result.loss.isnan() and result.grad_z.isnan().any()
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("impl", FORMS)
 def test_what_is_not_finite_shows_in_the_loss(
     impl: Implementation, bad: float, normalize: bool
@@ -283,9 +284,24 @@ def test_what_is_not_finite_shows_in_the_loss(
     for rows, tau in ((38, 0.1), (38, 0.01), (1030, 0.1), (1030, 0.01)):
         z, _ = Case(rows=rows, width=11).make(torch.float32)
         z[3, 2] = bad
-        result = ours(z, tau, normalize=normalize, impl=impl)
-        assert not result.loss.isfinite()
-        assert result.grad_z.isnan().any() and result.grad_tau.isnan()
+        row = torch.arange(rows)
+        for ids in (None, row, torch.where(row == 3, rows, row // 2)):  # row 3: an anchor, or none
+            check_nan(z, tau, ids, normalize, impl)
+
+
+@pytest.mark.parametrize("impl", FORMS)
+def test_a_row_that_nothing_resembles_shows_too(impl: Implementation) -> None:
+    """No anchor, and infinitely unlike all that are: a negative that weighs nothing."""
+    z = torch.tensor([[math.inf], [-1], [-2], [-1.5], [-0.5]])
+    check_nan(z, 0.1, torch.tensor([9, 0, 0, 1, 1]), False, impl)
+
+
+def check_nan(
+    z: Tensor, tau: float, ids: Tensor | None, normalize: bool, impl: Implementation
+) -> None:
+    result = ours(z, tau, ids=ids, normalize=normalize, impl=impl)
+    assert result.loss.isnan() and result.grad_tau.isnan()
+    assert result.grad_z.isnan().any()
 
 
 @pytest.mark.parametrize("impl", FORMS)
