@@ -12,15 +12,14 @@ Shapes: N samples of any shape.
 
 from __future__ import annotations
 
-import math
-import numbers
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError
-from ssgear.kernels import philox
+from ssgear.kernels import checks, philox
 from ssgear.kernels.gradient_penalty_impl import (
     Implementation,
     choose,
@@ -132,9 +131,11 @@ def check_images(caller: str, **images: Tensor) -> None:
     """Refuse what is no batch of images, and batches that differ from the first one."""
     first_name, first = next(iter(images.items()))
     for name, batch in images.items():
-        if not isinstance(batch, Tensor) or not batch.is_floating_point():
-            kind = batch.dtype if isinstance(batch, Tensor) else f"a {type(batch).__name__}"
-            raise ArgumentError(f"{caller}: {name} is {kind}; use a floating-point tensor")
+        if not checks.is_float_tensor(batch):
+            raise ArgumentError(
+                f"{caller}: {name} is {checks.kind(batch)}; use a floating-point tensor, "
+                "dense and of 16 bits or more"
+            )
         if batch.ndim < 2 or batch.numel() == 0:
             raise ArgumentError(
                 f"{caller}: {name} has shape {list(batch.shape)}; use [N, ...] with N > 0 samples"
@@ -151,8 +152,9 @@ def check_images(caller: str, **images: Tensor) -> None:
 
 def check_target(caller: str, target: float) -> None:
     """Refuse a target that is no norm."""
-    if not isinstance(target, numbers.Real) or not 0 <= target < math.inf:
-        raise ArgumentError(f"{caller}: target={target!r}; use a finite number of at least 0")
+    if not checks.is_number(target, 0, sys.float_info.max):
+        shown = checks.shown(target)
+        raise ArgumentError(f"{caller}: target={shown}; use a finite number of at least 0")
 
 
 def check_eps(caller: str, eps: Tensor | float | None, real: Tensor) -> Tensor | None:
@@ -160,8 +162,9 @@ def check_eps(caller: str, eps: Tensor | float | None, real: Tensor) -> Tensor |
     if eps is None:
         return None
     if not isinstance(eps, Tensor):
-        if not isinstance(eps, numbers.Real) or not 0 <= eps <= 1:
-            raise ArgumentError(f"{caller}: eps={eps!r}; use a number or a tensor in [0, 1]")
+        if not checks.is_number(eps, 0, 1):
+            shown = checks.shown(eps)
+            raise ArgumentError(f"{caller}: eps={shown}; use a number or a tensor in [0, 1]")
         return torch.full((len(real),), float(eps), dtype=torch.float32, device=real.device)
     if eps.shape != (len(real),) or not eps.is_floating_point() or eps.device != real.device:
         raise ArgumentError(

@@ -11,14 +11,13 @@ Shapes: N samples, C channels on dim 1.
 
 from __future__ import annotations
 
-import math
-import numbers
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError
+from ssgear.kernels import checks
 from ssgear.kernels.transforms import is_transformed
 
 
@@ -119,9 +118,12 @@ def _check(x: Tensor, bias: Tensor | None, negative_slope: float, gain: float) -
             raise ArgumentError(
                 f"leaky_relu: bias is {found}; use {x.dtype} [{x.shape[1]}] on {x.device}"
             )
-    if not isinstance(negative_slope, numbers.Real) or not 0 <= negative_slope < math.inf:
+    if not checks.is_number(negative_slope, 0, checks.LARGEST):
         raise ArgumentError(
-            f"leaky_relu: negative_slope={negative_slope!r}; use a finite number of at least 0"
+            f"leaky_relu: negative_slope={checks.shown(negative_slope)}; use a finite number of at "
+            "least 0 that float32 holds"
         )
-    if not isinstance(gain, numbers.Real) or not 0 < gain < math.inf:
-        raise ArgumentError(f"leaky_relu: gain={gain!r}; use a finite number above 0")
+    if not checks.is_number(gain, checks.TINY, checks.LARGEST):
+        raise ArgumentError(
+            f"leaky_relu: gain={checks.shown(gain)}; use a finite number above 0 that float32 holds"
+        )

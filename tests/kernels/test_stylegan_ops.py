@@ -175,6 +175,9 @@ X = torch.ones(2, 3)
         ((X,), {"negative_slope": -0.1}, "negative_slope=-0.1; use a finite number"),
         ((X,), {"gain": 0}, "gain=0; use a finite number above 0"),
         ((X,), {"gain": math.nan}, "gain=nan"),
+        ((X,), {"gain": 10**400}, "gain=10*\\.\\.\\.; use a finite number above 0 that float32"),
+        ((X,), {"gain": 1e-50}, "gain=1e-50"),
+        ((X,), {"negative_slope": 1e300}, "negative_slope=1e\\+300; use a finite number"),
     ],
 )
 def test_bad_arguments_are_named_in_one_line(
