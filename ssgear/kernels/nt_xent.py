@@ -30,6 +30,7 @@ from ssgear.kernels.rows import (
     check_equal_rows,
     compute_dtype,
     gather_rows,
+    raise_on_all_ranks,
     unit_rows,
     zero_or_nan,
 )
@@ -69,16 +70,21 @@ def nt_xent(
             compute capability 8.0 on), or auto, the fastest that can work on z. Only reference can
             be differentiated twice, forward, or under torch.func (where auto takes it).
     """
-    z_RD = _stacked(z, more_views, ids)
     world_size = _world_size(group)
-    _check_rows(z_RD, ids, world_size)
-    check_impl(impl)
-    check_temperature(temperature)
-    check_normalize(normalize)
-    tau = _tensor_temperature(temperature, z_RD)
-    ids_R = None if ids is None else ids.to(z_RD.device)
     ranks = group if world_size > 1 else None
-    form = choose(impl, z_RD, tau, ids_R)
+    try:
+        z_RD = _stacked(z, more_views, ids)
+        _check_rows(z_RD, ids, world_size)
+        check_impl(impl)
+        check_temperature(temperature)
+        check_normalize(normalize)
+        tau = _tensor_temperature(temperature, z_RD)
+        ids_R = None if ids is None else ids.to(z_RD.device)
+        form = choose(impl, z_RD, tau, ids_R)
+    except ArgumentError as error:
+        if ranks is not None and not torch.compiler.is_compiling():
+            raise_on_all_ranks(str(error), ranks)  # the others are waiting for this one's rows
+        raise
     if form == "reference":
         return _reference(z_RD, tau, ids_R=ids_R, normalize=normalize, group=ranks).float()
     bounded = normalize and not isinstance(temperature, Tensor) and temperature > BOUNDED_ABOVE
