@@ -31,7 +31,8 @@ def leaky_relu(
 
     Args:
         x: [N, C, ...], floating-point.
-        bias: [C], of the type and on the device of x, or None.
+        bias: [C] on the device of x, of its type or float32, or None. It is brought to the type
+            of x, as under autocast; its gradient has its own type.
         negative_slope: Slope of the negative half, at least 0.
         gain: Factor, above 0; sqrt(2) keeps the variance of what goes through (StyleGAN2).
 
@@ -39,6 +40,7 @@ def leaky_relu(
         ArgumentError: In one line, for arguments that do not fit together.
     """
     _check(x, bias, negative_slope, gain)
+    bias = None if bias is None else bias.to(x.dtype)
     if torch.compiler.is_compiling() or is_transformed(x, bias):
         return _native(x, bias, negative_slope, gain)
     result: Tensor = _LeakyRelu.apply(x, bias, float(negative_slope), float(gain))
@@ -105,19 +107,25 @@ def _per_channel(bias: Tensor, x: Tensor) -> Tensor:
     return bias.view(-1, *(1,) * (x.ndim - 2))
 
 
+def _check_bias(bias: Tensor, x: Tensor) -> None:
+    types = [x.dtype] if x.dtype == torch.float64 else sorted({x.dtype, torch.float32}, key=str)
+    found, right = type(bias).__name__, (x.shape[1:2], x.device)
+    if isinstance(bias, Tensor):
+        if bias.dtype in types and (bias.shape, bias.device) == right:
+            return
+        found = f"{bias.dtype} {list(bias.shape)} on {bias.device}"
+    raise ArgumentError(
+        f"leaky_relu: bias is {found}; use {' or '.join(map(str, types))} [{x.shape[1]}] on "
+        f"{x.device}"
+    )
+
+
 def _check(x: Tensor, bias: Tensor | None, negative_slope: float, gain: float) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
         found = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
         raise ArgumentError(f"leaky_relu: x is {found}; use floating-point [N, C, ...]")
     if bias is not None:
-        right = (x.dtype, x.shape[1:2], x.device)
-        if not isinstance(bias, Tensor) or (bias.dtype, bias.shape, bias.device) != right:
-            found = type(bias).__name__
-            if isinstance(bias, Tensor):
-                found = f"{bias.dtype} {list(bias.shape)} on {bias.device}"
-            raise ArgumentError(
-                f"leaky_relu: bias is {found}; use {x.dtype} [{x.shape[1]}] on {x.device}"
-            )
+        _check_bias(bias, x)
     if not checks.is_number(negative_slope, 0, checks.LARGEST):
         raise ArgumentError(
             f"leaky_relu: negative_slope={checks.shown(negative_slope)}; use a finite number of at "
