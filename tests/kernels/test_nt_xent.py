@@ -249,6 +249,40 @@ def test_extreme_rows_keep_their_direction(impl: Implementation, size: float) ->
 
 
 @pytest.mark.parametrize("impl", FORMS)
+def test_gradient_of_subnormal_rows(impl: Implementation) -> None:
+    """1/||z|| is more than float32 holds; times a small slope it is not."""
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randint(-7, 8, (14, 5), generator=generator).float()
+    grads = []
+    for size in (1.0, 2.0**-135):  # exact: the smallest number is 2^-149
+        z = (whole * size).requires_grad_()
+        (2.0**-40 * nt_xent(z, impl=impl)).backward()
+        assert z.grad is not None
+        grads.append(z.grad.double() * size)
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("impl", FAST)
+def test_equal_rows_of_large_similarity(impl: Implementation) -> None:
+    """lse is 2^16 + log 13, of which float32 holds two decimals; the weights still sum to 1."""
+    result = ours(torch.full((14, 1), 256.0), 1.0, normalize=False, impl=impl)
+    assert result.grad_z.abs().max() < 1e-3
+    assert result.grad_tau.abs() < 0.1
+
+
+@pytest.mark.parametrize("impl", FORMS)
+def test_positives_far_shorter_than_their_anchor(impl: Implementation) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(6, 4, generator=generator, dtype=torch.float64) * 1e-3
+    z[0] *= 1e8
+    z = z.float()
+    ids = torch.tensor([0, 0, 0, 1, 1, 1])
+    truth = oracle(z, 1e3, ids, normalize=False)
+    result = ours(z, 1e3, ids=ids, normalize=False, impl=impl)
+    torch.testing.assert_close(result.loss.double(), truth.loss, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("impl", FORMS)
 def test_without_any_positive_the_loss_is_zero(impl: Implementation) -> None:
     z, _ = SMALL.make(torch.float32)
     for tau in (0.02, 0.2):
