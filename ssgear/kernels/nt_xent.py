@@ -209,7 +209,9 @@ def _check_rows(z_RD: Tensor, ids: Tensor | None, world_size: int) -> None:
 def _check_device(name: str, given: Tensor, z: Tensor) -> None:
     """Refuse what cannot be brought to z: it may be there, or on the CPU."""
     if given.device != z.device and given.device.type != "cpu":
-        raise ArgumentError(f"nt_xent: {name} is on {given.device} and z on {z.device}; bring it")
+        raise ArgumentError(
+            f"nt_xent: {name} is on {given.device} and z on {z.device}; bring them to one device"
+        )
 
 
 def check_impl(impl: str) -> None:
