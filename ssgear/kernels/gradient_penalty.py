@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError, did_you_mean
-from ssgear.kernels.gradient_penalty_impl import Implementation
+from ssgear.kernels.gradient_penalty_impl import Implementation, choose
 from ssgear.kernels.gradient_penalty_ops import (
+    check_eps,
     check_images,
     check_target,
     interpolate,
@@ -88,7 +89,7 @@ def _gradient_penalty(
     eps: Tensor | float | None,
     impl: Implementation,
 ) -> Tensor:
-    _check(critic, real, fake, at, eps)
+    _check(critic, real, fake, at, eps, impl)
     check_target("gradient_penalty", target)
     x = _points(real, fake, at, eps, impl)
     with _uncompiled():
@@ -144,6 +145,7 @@ def _check(
     fake: Tensor | None,
     at: Place,
     eps: Tensor | float | None,
+    impl: Implementation,
 ) -> None:
     places = get_args(Place)
     if at not in places:
@@ -166,6 +168,9 @@ def _check(
     check_images("gradient_penalty", **images)  # type: ignore[arg-type]
     if at != "mixed" and eps is not None:
         raise ArgumentError(f"gradient_penalty: eps is given and at={at!r} mixes nothing; drop it")
+    first = next(batch for batch in images.values() if batch is not None)
+    check_eps("gradient_penalty", eps, first)
+    choose(impl, first, "gradient_penalty")
 
 
 def _check_scores(scores: Tensor, x: Tensor) -> None:

@@ -288,7 +288,7 @@ def test_bad_arguments_are_named_in_one_line(
 ) -> None:
     with pytest.raises(ArgumentError, match=message) as raised:
         gradient_penalty(*arguments, **options)
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value) and str(raised.value).startswith("gradient_penalty: ")
 
 
 def test_without_a_graph_there_is_no_penalty() -> None:
