@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -84,15 +85,37 @@ def show(rows: list[Row]) -> None:
         print(f"  {row.contender:14}" + "".join(f"{cell:>13}" for cell in cells), flush=True)
 
 
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2."""
+        self.exit(2, f"benchmark: {message}\n")
+
+
+def count(text: str) -> int:
+    """Read a number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: use a number of at least 1")
+    return int(text)
+
+
+def even(text: str) -> int:
+    """Read an even number of at least 2."""
+    if not text.isdecimal() or int(text) < 2 or int(text) % 2:
+        raise argparse.ArgumentTypeError(f"{text!r}: use an even number, two views of each image")
+    return int(text)
+
+
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Check and time the kernels.")
+    parser = Parser(description="Check and time the kernels.")
     parser.add_argument("--json", type=Path, help="write the results there")
     parser.add_argument("--plot", type=Path, help="draw time and memory of NT-Xent there (SVG)")
-    parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's own number by default")
+    parser.add_argument("--threads", type=count, help="CPU threads (PyTorch's own number)")
     parser.add_argument("--kernels", choices=KERNELS, nargs="+", default=list(KERNELS))
-    parser.add_argument("--rows", type=int, nargs="+", help="2N of NT-Xent")
-    parser.add_argument("--widths", type=int, nargs="+", help="D of NT-Xent")
+    parser.add_argument("--rows", type=even, nargs="+", help="2N of NT-Xent")
+    parser.add_argument("--widths", type=count, nargs="+", help="D of NT-Xent")
     parser.add_argument("--dtypes", choices=DTYPES, nargs="+", default=["float32", "bfloat16"])
     return parser.parse_args()
 

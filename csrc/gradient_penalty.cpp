@@ -5,7 +5,7 @@
 //   dP/dg_i = c_i g_i,  c_i = 2/N (1 - t / n_i), and 1 / n_i is taken as 0 where n_i = 0
 //
 // A sample is cut into pieces of a fixed length, whose sums are added in order: results do not depend
-// on the number of threads. Sums and coefficients are in double, so no square overflows or vanishes.
+// on the number of threads. Sums and coefficients are in double: squares of narrower types fit.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -246,9 +246,9 @@ Tensor scalar(double value, at::ScalarType type) {
   return result;
 }
 
-// c_i, see above.
+// c_i, see above; NaN where the norm is NaN, so that it spreads to the whole sample.
 double coefficient(double norm, double target, int64_t samples) {
-  return 2.0 / samples * (norm > 0 ? 1.0 - target / norm : 1.0);
+  return 2.0 / samples * (norm == 0 ? 1.0 : 1.0 - target / norm);
 }
 
 std::tuple<Tensor, Tensor> penalty(const Tensor& grad, double target) {
@@ -306,7 +306,7 @@ std::tuple<Tensor, Tensor> penalty_double_backward(
     for (int64_t sample = 0; sample < pieces.samples; ++sample) {
       const double n = norms[sample];
       slope += coefficient(n, target, pieces.samples) * dots[sample];
-      if (n > 0) {
+      if (n != 0) {
         along[sample] = factor * 2 / pieces.samples * (target / n) * (dots[sample] / n / n);
       }
     }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError
-from ssgear.kernels import native, triton_here
+from ssgear.kernels import native, transforms, triton_here
 
 FASTEST_FIRST = ("triton", "cpp", "streaming", "reference")
 """All forms."""
@@ -28,16 +28,20 @@ def why_not(impl: str, device: torch.device, dtype: torch.dtype) -> str:
     return ""
 
 
-def choose(impl: str, z: Tensor) -> str:
+def choose(impl: str, z: Tensor, *others: Tensor | None) -> str:
     """Return the form to take for `z`: the one that was asked for, or with "auto" the fastest.
 
-    Triton's interpreter works on CPUs, but is never the fastest: it is to be asked for.
+    Triton's interpreter works on CPUs, but is never the fastest: it is to be asked for. The other
+    tensors matter only where they are differentiated in a way that the reference alone can follow.
     """
+    transformed = transforms.is_transformed(z, *others)
     possible = [name for name in FASTEST_FIRST if not why_not(name, z.device, z.dtype)]
+    if transformed:
+        possible = ["reference"]
     if impl == "auto":
         return next(name for name in possible if name != "triton" or z.is_cuda)
     if impl not in possible:
-        reason = why_not(impl, z.device, z.dtype)
+        reason = transforms.REASON if transformed else why_not(impl, z.device, z.dtype)
         raise ArgumentError(
             f"nt_xent: impl={impl!r} is not possible here: {reason}; use auto or one of "
             f"{', '.join(possible)}"

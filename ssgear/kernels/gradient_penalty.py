@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError, did_you_mean
-from ssgear.kernels.gradient_penalty_impl import Implementation
+from ssgear.kernels.gradient_penalty_impl import Implementation, choose
 from ssgear.kernels.gradient_penalty_ops import (
+    check_eps,
     check_images,
     check_target,
     interpolate,
@@ -53,7 +54,8 @@ def gradient_penalty(
     its norm counts as constant.
 
     A critic under torch.compile runs as it is written for the length of this call: compiled code
-    has no second derivative. Called inside compiled code, this function is left out of it.
+    has no second derivative. Called inside compiled code, this function is left out of it; with
+    torch.compile(fullgraph=True), which allows no such gap, that is an error.
 
     Args:
         critic: Called as critic(x), or critic(x, condition); returns scores [N] or [N, 1].
@@ -87,11 +89,17 @@ def _gradient_penalty(
     eps: Tensor | float | None,
     impl: Implementation,
 ) -> Tensor:
-    _check(critic, real, fake, at, eps)
+    _check(critic, real, fake, at, eps, impl)
     check_target("gradient_penalty", target)
     x = _points(real, fake, at, eps, impl)
     with _uncompiled():
+        version = x._version
         scores = critic(x) if condition is None else critic(x, condition)
+        if x._version != version:
+            raise ArgumentError(
+                "gradient_penalty: critic changed its input in place, and what it is now is not "
+                "what the gradient is taken at; write x = x - 0.5 for x.sub_(0.5)"
+            )
         _check_scores(scores, x)
         (grad,) = torch.autograd.grad(
             scores, x, torch.ones_like(scores), create_graph=True, allow_unused=True
@@ -137,6 +145,7 @@ def _check(
     fake: Tensor | None,
     at: Place,
     eps: Tensor | float | None,
+    impl: Implementation,
 ) -> None:
     places = get_args(Place)
     if at not in places:
@@ -159,12 +168,19 @@ def _check(
     check_images("gradient_penalty", **images)  # type: ignore[arg-type]
     if at != "mixed" and eps is not None:
         raise ArgumentError(f"gradient_penalty: eps is given and at={at!r} mixes nothing; drop it")
+    first = next(batch for batch in images.values() if batch is not None)
+    check_eps("gradient_penalty", eps, first)
+    choose(impl, first, "gradient_penalty")
 
 
 def _check_scores(scores: Tensor, x: Tensor) -> None:
     if not isinstance(scores, Tensor):
         raise ArgumentError(
             f"gradient_penalty: critic returned a {type(scores).__name__}; use a tensor of scores"
+        )
+    if not scores.is_floating_point():
+        raise ArgumentError(
+            f"gradient_penalty: critic returned {scores.dtype}; use floating-point scores"
         )
     if scores.shape not in ((len(x),), (len(x), 1)):
         raise ArgumentError(

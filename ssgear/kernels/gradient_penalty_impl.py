@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError, did_you_mean
-from ssgear.kernels import native, triton_here
+from ssgear.kernels import native, transforms, triton_here
 
 Implementation = Literal["auto", "reference", "cpp", "triton"]
 
@@ -55,19 +55,23 @@ def passes(chosen: str) -> Passes:
     )
 
 
-def choose(impl: str, images: Tensor, caller: str) -> str:
-    """Return the implementation that takes `images`: the one asked for, or a refusal."""
+def choose(impl: str, images: Tensor, caller: str, *others: object) -> str:
+    """Return the implementation that takes `images`: the one asked for, or a refusal.
+
+    What else the caller was given matters where PyTorch alone can follow its derivative.
+    """
     known = get_args(Implementation)
     if impl not in known:
         hint = did_you_mean(str(impl), known)
         raise ArgumentError(f"{caller}: unknown impl={impl!r}{hint}; use one of {', '.join(known)}")
+    transformed = transforms.is_transformed(images, *others)
     if impl == "auto":
-        return _best(images)
-    if is_transformed(images):
-        return "reference"
+        return "reference" if transformed else _best(images)
     why_not = obstacle(impl, images)
+    possible = [name for name in known if not obstacle(name, images)]
+    if transformed and impl != "reference":
+        why_not, possible = transforms.REASON, ["auto", "reference"]
     if why_not:
-        possible = [name for name in known if not obstacle(name, images)]
         raise ArgumentError(
             f"{caller}: impl={impl!r} is not possible here: {why_not}; use {' or '.join(possible)}"
         )
@@ -75,8 +79,8 @@ def choose(impl: str, images: Tensor, caller: str) -> str:
 
 
 def _best(images: Tensor) -> str:
-    # PyTorch's own operators are what a compiler can fuse, and torch.func look through
-    if torch.compiler.is_compiling() or is_transformed(images):
+    # PyTorch's own operators are what a compiler can fuse
+    if torch.compiler.is_compiling():
         return "reference"
     preferred = "triton" if images.is_cuda else "cpp"
     return "reference" if obstacle(preferred, images) else preferred
@@ -94,11 +98,6 @@ def obstacle(impl: str, images: Tensor) -> str:
             return f"it takes floating-point numbers, and got {where}"
         return triton_here.why_not(images.device)
     return ""
-
-
-def is_transformed(images: Tensor) -> bool:
-    """Return whether torch.func is at work on a tensor: an autograd.Function is not for it."""
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(images))
 
 
 def dense(images: Tensor) -> Tensor:

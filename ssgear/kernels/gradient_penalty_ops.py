@@ -12,15 +12,14 @@ Shapes: N samples of any shape.
 
 from __future__ import annotations
 
-import math
-import numbers
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError
-from ssgear.kernels import philox
+from ssgear.kernels import checks, philox
 from ssgear.kernels.gradient_penalty_impl import (
     Implementation,
     choose,
@@ -58,21 +57,26 @@ def interpolate(
         ArgumentError: In one line, for arguments that do not fit together.
     """
     check_images("interpolate", real=real, fake=fake)
-    chosen = choose(impl, real, "interpolate")
+    chosen = choose(impl, real, "interpolate", fake, eps)
     eps_N = check_eps("interpolate", eps, real)
     wants_grad = torch.is_grad_enabled() and (real.requires_grad or fake.requires_grad)
     if out is not None:
         _check_out(out, real, wants_grad)
-    key = int(torch.randint(2**63 - 1, ())) if eps_N is None else None
+    key = _draw_key() if eps_N is None else None
     if chosen == "reference":
         mixed = _interpolate_reference(real, fake, eps_N, key)
         return mixed if out is None else out.copy_(mixed)
     if eps_N is None:
-        eps_N = torch.empty(len(real), device=real.device)  # the first pass draws them
+        # the first pass draws them
+        eps_N = torch.empty(len(real), dtype=torch.float32, device=real.device)
     if wants_grad:
         with_graph: Tensor = _Interpolate.apply(real, fake, eps_N, key, chosen)
         return with_graph
     return _interpolate(real, fake, eps_N, key, chosen, out)
+
+
+def _draw_key() -> int:
+    return int(torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu"))
 
 
 def critic_batch(
@@ -100,9 +104,9 @@ def sample_norm_penalty(
 ) -> Tensor:
     """Return the mean of (||grad_i|| - target)^2 over samples, a scalar.
 
-    It is float32, or float64 where `grad` is. Sums are in float64: no square overflows or
-    vanishes. The fused forms can be differentiated twice with respect to `grad`, the reference at
-    will.
+    It is float32, or float64 where `grad` is. Sums are in float64, which holds the squares of all
+    numbers of narrower types. It can be differentiated at will; what is fused serves the first two
+    derivatives with respect to `grad`, as far as no third is prepared (create_graph).
 
     Args:
         grad: [N, ...], floating-point; the norm is over all elements of a sample.
@@ -127,9 +131,11 @@ def check_images(caller: str, **images: Tensor) -> None:
     """Refuse what is no batch of images, and batches that differ from the first one."""
     first_name, first = next(iter(images.items()))
     for name, batch in images.items():
-        if not isinstance(batch, Tensor) or not batch.is_floating_point():
-            kind = batch.dtype if isinstance(batch, Tensor) else f"a {type(batch).__name__}"
-            raise ArgumentError(f"{caller}: {name} is {kind}; use a floating-point tensor")
+        if not checks.is_float_tensor(batch):
+            raise ArgumentError(
+                f"{caller}: {name} is {checks.kind(batch)}; use a floating-point tensor, "
+                "dense and of 16 bits or more"
+            )
         if batch.ndim < 2 or batch.numel() == 0:
             raise ArgumentError(
                 f"{caller}: {name} has shape {list(batch.shape)}; use [N, ...] with N > 0 samples"
@@ -146,8 +152,9 @@ def check_images(caller: str, **images: Tensor) -> None:
 
 def check_target(caller: str, target: float) -> None:
     """Refuse a target that is no norm."""
-    if not isinstance(target, numbers.Real) or not 0 <= target < math.inf:
-        raise ArgumentError(f"{caller}: target={target!r}; use a finite number of at least 0")
+    if not checks.is_number(target, 0, sys.float_info.max):
+        shown = checks.shown(target)
+        raise ArgumentError(f"{caller}: target={shown}; use a finite number of at least 0")
 
 
 def check_eps(caller: str, eps: Tensor | float | None, real: Tensor) -> Tensor | None:
@@ -155,9 +162,10 @@ def check_eps(caller: str, eps: Tensor | float | None, real: Tensor) -> Tensor |
     if eps is None:
         return None
     if not isinstance(eps, Tensor):
-        if not isinstance(eps, numbers.Real) or not 0 <= eps <= 1:
-            raise ArgumentError(f"{caller}: eps={eps!r}; use a number or a tensor in [0, 1]")
-        return torch.full((len(real),), float(eps), device=real.device)
+        if not checks.is_number(eps, 0, 1):
+            shown = checks.shown(eps)
+            raise ArgumentError(f"{caller}: eps={shown}; use a number or a tensor in [0, 1]")
+        return torch.full((len(real),), float(eps), dtype=torch.float32, device=real.device)
     if eps.shape != (len(real),) or not eps.is_floating_point() or eps.device != real.device:
         raise ArgumentError(
             f"{caller}: eps is {eps.dtype} {list(eps.shape)} on {eps.device}; "
@@ -216,8 +224,20 @@ def _interpolate(
         out = torch.empty_like(real)
     else:
         real, fake = real.contiguous(), fake.contiguous()
+        if _share_memory(out, real) or _share_memory(out, fake):
+            return out.copy_(_interpolate(real, fake, eps_N, key, chosen, None))
+        # autograd does not see a kernel write: whoever saved `out` for a backward is to be told
+        torch.autograd.graph.increment_version(out)
     passes(chosen).interpolate(real, fake, eps_N, key, out)
     return out
+
+
+def _share_memory(one: Tensor, other: Tensor) -> bool:
+    """Return whether two contiguous tensors overlap; a compiler's have no memory to ask about."""
+    if torch.compiler.is_compiling():
+        return False
+    ahead = other.data_ptr() - one.data_ptr()
+    return one.device == other.device and -other.nbytes < ahead < one.nbytes
 
 
 class _Interpolate(torch.autograd.Function):
@@ -261,7 +281,7 @@ class _Penalty(torch.autograd.Function):
 
 
 class _PenaltyBackward(torch.autograd.Function):
-    """The slope of P, where it is to be differentiated again."""
+    """The slope of P, where it is to be differentiated again: fused once, then plain PyTorch."""
 
     @staticmethod
     def forward(
@@ -272,9 +292,25 @@ class _PenaltyBackward(torch.autograd.Function):
         return passes(chosen).backward(upstream, dense(grad), norm_N, target)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (upstream, grad, norm_N), (target, chosen) = ctx.saved_tensors, ctx.settings
-        direction, grad = same_order(grads[0], grad)
-        slopes = passes(chosen).double_backward(direction, upstream, grad, norm_N, target)
+        if torch.is_grad_enabled():  # a third derivative may be asked for
+            slopes = _double_backward_reference(grads[0], upstream, grad, target)
+        else:
+            direction, grad = same_order(grads[0], grad)
+            slopes = passes(chosen).double_backward(direction, upstream, grad, norm_N, target)
         return *slopes, None, None, None
+
+
+def _double_backward_reference(
+    v: Tensor, upstream: Tensor, grad: Tensor, target: float
+) -> tuple[Tensor, Tensor]:
+    """Return what the pass `double_backward` does, with a graph to every argument."""
+    squared_N = grad.flatten(1).double().square().sum(1)
+    is_zero_N = squared_N == 0
+    inverse_N = squared_N.masked_fill(is_zero_N, 1.0).rsqrt().masked_fill(is_zero_N, 0.0)
+    dot_N = (v.flatten(1).double() * grad.flatten(1).double()).sum(1)
+    c_N = (1 - target * inverse_N) * (2 / len(grad))
+    along_N = target * inverse_N**3 * dot_N * (2 / len(grad))
+    c, along = (_per_sample(upstream * part_N, grad) for part_N in (c_N, along_N))
+    return (c_N * dot_N).sum().to(upstream.dtype), (c * v + along * grad).to(grad.dtype)

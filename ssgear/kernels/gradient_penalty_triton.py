@@ -70,7 +70,7 @@ def penalty_double_backward(
         partial_NS.shape[1], BLOCK, num_warps=NUM_WARPS,
     )  # fmt: skip
     dot_N = partial_NS.sum(1)
-    c_N = torch.where(norm_N > 0, 1 - target / norm_N, 1.0) * (2 / num_samples)
+    c_N = torch.where(norm_N == 0, 1.0, 1 - target / norm_N) * (2 / num_samples)
     return (c_N * dot_N).sum().to(upstream.dtype), result
 
 
@@ -99,8 +99,8 @@ def wide(x):
 
 @triton.jit
 def coefficient(norm, target, num_samples):
-    """Return c_i; 1 / n_i counts as 0 where n_i is 0."""
-    one = tl.where(norm > 0, 1.0 - target / tl.where(norm > 0, norm, 1.0), 1.0)
+    """Return c_i; 1 / n_i counts as 0 where n_i is 0, and NaN spreads to the whole sample."""
+    one = tl.where(norm == 0, 1.0, 1.0 - target / tl.where(norm == 0, 1.0, norm))
     return one * 2.0 / num_samples
 
 
@@ -192,9 +192,9 @@ def double_backward_kernel(
     sample = tl.program_id(0)
     factor, n = tl.load(upstream).to(tl.float64), tl.load(norm + sample)
     dot = tl.sum(tl.load(partial + sample * STRETCHES + tl.arange(0, STRETCHES)))
-    divisor = tl.where(n > 0, n, 1.0)
+    divisor = tl.where(n == 0, 1.0, n)
     along = (dot / divisor / divisor) * (target / divisor) * 2.0 / num_samples
-    along = factor * tl.where(n > 0, along, 0.0)
+    along = factor * tl.where(n == 0, 0.0, along)
     c = factor * coefficient(n, target, num_samples)
     offset = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = offset < length

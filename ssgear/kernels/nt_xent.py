@@ -14,7 +14,6 @@ Shapes: R own rows, M rows of all ranks, D the width.
 from __future__ import annotations
 
 import math
-import numbers
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -23,10 +22,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ssgear.errors import ArgumentError, did_you_mean
+from ssgear.kernels import checks
 from ssgear.kernels.dispatch import choose
 from ssgear.kernels.nt_xent_streaming import BOUNDED_ABOVE, streaming_nt_xent
 from ssgear.kernels.nt_xent_triton import triton_nt_xent
-from ssgear.kernels.rows import check_equal_rows, compute_dtype, gather_rows, unit_rows
+from ssgear.kernels.rows import (
+    check_equal_rows,
+    compute_dtype,
+    gather_rows,
+    raise_on_all_ranks,
+    unit_rows,
+    zero_or_nan,
+)
 
 Implementation = Literal["auto", "reference", "streaming", "cpp", "triton"]
 
@@ -42,7 +49,8 @@ def nt_xent(
 ) -> Tensor:
     """Return the NT-Xent loss, a float32 scalar; gradients have the type of their input.
 
-    Everything is computed in float32 (float64 where z is), under autocast too.
+    Everything is computed in float32 (float64 where z is), under autocast too. NaN or an infinity
+    in any row makes the loss NaN, on all ranks.
 
     Args:
         z: Embeddings [V * N, D] with views stacked, or the first view [N, D] of several arguments.
@@ -60,17 +68,23 @@ def nt_xent(
             over ranks is the global loss.
         impl: reference, streaming, cpp (on a CPU, where it was built), triton (on a GPU from
             compute capability 8.0 on), or auto, the fastest that can work on z. Only reference can
-            be differentiated twice.
+            be differentiated twice, forward, or under torch.func (where auto takes it).
     """
-    z_RD = _stacked(z, more_views, ids)
     world_size = _world_size(group)
-    _check_rows(z_RD, ids, world_size)
-    check_impl(impl)
-    check_temperature(temperature)
-    tau = _tensor_temperature(temperature, z_RD)
-    ids_R = None if ids is None else ids.to(z_RD.device)
     ranks = group if world_size > 1 else None
-    form = choose(impl, z_RD)
+    try:
+        z_RD = _stacked(z, more_views, ids)
+        _check_rows(z_RD, ids, world_size)
+        check_impl(impl)
+        check_temperature(temperature)
+        check_normalize(normalize)
+        tau = _tensor_temperature(temperature, z_RD)
+        ids_R = None if ids is None else ids.to(z_RD.device)
+        form = choose(impl, z_RD, tau, ids_R)
+    except ArgumentError as error:
+        if ranks is not None and not torch.compiler.is_compiling():
+            raise_on_all_ranks(str(error), ranks)  # the others are waiting for this one's rows
+        raise
     if form == "reference":
         return _reference(z_RD, tau, ids_R=ids_R, normalize=normalize, group=ranks).float()
     bounded = normalize and not isinstance(temperature, Tensor) and temperature > BOUNDED_ABOVE
@@ -120,7 +134,9 @@ def _reference(
         drawn_R = s_RM.where(is_positive_RM, 0).sum(1) / num_positives_R.clamp_min(1)
         terms_R = torch.where(num_positives_R > 0, lse_R - drawn_R, 0)
         num_anchors = ((ids_M[:, None] == ids_M).sum(1) > 1).sum().clamp_min(1)
-        return world_size * terms_R.sum() / num_anchors
+        # 1, or NaN: a factor, so that gradients show it too
+        visible = 1 + zero_or_nan(z_MD) + 0 * tau.detach()
+        return visible * world_size * terms_R.sum() / num_anchors
 
 
 def _gather_with_gradient(z_RD: Tensor, group: dist.ProcessGroup) -> Tensor:
@@ -133,9 +149,11 @@ def _gather_with_gradient(z_RD: Tensor, group: dist.ProcessGroup) -> Tensor:
 
 def _stacked(z: Tensor, more_views: tuple[Tensor, ...], ids: Tensor | None) -> Tensor:
     for number, view in enumerate((z, *more_views), 1):
-        if not isinstance(view, Tensor) or not view.is_floating_point():
-            kind = view.dtype if isinstance(view, Tensor) else f"a {type(view).__name__}"
-            raise ArgumentError(f"nt_xent: view {number} is {kind}; use a floating-point tensor")
+        if not checks.is_float_tensor(view):
+            raise ArgumentError(
+                f"nt_xent: view {number} is {checks.kind(view)}; use a floating-point tensor, "
+                "dense and of 16 bits or more"
+            )
         if view.ndim != 2 or view.shape[1] == 0:
             raise ArgumentError(
                 f"nt_xent: z has shape {list(view.shape)}; use [rows, width], views stacked"
@@ -144,6 +162,11 @@ def _stacked(z: Tensor, more_views: tuple[Tensor, ...], ids: Tensor | None) -> T
             raise ArgumentError(
                 f"nt_xent: view {number} has shape {list(view.shape)} and view 1 {list(z.shape)}; "
                 "row i of every view must belong to image i"
+            )
+        if (view.dtype, view.device) != (z.dtype, z.device):
+            raise ArgumentError(
+                f"nt_xent: view {number} is {view.dtype} on {view.device} and view 1 {z.dtype} on "
+                f"{z.device}; bring them to one type and device"
             )
     if len(more_views) > 1 and ids is None:
         raise ArgumentError(
@@ -156,6 +179,10 @@ def _stacked(z: Tensor, more_views: tuple[Tensor, ...], ids: Tensor | None) -> T
 def _world_size(group: dist.ProcessGroup | None) -> int:
     if group is None:
         return 1
+    if not isinstance(group, dist.ProcessGroup) and group != dist.GroupMember.NON_GROUP_MEMBER:
+        raise ArgumentError(
+            f"nt_xent: group is a {type(group).__name__}; use a torch.distributed.ProcessGroup"
+        )
     size = dist.get_world_size(group)
     if size < 1:
         raise ArgumentError("nt_xent: group does not contain this process; pass one that does")
@@ -175,6 +202,16 @@ def _check_rows(z_RD: Tensor, ids: Tensor | None, world_size: int) -> None:
     elif not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.shape != (num_rows,):
         found = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
         raise ArgumentError(f"nt_xent: ids is {found}; use torch.int64 [{num_rows}], one per row")
+    else:
+        _check_device("ids", ids, z_RD)
+
+
+def _check_device(name: str, given: Tensor, z: Tensor) -> None:
+    """Refuse what cannot be brought to z: it may be there, or on the CPU."""
+    if given.device != z.device and given.device.type != "cpu":
+        raise ArgumentError(
+            f"nt_xent: {name} is on {given.device} and z on {z.device}; bring them to one device"
+        )
 
 
 def check_impl(impl: str) -> None:
@@ -188,17 +225,27 @@ def check_impl(impl: str) -> None:
 def check_temperature(temperature: float | Tensor) -> None:
     """Refuse a number that is no temperature, and a tensor that is not 0-d and floating-point."""
     if isinstance(temperature, Tensor):
-        if temperature.ndim or not temperature.is_floating_point():
+        if temperature.ndim or not checks.is_float_tensor(temperature):
             raise ArgumentError(
                 f"nt_xent: temperature is {temperature.dtype} {list(temperature.shape)}; "
                 "use a number or a 0-d floating-point tensor"
             )
-    elif not isinstance(temperature, numbers.Real) or not 0 < temperature < math.inf:
-        raise ArgumentError(f"nt_xent: temperature={temperature!r}; use a positive number")
+    elif not checks.is_number(temperature, checks.TINY, checks.LARGEST):
+        raise ArgumentError(
+            f"nt_xent: temperature={checks.shown(temperature)}; use a positive number "
+            "that float32 holds"
+        )
+
+
+def check_normalize(normalize: bool) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(normalize, bool):
+        raise ArgumentError(f"nt_xent: normalize={checks.shown(normalize)}; use True or False")
 
 
 def _tensor_temperature(temperature: float | Tensor, z: Tensor) -> Tensor:
     if isinstance(temperature, Tensor):
+        _check_device("temperature", temperature, z)
         return temperature.to(z.device, compute_dtype(z))
     return torch.full((), float(temperature), dtype=compute_dtype(z), device=z.device)
 

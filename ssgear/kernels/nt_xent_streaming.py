@@ -20,7 +20,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ssgear.kernels import native, nt_xent_tiles
-from ssgear.kernels.rows import check_equal_rows, compute_dtype, gather_rows, sized_rows
+from ssgear.kernels.rows import (
+    check_equal_rows,
+    compute_dtype,
+    gather_rows,
+    sized_rows,
+    zero_or_nan,
+)
 
 BOUNDED_ABOVE = 0.025
 """Temperature above which unit rows need no running maximum: |s| <= 40."""
@@ -73,7 +79,10 @@ def nt_xent_forward(
     rank: int,
     tiles: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the loss, lse_M (infinite where a row is no anchor), and the gathered rows and ids."""
+    """Return the loss, lse_M (infinite where a row is no anchor), and the gathered rows and ids.
+
+    If anything in any row is not finite, loss and lse_M are NaN.
+    """
     with torch.autocast(z_RD.device.type, enabled=False):
         tau = _checked(tau)
         u_RD = _scaled_rows(z_RD, tau, normalize)[0]
@@ -88,8 +97,9 @@ def nt_xent_forward(
         positives = _positives(u_RD, u_MD, ids_M, first)
         drawn_R = (u_RD * positives.mean_RD).sum(1).double()
         terms_R = torch.where(positives.anchor_R, lse_R - drawn_R, 0.0)
-        loss = (world_size * terms_R.sum() / positives.num_anchors).to(u_RD.dtype)
-        lse_R = lse_R.masked_fill(~positives.anchor_R, math.inf)
+        visible = zero_or_nan(u_MD)
+        loss = (world_size * terms_R.sum() / positives.num_anchors).to(u_RD.dtype) + visible
+        lse_R = lse_R.masked_fill(~positives.anchor_R, math.inf) + visible
         if group is None:
             return loss, lse_R, u_RD.new_empty(0, u_RD.shape[1]), lse_R.new_empty(0).long()
         kept_M = lse_R.new_empty(0).long() if ids_M is None else ids_M
@@ -151,7 +161,8 @@ def nt_xent_backward(
             grad_RD.mul_(factor_R1)
         else:  # a length that is normalised away has no gradient
             grad_RD.addcmul_(u_RD, slope_R1 * tau, value=-1).mul_(factor_R1).div_(scale_R1)
-        return grad_RD.to(z_RD.dtype), grad_tau.to(tau.dtype)
+        # as the fake version says, whatever the memory order of z was
+        return grad_RD.to(z_RD.dtype).contiguous(), grad_tau.to(tau.dtype)
 
 
 @nt_xent_backward.register_fake

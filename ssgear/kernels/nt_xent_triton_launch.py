@@ -83,7 +83,9 @@ def forward(
         _row_sums(rows, tau, classes, setting, tiles, results)
     loss = tau.new_empty(())
     add_up(terms_T, loss, classes.anchors, LOG_2 * setting.columns / setting.own)
-    return loss, maximum_R, weight_R
+    # a row that is not finite has unit = NaN; it may be no anchor, and has to show all the same
+    visible = (rows.unit_M.sum() * 0).masked_fill(~((tau > 0) & (tau < math.inf)), math.nan)
+    return loss + visible, maximum_R, weight_R + visible
 
 
 def _symmetric_sums(

@@ -42,6 +42,16 @@ def unit_rows(z_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return scaled_RD / norm_R1, scale_R1, norm_R1
 
 
+def zero_or_nan(rows_MD: Tensor) -> Tensor:
+    """Return 0, or NaN where something in the rows is not finite, without waiting for a device.
+
+    A row that is no anchor may have no part in the loss: added to it, this shows all the same.
+    """
+    low, high = rows_MD.detach().aminmax()
+    nothing = torch.zeros_like(low)
+    return nothing.masked_fill(~(low.isfinite() & high.isfinite()), math.nan)
+
+
 def gather_rows(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Return the rows of all ranks in their order; no gradient goes through."""
     gathered = rows.new_empty(dist.get_world_size(group) * rows.shape[0], *rows.shape[1:])
@@ -50,21 +60,43 @@ def gather_rows(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
 
 
 def check_equal_rows(z_RD: Tensor, has_ids: bool, group: dist.ProcessGroup) -> None:
-    """Refuse ranks that bring different shapes; every rank raises the same error.
+    """Refuse ranks that bring different shapes, or a problem; every rank raises the same error.
 
     A group that can talk between CPUs is checked at every call, and the device is left alone. In a
     group of NCCL only, a check stops the host, so it is made once for each shape.
     """
     mine = (z_RD.shape[0], z_RD.shape[1], compute_dtype(z_RD).itemsize, int(has_ids))
-    if z_RD.device.type == "cpu" or "cpu:" in dist.get_backend_config(group):
+    if z_RD.device.type == "cpu" or _talks_between_cpus(group):
         _compare(mine, group, "cpu")
     else:
         _compare_once(mine, group, str(z_RD.device))
 
 
-def _compare(mine: tuple[int, ...], group: dist.ProcessGroup, device: str) -> None:
-    gathered = gather_rows(torch.tensor([mine], device=device), group)
-    shapes = [tuple(shape) for shape in gathered.tolist()]
+def raise_on_all_ranks(problem: str, group: dist.ProcessGroup) -> None:
+    """Raise what is wrong on this rank alone; the others meet it in their `check_equal_rows`.
+
+    In a group of NCCL only they may be past that check, and nothing is raised here.
+    """
+    if _talks_between_cpus(group):
+        _compare((0, 0, 0, 0), group, "cpu", problem.encode())
+
+
+def _talks_between_cpus(group: dist.ProcessGroup) -> bool:
+    return "cpu:" in dist.get_backend_config(group)
+
+
+def _compare(
+    mine: tuple[int, ...], group: dist.ProcessGroup, device: str, problem: bytes = b""
+) -> None:
+    gathered = gather_rows(torch.tensor([(*mine, len(problem))], device=device), group).tolist()
+    shapes = [tuple(shape) for *shape, _ in gathered]
+    lengths = [length for *_, length in gathered]
+    if any(lengths):
+        padded = problem.ljust(max(lengths), b"\0")
+        texts = gather_rows(torch.tensor([list(padded)], dtype=torch.uint8, device=device), group)
+        rank = next(rank for rank, length in enumerate(lengths) if length)
+        text = bytes(texts[rank, : lengths[rank]].tolist()).decode()
+        raise ArgumentError(f"{text} (on rank {rank})")
     if len(set(shapes)) > 1:
         listing = ", ".join(
             f"rank {rank} has {rows} x {width} in float{8 * itemsize}{' with ids' * has_ids}"

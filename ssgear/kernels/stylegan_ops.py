@@ -11,15 +11,14 @@ Shapes: N samples, C channels on dim 1.
 
 from __future__ import annotations
 
-import math
-import numbers
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError
-from ssgear.kernels.gradient_penalty_impl import is_transformed
+from ssgear.kernels import checks
+from ssgear.kernels.transforms import is_transformed
 
 
 def leaky_relu(
@@ -28,11 +27,12 @@ def leaky_relu(
     """Return the activation of x + bias times the gain, shaped like x; of any order of derivative.
 
     Only the result is kept for the backward, which a convolution after it keeps anyway. Under
-    torch.compile and torch.func it is PyTorch's own leaky_relu.
+    torch.compile, torch.func and forward-mode differentiation it is PyTorch's own leaky_relu.
 
     Args:
         x: [N, C, ...], floating-point.
-        bias: [C], of the type and on the device of x, or None.
+        bias: [C] on the device of x, of its type or float32, or None. It is brought to the type
+            of x, as under autocast; its gradient has its own type.
         negative_slope: Slope of the negative half, at least 0.
         gain: Factor, above 0; sqrt(2) keeps the variance of what goes through (StyleGAN2).
 
@@ -40,7 +40,8 @@ def leaky_relu(
         ArgumentError: In one line, for arguments that do not fit together.
     """
     _check(x, bias, negative_slope, gain)
-    if torch.compiler.is_compiling() or is_transformed(x):
+    bias = None if bias is None else bias.to(x.dtype)
+    if torch.compiler.is_compiling() or is_transformed(x, bias):
         return _native(x, bias, negative_slope, gain)
     result: Tensor = _LeakyRelu.apply(x, bias, float(negative_slope), float(gain))
     return result
@@ -106,22 +107,31 @@ def _per_channel(bias: Tensor, x: Tensor) -> Tensor:
     return bias.view(-1, *(1,) * (x.ndim - 2))
 
 
+def _check_bias(bias: Tensor, x: Tensor) -> None:
+    types = [x.dtype] if x.dtype == torch.float64 else sorted({x.dtype, torch.float32}, key=str)
+    found, right = type(bias).__name__, (x.shape[1:2], x.device)
+    if isinstance(bias, Tensor):
+        if bias.dtype in types and (bias.shape, bias.device) == right:
+            return
+        found = f"{bias.dtype} {list(bias.shape)} on {bias.device}"
+    raise ArgumentError(
+        f"leaky_relu: bias is {found}; use {' or '.join(map(str, types))} [{x.shape[1]}] on "
+        f"{x.device}"
+    )
+
+
 def _check(x: Tensor, bias: Tensor | None, negative_slope: float, gain: float) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
         found = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
         raise ArgumentError(f"leaky_relu: x is {found}; use floating-point [N, C, ...]")
     if bias is not None:
-        right = (x.dtype, x.shape[1:2], x.device)
-        if not isinstance(bias, Tensor) or (bias.dtype, bias.shape, bias.device) != right:
-            found = type(bias).__name__
-            if isinstance(bias, Tensor):
-                found = f"{bias.dtype} {list(bias.shape)} on {bias.device}"
-            raise ArgumentError(
-                f"leaky_relu: bias is {found}; use {x.dtype} [{x.shape[1]}] on {x.device}"
-            )
-    if not isinstance(negative_slope, numbers.Real) or not 0 <= negative_slope < math.inf:
+        _check_bias(bias, x)
+    if not checks.is_number(negative_slope, 0, checks.LARGEST):
         raise ArgumentError(
-            f"leaky_relu: negative_slope={negative_slope!r}; use a finite number of at least 0"
+            f"leaky_relu: negative_slope={checks.shown(negative_slope)}; use a finite number of at "
+            "least 0 that float32 holds"
         )
-    if not isinstance(gain, numbers.Real) or not 0 < gain < math.inf:
-        raise ArgumentError(f"leaky_relu: gain={gain!r}; use a finite number above 0")
+    if not checks.is_number(gain, checks.TINY, checks.LARGEST):
+        raise ArgumentError(
+            f"leaky_relu: gain={checks.shown(gain)}; use a finite number above 0 that float32 holds"
+        )

@@ -9,7 +9,13 @@ from __future__ import annotations
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ssgear.kernels.nt_xent import Implementation, check_impl, check_temperature, nt_xent
+from ssgear.kernels.nt_xent import (
+    Implementation,
+    check_impl,
+    check_normalize,
+    check_temperature,
+    nt_xent,
+)
 
 
 class NTXentLoss(nn.Module):
@@ -26,6 +32,7 @@ class NTXentLoss(nn.Module):
         """Keep the settings; they mean what they mean in `nt_xent`."""
         super().__init__()
         check_temperature(temperature)
+        check_normalize(normalize)
         check_impl(impl)
         self.temperature = temperature
         self.normalize = normalize
@@ -46,5 +53,7 @@ class NTXentLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(module)`."""
-        tau = self.temperature.item() if isinstance(self.temperature, Tensor) else self.temperature
-        return f"temperature={tau:g}, normalize={self.normalize}, impl={self.impl!r}"
+        tau = self.temperature
+        if isinstance(tau, Tensor):  # one on "meta" has no value
+            tau = float("nan") if tau.is_meta else tau.item()
+        return f"temperature={float(tau):g}, normalize={self.normalize}, impl={self.impl!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import dataclass, fields
@@ -112,6 +113,19 @@ def check(result: Result, case: Case, dtype: torch.dtype, roundings: float = 1.0
         assert mine[~fits].isinf().all(), f"{field.name}: more than {stored} holds"
 
 
+def check_nan(impl: Implementation) -> None:
+    """Hold slope and curve of a sample with one NaN to NaN, and those of the others to numbers."""
+    grad = torch.linspace(1, 2, 15).view(3, 5)
+    grad[1, 2] = math.nan
+    grad.requires_grad_()
+    (slope,) = torch.autograd.grad(
+        sample_norm_penalty(grad, 0.5, impl=impl), grad, create_graph=True
+    )
+    (curve,) = torch.autograd.grad(slope, grad, torch.ones_like(slope))
+    for found in (slope, curve):
+        assert found[1].isnan().all() and found[[0, 2]].isfinite().all(), found
+
+
 def _every_case(path: str) -> None:
     """Write what Triton's interpreter gives; it has to be chosen before triton is imported."""
     results = {
@@ -119,6 +133,7 @@ def _every_case(path: str) -> None:
         for case in SMALL
         for dtype in DTYPES
     }
+    check_nan("triton")
     torch.manual_seed(3)
     results["drawn"] = [interpolate(torch.ones(67, 2), torch.zeros(67, 2), impl="triton")[:, 0]]
     torch.save(results, path)

@@ -264,6 +264,9 @@ def linear(x: Tensor) -> Tensor:
         ((linear, X, X), {"target": -1.0}, "target=-1.0; use a finite number of at least 0"),
         ((linear, X, X), {"target": math.nan}, "target=nan"),
         ((linear, X, X), {"target": "one"}, "target='one'"),
+        ((linear, X, X), {"target": 10**400}, "target=10*\\.\\.\\.; use a finite number"),
+        ((linear, X.to_sparse(), X), {}, "real is torch.float32 of layout torch.sparse_coo"),
+        ((linear, X.to(torch.float8_e5m2), X), {}, "real is torch.float8_e5m2; use a floating"),
         ((linear, X, X), {"eps": torch.ones(3)}, "eps is torch.float32 \\[3\\].*point \\[4\\]"),
         ((linear, X, X), {"eps": torch.ones(4).long()}, "eps is torch.int64"),
         ((linear, X, X), {"eps": torch.tensor([0, 1, 2.0, 0])}, "eps has values from 0 to 2"),
@@ -274,6 +277,8 @@ def linear(x: Tensor) -> Tensor:
         ((lambda x: x, X, X), {}, "returned shape \\[4, 3\\] for 4 samples; use \\[4\\] or"),
         ((lambda x: x.sum(), X, X), {}, "returned shape \\[\\] for 4 samples"),
         ((lambda x: None, X, X), {}, "critic returned a NoneType"),
+        ((lambda x: linear(x) * 1j, X, X), {}, "critic returned torch.complex64; use floating"),
+        ((lambda x: linear(x).long(), X, X), {}, "critic returned torch.int64; use floating"),
         ((lambda x: linear(x.detach()), X, X), {}, "scores do not depend on it; look for no_grad"),
         ((torch.no_grad()(linear), X, X), {}, "its scores have no graph; look for no_grad"),
     ],
@@ -283,10 +288,35 @@ def test_bad_arguments_are_named_in_one_line(
 ) -> None:
     with pytest.raises(ArgumentError, match=message) as raised:
         gradient_penalty(*arguments, **options)
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value) and str(raised.value).startswith("gradient_penalty: ")
 
 
 def test_without_a_graph_there_is_no_penalty() -> None:
     for mode in (torch.no_grad(), torch.inference_mode()):
         with mode, pytest.raises(ArgumentError, match=r"called under torch\.no_grad"):
             gradient_penalty(linear, X, X)
+
+
+@pytest.mark.parametrize("at", ["mixed", "generated"])
+@pytest.mark.parametrize("impl", HERE)
+def test_a_critic_must_leave_its_input_alone(impl: Implementation, at: Any) -> None:
+    made = torch.randn(4, 3, requires_grad=True) * 1.0
+    for change in (lambda x: x.sub_(0.5), lambda x: x[:, 1].mul_(2), lambda x: x.view(-1).exp_()):
+
+        def critic(x: Tensor, change: Any = change) -> Tensor:
+            change(x)
+            return linear(x)
+
+        with pytest.raises(ArgumentError, match="critic changed its input in place"):
+            gradient_penalty(critic, X, made, at=at, impl=impl)
+
+
+@pytest.mark.parametrize("impl", HERE)
+def test_images_are_left_as_they_are(impl: Implementation) -> None:
+    real, fake, _ = images(torch.float32)
+    copies = real.clone(), fake.clone()
+    for at in ("mixed", "generated", "real"):
+        gradient_penalty(conv(), real, fake, at=at, impl=impl).backward()  # type: ignore[arg-type]
+        for image, copy in zip((real, fake), copies, strict=True):
+            assert torch.equal(image, copy)
+            assert not image.requires_grad and image.grad is None

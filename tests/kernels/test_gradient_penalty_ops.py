@@ -13,7 +13,7 @@ from ssgear.kernels import gradient_penalty_impl, native, philox
 from ssgear.kernels.gradient_penalty import CASES, Case
 from ssgear.kernels.gradient_penalty_impl import Implementation
 from ssgear.kernels.gradient_penalty_ops import interpolate, sample_norm_penalty
-from tests.kernels.gradient_penalty_oracle import DTYPES, HERE, check, ours
+from tests.kernels.gradient_penalty_oracle import DTYPES, HERE, check, check_nan, ours
 
 X = torch.ones(4, 3)
 
@@ -149,3 +149,70 @@ def test_compiled_operators_keep_their_contract() -> None:
         (ops.gradient_penalty_double_backward, (real, one, grad, norm, 1.0)),
     ):
         torch.library.opcheck(operator.default, arguments, test_utils=tests)
+
+
+@pytest.mark.parametrize("target", [0.0, 0.7])
+@pytest.mark.parametrize("impl", HERE)
+def test_third_derivative(impl: Implementation, target: float) -> None:
+    """Along a curve through the space of gradients, one of which is zero."""
+    base = torch.randn(3, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    base[1] = 0
+
+    def derivatives(impl: Implementation) -> list[float]:
+        t = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+        value, found = sample_norm_penalty((base * t.exp()).sin(), target, impl=impl), []
+        for _ in range(3):
+            (value,) = torch.autograd.grad(value, t, create_graph=True)
+            found.append(value.item())
+        return found
+
+    assert derivatives(impl) == pytest.approx(derivatives("reference"), rel=1e-9)
+
+
+@pytest.mark.parametrize("impl", HERE)
+def test_out_may_overlap_an_input(impl: Implementation) -> None:
+    real, fake, eps = images()
+    right = interpolate(real, fake, eps, impl=impl)
+    for shift in (-1, 0, 1):
+        for place in (0, 1):
+            memory = torch.zeros(9, *real.shape[1:])
+            inputs = [real, fake]
+            inputs[place] = memory[1:8].copy_(inputs[place])
+            out = memory[1 + shift : 8 + shift]
+            assert interpolate(*inputs, eps, out=out, impl=impl) is out
+            assert torch.equal(out, right)
+
+
+@pytest.mark.parametrize("impl", HERE)
+def test_who_saved_what_out_overwrites_is_told(impl: Implementation) -> None:
+    weight, out = torch.ones(4, 3, requires_grad=True), torch.ones(4, 3)
+    loss = (weight * out).sum()
+    interpolate(X, X, 0.5, out=out, impl=impl)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("impl", HERE)
+def test_torchs_defaults_do_not_matter(impl: Implementation) -> None:
+    real, fake, _ = images()
+
+    def results() -> tuple[Tensor, ...]:
+        torch.manual_seed(3)
+        mixed = [interpolate(real, fake, eps, impl=impl) for eps in (0.3, None)]
+        return *mixed, sample_norm_penalty(mixed[1], impl=impl)
+
+    right = results()
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        found = results()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    for mine, wanted in zip(found, right, strict=True):
+        assert mine.dtype == wanted.dtype and torch.equal(mine, wanted)
+
+
+@pytest.mark.parametrize("impl", HERE)
+def test_nan_spreads_over_its_sample_alone(impl: Implementation) -> None:
+    check_nan(impl)

@@ -114,9 +114,11 @@ def test_gradients_are_the_slopes_of_the_value(impl: Implementation, kind: str, 
     torch.autograd.gradcheck(in_float64, (z.requires_grad_(), tensor_tau))
 
 
+@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("tiles", ["torch", pytest.param("cpp", marks=BUILT)])
-def test_operators_keep_their_contract(tiles: str) -> None:
+def test_operators_keep_their_contract(tiles: str, turned: bool) -> None:
     z, ids = Case(rows=12, width=5, ids="ragged").make(torch.float32)
+    z = z.T.contiguous().T if turned else z
     z.requires_grad_()
     tau = torch.tensor(0.3, requires_grad=True)
     arguments = (z, tau, ids, True, False, "", 1, 0, tiles)
@@ -247,6 +249,40 @@ def test_extreme_rows_keep_their_direction(impl: Implementation, size: float) ->
 
 
 @pytest.mark.parametrize("impl", FORMS)
+def test_gradient_of_subnormal_rows(impl: Implementation) -> None:
+    """1/||z|| is more than float32 holds; times a small slope it is not."""
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randint(-7, 8, (14, 5), generator=generator).float()
+    grads = []
+    for size in (1.0, 2.0**-135):  # exact: the smallest number is 2^-149
+        z = (whole * size).requires_grad_()
+        (2.0**-40 * nt_xent(z, impl=impl)).backward()
+        assert z.grad is not None
+        grads.append(z.grad.double() * size)
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("impl", FAST)
+def test_equal_rows_of_large_similarity(impl: Implementation) -> None:
+    """lse is 2^16 + log 13, of which float32 holds two decimals; the weights still sum to 1."""
+    result = ours(torch.full((14, 1), 256.0), 1.0, normalize=False, impl=impl)
+    assert result.grad_z.abs().max() < 1e-3
+    assert result.grad_tau.abs() < 0.1
+
+
+@pytest.mark.parametrize("impl", FORMS)
+def test_positives_far_shorter_than_their_anchor(impl: Implementation) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(6, 4, generator=generator, dtype=torch.float64) * 1e-3
+    z[0] *= 1e8
+    z = z.float()
+    ids = torch.tensor([0, 0, 0, 1, 1, 1])
+    truth = oracle(z, 1e3, ids, normalize=False)
+    result = ours(z, 1e3, ids=ids, normalize=False, impl=impl)
+    torch.testing.assert_close(result.loss.double(), truth.loss, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("impl", FORMS)
 def test_without_any_positive_the_loss_is_zero(impl: Implementation) -> None:
     z, _ = SMALL.make(torch.float32)
     for tau in (0.02, 0.2):
@@ -268,12 +304,13 @@ def test_float16_gradients_of_a_scaled_loss_do_not_underflow(impl: Implementatio
 @pytest.mark.parametrize("impl", FORMS)
 def test_a_tensor_that_is_no_temperature_gives_nan(impl: Implementation, value: float) -> None:
     z, _ = SMALL.make(torch.float32)
-    result = ours(z, value, impl=impl)
-    assert result.loss.isnan() and result.grad_z.isnan().any()
+    for ids in (None, torch.arange(38)):  # of pairs, and without any anchor
+        result = ours(z, value, ids=ids, impl=impl)
+        assert result.loss.isnan() and result.grad_z.isnan().any()
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("impl", FORMS)
 def test_what_is_not_finite_shows_in_the_loss(
     impl: Implementation, bad: float, normalize: bool
@@ -281,9 +318,24 @@ def test_what_is_not_finite_shows_in_the_loss(
     for rows, tau in ((38, 0.1), (38, 0.01), (1030, 0.1), (1030, 0.01)):
         z, _ = Case(rows=rows, width=11).make(torch.float32)
         z[3, 2] = bad
-        result = ours(z, tau, normalize=normalize, impl=impl)
-        assert not result.loss.isfinite()
-        assert result.grad_z.isnan().any() and result.grad_tau.isnan()
+        row = torch.arange(rows)
+        for ids in (None, row, torch.where(row == 3, rows, row // 2)):  # row 3: an anchor, or none
+            check_nan(z, tau, ids, normalize, impl)
+
+
+@pytest.mark.parametrize("impl", FORMS)
+def test_a_row_that_nothing_resembles_shows_too(impl: Implementation) -> None:
+    """No anchor, and infinitely unlike all that are: a negative that weighs nothing."""
+    z = torch.tensor([[math.inf], [-1], [-2], [-1.5], [-0.5]])
+    check_nan(z, 0.1, torch.tensor([9, 0, 0, 1, 1]), False, impl)
+
+
+def check_nan(
+    z: Tensor, tau: float, ids: Tensor | None, normalize: bool, impl: Implementation
+) -> None:
+    result = ours(z, tau, ids=ids, normalize=normalize, impl=impl)
+    assert result.loss.isnan() and result.grad_tau.isnan()
+    assert result.grad_z.isnan().any()
 
 
 @pytest.mark.parametrize("impl", FORMS)
@@ -331,6 +383,23 @@ Z = torch.ones(6, 4)
         ((Z, torch.ones(5, 4)), {}, "view 2 has shape \\[5, 4\\] and view 1 \\[6, 4\\]"),
         ((Z.long(),), {}, "view 1 is torch.int64; use a floating-point tensor"),
         ((Z, "z"), {}, "view 2 is a str"),
+        ((Z, Z.double()), {}, "view 2 is torch.float64 on cpu and view 1 torch.float32 on cpu"),
+        ((Z, Z.to("meta")), {}, "view 2 is torch.float32 on meta and view 1 torch.float32 on cpu"),
+        ((Z.to_sparse(),), {}, "view 1 is torch.float32 of layout torch.sparse_coo; use a float"),
+        ((Z.to(torch.float8_e4m3fn),), {}, "view 1 is torch.float8_e4m3fn; .*16 bits or more"),
+        ((Z,), {"ids": torch.arange(6, device="meta")}, "ids is on meta and z on cpu"),
+        ((Z,), {"temperature": torch.ones((), device="meta")}, "temperature is on meta and z on"),
+        (
+            (Z,),
+            {"temperature": torch.ones(()).to(torch.float8_e5m2)},
+            "is torch.float8_e5m2",
+        ),
+        ((Z,), {"temperature": 1e39}, "temperature=1e\\+39; use a positive number that float32"),
+        ((Z,), {"temperature": 10**400}, "temperature=10*\\.\\.\\.; use a positive number"),
+        ((Z,), {"temperature": 10**5000}, "temperature=a huge number"),
+        ((Z,), {"temperature": 1e-50}, "temperature=1e-50"),
+        ((Z,), {"normalize": "no"}, "normalize='no'; use True or False"),
+        ((Z,), {"group": "world"}, "group is a str; use a torch.distributed.ProcessGroup"),
         ((torch.ones(0, 4),), {}, "0 rows; the loss needs at least 2"),
         ((torch.ones(1, 4),), {"ids": torch.zeros(1).long()}, "1 rows; the loss needs at least 2"),
         ((Z,), {"ids": torch.arange(5)}, "ids is torch.int64 \\[5\\]; use torch.int64 \\[6\\]"),

@@ -5,6 +5,7 @@ Functions that run on ranks come first; each makes its own inputs from a seed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -108,6 +109,36 @@ def unequal_ranks(what: str, impl: Implementation) -> str:
     return "no error"
 
 
+def bad_argument_of_one_rank(what: str, impl: Implementation) -> str:
+    """Return what a rank says where the arguments of rank 1 are none."""
+    bad = dist.get_rank() == 1
+    z = torch.ones(7 if bad and what == "rows" else 4, 3)
+    options: dict[str, Any] = {"group": dist.group.WORLD, "impl": impl}
+    if what == "ids":
+        options["ids"] = (torch.arange(4) // 2).to(torch.int32 if bad else torch.int64)
+    if bad and what == "temperature":
+        options["temperature"] = -1
+    if bad and what == "impl":
+        options["impl"] = "triton"
+    try:
+        nt_xent(z, **options)
+    except ArgumentError as error:
+        return str(error)
+    return "no error"
+
+
+def one_bad_row(impl: Implementation) -> tuple[float, bool]:
+    """Return loss, and whether the gradient is NaN, where rank 1 has NaN and there is no anchor."""
+    z = torch.ones(4, 3)
+    z[2, 1] = torch.nan if dist.get_rank() == 1 else 2.0
+    z.requires_grad_()
+    ids = torch.arange(4) + 4 * dist.get_rank()
+    loss = nt_xent(z, ids=ids, group=dist.group.WORLD, impl=impl)
+    loss.backward()
+    assert z.grad is not None
+    return loss.item(), bool(z.grad.isnan().any())
+
+
 def outside_the_group() -> str:
     group_of(2)
     if dist.get_rank() < 2:
@@ -205,6 +236,28 @@ def test_unequal_ranks_are_named(what: str, impl: Implementation, ranks: Ranks) 
     }
     for message in ranks.run(unequal_ranks, what, impl):
         assert wanted[what] in message
+
+
+@pytest.mark.parametrize("what", ["rows", "ids", "temperature", "impl"])
+@pytest.mark.parametrize("impl", ["reference", "streaming", CPP])
+def test_what_one_rank_cannot_take_is_raised_on_all(
+    what: str, impl: Implementation, ranks: Ranks
+) -> None:
+    wanted = {
+        "rows": "nt_xent: z has 7 rows, which is no even number",
+        "ids": "nt_xent: ids is torch.int32 [4]; use torch.int64 [4]",
+        "temperature": "nt_xent: temperature=-1; use a positive number",
+        "impl": "nt_xent: impl='triton' is not possible here",
+    }
+    messages = ranks.run(bad_argument_of_one_rank, what, impl)
+    assert len(set(messages)) == 1
+    assert messages[0].startswith(wanted[what]) and messages[0].endswith(" (on rank 1)")
+
+
+@pytest.mark.parametrize("impl", ["reference", "streaming", CPP])
+def test_nan_of_one_rank_shows_on_all(impl: Implementation, ranks: Ranks) -> None:
+    for loss, in_gradient in ranks.run(one_bad_row, impl):
+        assert math.isnan(loss) and in_gradient
 
 
 def test_a_process_outside_the_group_is_told(ranks: Ranks) -> None:

@@ -299,8 +299,10 @@ def test_without_any_positive_the_loss_is_zero(alone: Callable[..., Any]) -> Non
 
 @pytest.mark.parametrize("value", [0.0, -0.1, math.nan, math.inf])
 def test_what_is_no_temperature_gives_nan(value: float, alone: Callable[..., Any]) -> None:
-    result = alone(rows_on_rank, common.SMALL.make(torch.float32)[0], value, {})
-    assert result.loss.isnan() and result.grad_z.isnan().any()
+    z, _ = common.SMALL.make(torch.float32)
+    for ids in (None, torch.arange(38)):  # of pairs, and without any anchor
+        result = alone(rows_on_rank, z, value, {"ids": ids})
+        assert result.loss.isnan() and result.grad_z.isnan().any()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -311,7 +313,10 @@ def test_what_is_not_finite_shows_in_the_loss(
 ) -> None:
     z, _ = common.SMALL.make(torch.float32)
     z[3, 2] = bad
-    assert alone(rows_on_rank, z, tau, {"normalize": normalize}).loss.isnan()
+    row = torch.arange(len(z))
+    for ids in (None, row, row // 2):
+        result = alone(rows_on_rank, z, tau, {"normalize": normalize, "ids": ids})
+        assert result.loss.isnan() and result.grad_z.isnan().any()
 
 
 def test_float16_gradients_of_a_scaled_loss_do_not_underflow(alone: Callable[..., Any]) -> None:

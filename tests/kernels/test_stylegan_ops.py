@@ -160,6 +160,31 @@ def test_under_functorch() -> None:
         torch.testing.assert_close(mine, right)
 
 
+def test_under_functorch_with_a_bias_alone() -> None:
+    x, bias = (part.detach() for part in inputs((3, 4, 5), torch.float64, True) if part is not None)
+
+    def score(bias: Tensor, activation: Callable[..., Tensor]) -> Tensor:
+        return activation(x, bias).square().sum()
+
+    for transform in (torch.func.grad, torch.func.jacfwd):
+        mine, right = (transform(score)(bias, act) for act in (leaky_relu, plain))
+        torch.testing.assert_close(mine, right)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_float32_bias_meets_half_rows(dtype: torch.dtype) -> None:
+    """Under autocast: a convolution's rows are half, its parameters are float32."""
+    (x, _), (_, bias) = inputs((3, 4, 5), dtype, False), inputs((3, 4, 5), torch.float32, True)
+    assert x is not None and bias is not None
+    y = leaky_relu(x, bias, gain=1.5)
+    right = plain(x, bias.to(dtype), gain=1.5)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y, right)
+    mine, wanted = (torch.autograd.grad(value.sum(), (x, bias)) for value in (y, right))
+    assert mine[1].dtype == torch.float32
+    torch.testing.assert_close(mine, wanted, rtol=2e-2, atol=2e-2)
+
+
 X = torch.ones(2, 3)
 
 
@@ -172,9 +197,14 @@ X = torch.ones(2, 3)
         ((X, torch.ones(2)), {}, "bias is torch.float32 \\[2\\] on cpu; use torch.float32 \\[3\\]"),
         ((X, torch.ones(3).double()), {}, "bias is torch.float64 \\[3\\]"),
         ((X, 1.0), {}, "bias is float"),
+        ((X.half(), torch.ones(3).bfloat16()), {}, "bias is torch.bfloat16.*use torch.float16 or"),
+        ((X.double(), torch.ones(3)), {}, "bias is torch.float32 .*; use torch.float64 \\[3\\]"),
         ((X,), {"negative_slope": -0.1}, "negative_slope=-0.1; use a finite number"),
         ((X,), {"gain": 0}, "gain=0; use a finite number above 0"),
         ((X,), {"gain": math.nan}, "gain=nan"),
+        ((X,), {"gain": 10**400}, "gain=10*\\.\\.\\.; use a finite number above 0 that float32"),
+        ((X,), {"gain": 1e-50}, "gain=1e-50"),
+        ((X,), {"negative_slope": 1e300}, "negative_slope=1e\\+300; use a finite number"),
     ],
 )
 def test_bad_arguments_are_named_in_one_line(

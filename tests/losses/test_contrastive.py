@@ -42,8 +42,15 @@ def test_a_parameter_as_temperature_is_trained() -> None:
     assert str(loss).startswith(f"NTXentLoss(temperature={parameter.item():g}")
 
 
+def test_a_parameter_without_a_value_can_be_printed() -> None:
+    loss = NTXentLoss(nn.Parameter(torch.tensor(0.5))).to("meta")
+    assert str(loss) == "NTXentLoss(temperature=nan, normalize=True, impl='auto')"
+
+
 def test_bad_settings_are_refused_at_once() -> None:
     with pytest.raises(ArgumentError, match="temperature=0"):
         NTXentLoss(0)
+    with pytest.raises(ArgumentError, match="normalize=1; use True or False"):
+        NTXentLoss(normalize=1)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="did you mean reference"):
         NTXentLoss(impl="referense")  # type: ignore[arg-type]

@@ -1,0 +1,39 @@
+"""Whether a tensor is differentiated or batched in a way that the fused forms do not see.
+
+Their derivatives are written out for autograd's backward alone. Under torch.func, and where a
+tensor carries a tangent of forward-mode differentiation, their operators would answer as if it were
+a constant: plain PyTorch has to work there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ssgear.kernels.native import constant_in_graphs
+
+REASON = "torch.func and forward-mode differentiation do not see into it"
+
+
+def is_transformed(*values: object) -> bool:
+    """Return whether torch.func or forward-mode differentiation is at work on one of the tensors.
+
+    While torch.compile traces, tensors do not say: whether either is at work at all has to do.
+    """
+    if torch.compiler.is_compiling():
+        return _is_any_at_work()
+    return any(_is_transformed(value) for value in values if isinstance(value, Tensor))
+
+
+@constant_in_graphs
+def _is_any_at_work() -> bool:
+    in_functorch = torch._C._functorch.maybe_current_level() is not None
+    return in_functorch or forward_ad._current_level >= 0
+
+
+def _is_transformed(tensor: Tensor) -> bool:
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return True
+    dual = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
+    return dual.tangent is not None
