@@ -53,12 +53,12 @@ def error(a: Tensor, b: Tensor) -> float:
 
 
 def rounding(case: Case, z: Tensor) -> Result:
-    """One float32 rounding of the largest numbers that cancel in loss and gradients."""
+    """One float32 rounding of the largest numbers in loss and gradients, some of which cancel."""
     norms = z.double().norm(dim=1)
     largest_s = (1.0 if case.normalize else norms.max().item() ** 2) / case.temperature
     slope = 2 / (len(z) * case.temperature) * (1 if case.normalize else norms.max().item())
     slope_z = slope / (norms.min().item() if case.normalize else 1)
-    parts = (largest_s, slope_z, 2 * largest_s / case.temperature)
+    parts = (max(largest_s, math.log(len(z))), slope_z, 2 * largest_s / case.temperature)
     return Result(*(EPS * torch.tensor(part) for part in parts))
 
 
