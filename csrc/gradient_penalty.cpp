@@ -19,10 +19,6 @@
 #include <tuple>
 #include <vector>
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
-
 // The loops below are plain; the compiler makes vectors of them, once for each instruction set. A
 // binary so built runs on every machine, which at::vec, chosen when compiling, does not. Products are
 // rounded before they are added: results are the same bits on all of them.
@@ -32,8 +28,7 @@
 #else
 #define SSGEAR_EVERY_LEVEL
 #endif
-#define SSGEAR_ALWAYS __attribute__((always_inline))
-#define SSGEAR_INLINE inline SSGEAR_ALWAYS
+#define SSGEAR_INLINE inline __attribute__((always_inline))
 
 namespace ssgear {
 namespace {
@@ -42,7 +37,6 @@ using at::Tensor;
 
 constexpr int64_t PIECE = 16384;  // numbers; in float32 two of them fill no second-level cache
 constexpr int LANES = 32;
-constexpr int64_t LARGE = 2 << 20;  // bytes: more than a core's own cache keeps for the next reader
 constexpr int64_t BLOCK = 256, AHEAD = 1024;  // numbers that are asked for at once, and how early
 
 struct Bf16 {
@@ -75,61 +69,31 @@ SSGEAR_INLINE void prefetch(const T* from) {
   }
 }
 
-// Writes n results, computed by element(j), a block at a time. Those of a large tensor go around the
-// caches: an ordinary store first reads what it is about to overwrite, a quarter of all traffic here.
-template <typename T, typename Element, typename Fetch>
-SSGEAR_INLINE void fill(
-    T* __restrict out, int64_t n, bool around, const Element& element, const Fetch& fetch) {
-#if defined(__SSE2__)
-  if (around && reinterpret_cast<std::uintptr_t>(out) % sizeof(__m128i) == 0) {
-    constexpr int64_t VECTORS = BLOCK * sizeof(T) / sizeof(__m128i);
-    alignas(64) T block[BLOCK];
-    int64_t begin = 0;
-    for (; begin + BLOCK <= n; begin += BLOCK) {
-      fetch(begin);
-      for (int64_t j = 0; j < BLOCK; ++j) {
-        narrow(element(begin + j), block[j]);
-      }
-      const auto* from = reinterpret_cast<const __m128i*>(block);
-      auto* to = reinterpret_cast<__m128i*>(out + begin);
-      for (int64_t vector = 0; vector < VECTORS; ++vector) {
-        _mm_stream_si128(to + vector, from[vector]);
-      }
-    }
-    for (; begin < n; ++begin) {
-      narrow(element(begin), out[begin]);
-    }
-    _mm_sfence();  // whoever reads next may be another thread
-    return;
-  }
-#endif
+// out = alpha x + beta y
+template <typename T, typename W>
+SSGEAR_INLINE void blend_loop(T* __restrict out, const T* x, const T* y, W alpha, W beta, int64_t n) {
   for (int64_t begin = 0; begin < n; begin += BLOCK) {
-    fetch(begin);
+    prefetch(x + begin);
+    prefetch(y + begin);
     prefetch(out + begin);
     const int64_t end = std::min(begin + BLOCK, n);
     for (int64_t j = begin; j < end; ++j) {
-      narrow(element(j), out[j]);
+      narrow(alpha * wide(x[j]) + beta * wide(y[j]), out[j]);
     }
   }
-}
-
-// out = alpha x + beta y
-template <typename T, typename W>
-SSGEAR_INLINE void blend_loop(
-    T* __restrict out, const T* x, const T* y, W alpha, W beta, int64_t n, bool around) {
-  const auto element = [=](int64_t j) SSGEAR_ALWAYS { return alpha * wide(x[j]) + beta * wide(y[j]); };
-  const auto fetch = [=](int64_t begin) SSGEAR_ALWAYS {
-    prefetch(x + begin);
-    prefetch(y + begin);
-  };
-  fill(out, n, around, element, fetch);
 }
 
 // out = alpha x
 template <typename T, typename W>
-SSGEAR_INLINE void scale_loop(T* __restrict out, const T* x, W alpha, int64_t n, bool around) {
-  const auto element = [=](int64_t j) SSGEAR_ALWAYS { return alpha * wide(x[j]); };
-  fill(out, n, around, element, [=](int64_t begin) SSGEAR_ALWAYS { prefetch(x + begin); });
+SSGEAR_INLINE void scale_loop(T* __restrict out, const T* x, W alpha, int64_t n) {
+  for (int64_t begin = 0; begin < n; begin += BLOCK) {
+    prefetch(x + begin);
+    prefetch(out + begin);
+    const int64_t end = std::min(begin + BLOCK, n);
+    for (int64_t j = begin; j < end; ++j) {
+      narrow(alpha * wide(x[j]), out[j]);
+    }
+  }
 }
 
 template <typename T>
@@ -159,12 +123,11 @@ SSGEAR_INLINE double dot_loop(const T* x, const T* y, int64_t n) {
 }
 
 #define SSGEAR_LOOPS(T, W)                                                                       \
-  SSGEAR_EVERY_LEVEL void blend(                                                                 \
-      T* out, const T* x, const T* y, W alpha, W beta, int64_t n, bool around) {                 \
-    blend_loop(out, x, y, alpha, beta, n, around);                                               \
+  SSGEAR_EVERY_LEVEL void blend(T* out, const T* x, const T* y, W alpha, W beta, int64_t n) {    \
+    blend_loop(out, x, y, alpha, beta, n);                                                       \
   }                                                                                              \
-  SSGEAR_EVERY_LEVEL void scale(T* out, const T* x, W alpha, int64_t n, bool around) {           \
-    scale_loop(out, x, alpha, n, around);                                                        \
+  SSGEAR_EVERY_LEVEL void scale(T* out, const T* x, W alpha, int64_t n) {                        \
+    scale_loop(out, x, alpha, n);                                                                \
   }                                                                                              \
   SSGEAR_EVERY_LEVEL double dot(const T* x, const T* y, int64_t n) { return dot_loop(x, y, n); } \
   SSGEAR_EVERY_LEVEL double square(const T* x, int64_t n) { return dot_loop(x, x, n); }
@@ -193,8 +156,6 @@ template <typename T>
 typename Types<T>::Stored* write(const Tensor& tensor) {
   return reinterpret_cast<typename Types<T>::Stored*>(tensor.mutable_data_ptr<T>());
 }
-
-bool is_large(const Tensor& images) { return static_cast<int64_t>(images.nbytes()) >= LARGE; }
 
 // N samples of `length` numbers each, in pieces.
 struct Pieces {
@@ -268,10 +229,9 @@ void interpolate(
     const auto* x = read<scalar_t>(real);
     const auto* y = read<scalar_t>(fake);
     auto* out = write<scalar_t>(mixed);
-    const bool around = is_large(mixed);
     pieces.walk([&](int64_t sample, int64_t, int64_t first, int64_t n) {
       const Wide weight = weights[sample];
-      blend(out + first, x + first, y + first, weight, 1 - weight, n, around);
+      blend(out + first, x + first, y + first, weight, 1 - weight, n);
     });
   });
 }
@@ -317,10 +277,9 @@ Tensor penalty_backward(const Tensor& upstream, const Tensor& grad, const Tensor
     using Wide = typename Types<scalar_t>::Wide;
     const auto* g = read<scalar_t>(grad);
     auto* out = write<scalar_t>(result);
-    const bool around = is_large(result);
     const auto work = [&](int64_t sample, int64_t, int64_t first, int64_t n) {
       const double c = factor * coefficient(norms[sample], target, pieces.samples);
-      scale(out + first, g + first, static_cast<Wide>(c), n, around);
+      scale(out + first, g + first, static_cast<Wide>(c), n);
     };
     pieces.walk(work, true);
   });
@@ -354,7 +313,7 @@ std::tuple<Tensor, Tensor> penalty_double_backward(
     pieces.walk([&](int64_t sample, int64_t, int64_t first, int64_t n) {
       const double c = factor * coefficient(norms[sample], target, pieces.samples);
       blend(out + first, direction + first, g + first, static_cast<Wide>(c),
-            static_cast<Wide>(along[sample]), n, is_large(result));
+            static_cast<Wide>(along[sample]), n);
     });
   });
   return {scalar(slope, upstream.scalar_type()), result};
