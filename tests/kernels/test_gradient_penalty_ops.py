@@ -216,3 +216,26 @@ def test_torchs_defaults_do_not_matter(impl: Implementation) -> None:
 @pytest.mark.parametrize("impl", HERE)
 def test_nan_spreads_over_its_sample_alone(impl: Implementation) -> None:
     check_nan(impl)
+
+
+@pytest.mark.skipif(not native.available(), reason="not built")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(6, 3, 256, 256), (7, 3, 299, 301)], ids=str)
+def test_large_images_equal_pytorch(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Larger than a core's cache, also where samples begin at odd places."""
+    real, fake, direction = torch.randn(3, *shape).to(dtype)
+    eps = torch.rand(shape[0])
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    weight = eps.to(wide).view(-1, 1, 1, 1)
+    wanted = (weight * real.to(wide) + (1 - weight) * fake.to(wide)).to(dtype)
+    assert torch.equal(interpolate(real, fake, eps, impl="cpp"), wanted)
+    leaf = real.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(sample_norm_penalty(leaf, impl="cpp"), leaf, create_graph=True)
+    norm = real.double().flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    factor = 2 / shape[0] * (1 - 1 / norm)
+    limit = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float64: 1e-12}[dtype]
+    torch.testing.assert_close(slope.double(), factor * real.double(), rtol=limit, atol=0)
+    (second,) = torch.autograd.grad(slope, leaf, direction)
+    dot = (direction.double() * real.double()).sum((1, 2, 3), keepdim=True)
+    right = factor * direction.double() + 2 / shape[0] * dot / norm**3 * real.double()
+    torch.testing.assert_close(second.double(), right, rtol=limit, atol=limit * 1e-2)
