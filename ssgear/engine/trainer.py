@@ -211,7 +211,7 @@ class Trainer:
         speed = (run.images_seen - self._tick_images) / (now - self._tick)
         values: dict[str, Any] = {"epoch": round(run.epoch, 4), "images_seen": run.images_seen}
         values |= self._losses()
-        values["lr"] = next(iter(run.runtime.last_lr.values()))
+        values["lr"] = [*run.runtime.last_lr.values()][-1]  # the encoder's phase comes last
         values["images_per_second"] = round(speed, 2)
         run.log.train(run.step, **values)
         self._restart_clock()

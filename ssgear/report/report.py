@@ -93,7 +93,8 @@ def _head(run: RunFiles) -> dict[str, Any]:
         "source": run.facts.get("source")
         or ("the embedded images" if source == "auto" else source),
         "num_train": f"{count:,.0f}" if math.isfinite(count) else "",
-        "labelled": bool(run.text_list("classes")),
+        # a generator that is conditioned on labels lets the encoder know of them
+        "labelled": bool(run.text_list("classes")) and run.option("method.condition") != "label",
         "epochs": number_text(done, 3) if math.isfinite(done) else "",
         "planned": number_text(planned) if math.isfinite(planned) else "",
         "finished": run.finished,
