@@ -1,7 +1,8 @@
 """Tiles of the Triton NT-Xent kernels by chip, type, width and number of rows; no autotuning.
 
 Chosen by registers and shared memory as compiled: tests/kernels/test_triton_compile.py holds the
-lines to the chips' limits; some spill up to 24 bytes. *Untested on hardware*: none was timed. The
+lines to the chips' limits. Some of compute capability 8 and 10 spill (README.md says how many), and
+*untested on hardware*: no line was ever timed. The
 first candidate that is right on the GPU (nt_xent_triton_check.py) is taken; later ones avoid what
 may be miscompiled or does not fit, at some cost.
 """
