@@ -76,7 +76,10 @@ def oracle(case: Case, dtype: torch.dtype) -> tuple[Result, Result]:
     dot = torch.stack([(a * b).sum() for a, b in zip(v, grad, strict=True)])
     size = torch.stack([(a * b).abs().sum() for a, b in zip(v, grad, strict=True)])
     c, along = 2 / num_samples * (1 - case.target * inverse), inverse**3 * dot * case.target
-    larger, further = 2 / num_samples * (1 + case.target * inverse), inverse**3 * size * case.target
+    larger = 2 / num_samples * (1 + case.target * inverse)
+    # The derivative of a norm, taken by autograd, adds and subtracts g <v, g> / |g|^2: the target
+    # is not a factor of that term, which leaves its rounding where the target is 0 too.
+    further = inverse**2 * size * (1 + case.target * inverse)
     along, further = (2 / num_samples * part for part in (along, further))
     right = Result(
         eps * real + (1 - eps) * fake,
