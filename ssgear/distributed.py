@@ -158,3 +158,17 @@ def shut_down() -> None:
 
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def choose_device(wanted: str, option: str) -> torch.device:
+    """Return this rank's device for cpu, cuda or auto; `option` asked for it."""
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
+        raise ConfigError(f"{option}: cuda was asked for, and PyTorch finds no GPU here; use cpu")
+    if wanted == "cpu" or not has_gpu:
+        return torch.device("cpu")
+    local = world_from_environment().local_rank
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)

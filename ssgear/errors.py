@@ -7,6 +7,7 @@ with status 2. Anything else that is raised is a bug of ours and keeps its trace
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -51,6 +52,16 @@ class Interrupted(KeyboardInterrupt):
 
 class TrainingError(SsgearError):
     """A run that cannot go on: a loss that is not finite, a rank that is gone."""
+
+
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What the system answers where nothing more can be written."""
+
+
+def require(condition: bool, option: str, value: object, right: str) -> None:
+    """Refuse the value of an option, and say what would be right."""
+    if not condition:
+        raise ConfigError(f"{option}: {value} is not possible; {right}")
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:

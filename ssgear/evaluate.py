@@ -6,8 +6,6 @@ on unless `--data.*` names others. The last line on standard output is the path 
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ssgear import distributed
 from ssgear.config import arguments, cli
 from ssgear.config.options import options_of
 from ssgear.config.schema import DataConfig
@@ -53,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if not words or words[0] in ("-h", "--help"):
-            _parse(["--help"], Evaluation())
+            _read(["--help"], Evaluation())
             return 0
         if words[0].startswith("-"):
             raise ConfigError(f"{words[0]}: the run comes first: {USAGE} [OPTIONS]")
@@ -72,7 +71,12 @@ def parse(run: Path, words: Sequence[str]) -> Evaluation:
     if {"data.source", "data.path"} & {each.key for each in given}:
         data = DataConfig(size=data.size, workers=data.workers)
     words = ["--help"] if help_wanted else arguments.words_for_tyro(given)
-    return _parse(words, Evaluation(data=data))
+    return _read(words, Evaluation(data=data))
+
+
+def _read(words: Sequence[str], default: Evaluation) -> Evaluation:
+    about = "Measure an encoder on the images of its run, or on any others."
+    return arguments.parse(Evaluation, words, prog=USAGE, description=about, default=default)
 
 
 def own_images(run: Path) -> DataConfig:
@@ -81,39 +85,15 @@ def own_images(run: Path) -> DataConfig:
     return cli.load_file(settings).data if settings.is_file() else DataConfig()
 
 
-def _parse(words: Sequence[str], default: Evaluation) -> Evaluation:
-    import tyro
-
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                Evaluation,
-                args=list(words),
-                default=default,
-                prog=USAGE,
-                description="Measure an encoder on the images of its run, or on any others.",
-            )
-    except SystemExit as leaving:
-        if not leaving.code:
-            raise
-        raise ConfigError(" ".join(complaint.getvalue().split())) from None
-
-
 def evaluate(run: Path, asked: Evaluation) -> int:
     """Load the encoder, run the protocols, print and write the figures."""
-    import torch
-
     from ssgear.evaluation import protocols
     from ssgear.models.encoders import load_encoder
     from ssgear.storage.atomic import write_json
 
     chosen = [protocols.find(name) for name in asked.protocol]
     path = figures_path(run, asked)
-    if asked.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device: cuda was asked for, and PyTorch finds no GPU here; use cpu")
-    cuda = asked.device != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
+    device = distributed.choose_device(asked.device, "--device")
     encoder = load_encoder(run).to(device)
     data, facts = load_data(asked, encoder.size)
     subject = protocols.Subject(encoder, data, device)

@@ -7,10 +7,7 @@ line on standard error and exit status 2.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
-import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ssgear import registry
+from ssgear import distributed, registry
 from ssgear.config import arguments
 from ssgear.config.options import options_of
-from ssgear.errors import ConfigError, DataError, SsgearError, StorageError
+from ssgear.errors import (
+    OUT_OF_SPACE,
+    ConfigError,
+    DataError,
+    SsgearError,
+    StorageError,
+    require,
+)
 
 if TYPE_CHECKING:
     from ssgear.storage.store_writer import Sample
@@ -29,8 +33,6 @@ if TYPE_CHECKING:
     from ssgear.views.base import Generator
 
 USAGE = "python -m ssgear.generate"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""What the system answers where nothing more can be written."""
 _SHOWN = 3
 """Damaged places that an error names."""
 
@@ -62,11 +64,9 @@ class Generation:
         """Refuse numbers below one and seeds that no generator takes."""
         for option in ("count", "batch_size", "shard_size"):
             value = getattr(self, option)
-            if value is not None and value < 1:
-                flag = option.replace("_", "-")
-                raise ConfigError(f"--{flag}: {value} is not possible; use at least 1")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"--seed: {self.seed} is not possible; use 0 to 2^32 - 1")
+            flag = option.replace("_", "-")
+            require(value is None or value >= 1, f"--{flag}", value, "use at least 1")
+        require(0 <= self.seed < 2**32, "--seed", self.seed, "use 0 to 2^32 - 1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,22 +99,9 @@ def parse(words: Sequence[str]) -> tuple[Generation, Any]:
 
 
 def _tyro(words: Sequence[str], own: type[Any]) -> Any:
-    import tyro
-
     command = dataclasses.make_dataclass("Command", [], bases=(Generation, own), frozen=True)
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                command,
-                args=list(words),
-                prog=USAGE,
-                description="Draw images from a generator into a store, to be trained on.",
-            )
-    except SystemExit as leaving:
-        if not leaving.code:
-            raise
-        raise ConfigError(" ".join(complaint.getvalue().split())) from None
+    about = "Draw images from a generator into a store, to be trained on."
+    return arguments.parse(command, words, prog=USAGE, description=about)
 
 
 def _part(kind: type[Any], parsed: Any) -> Any:
@@ -124,6 +111,7 @@ def _part(kind: type[Any], parsed: Any) -> Any:
 
 def generate(asked: Generation, own: Any) -> Path:
     """Make the images that are missing and return the store."""
+    from ssgear.data.scan import progress
     from ssgear.storage.store_writer import create
     from ssgear.storage.view_store import StoreInfo
 
@@ -148,7 +136,7 @@ def generate(asked: Generation, own: Any) -> Path:
         missing = writer.missing()
         total = sum(len(writer.info.items_of(shard)) for shard in missing)
         _tell(root, writer.info, asked.count, total)
-        with _progress(total) as advance:
+        with progress("Generating" if total else "", total) as advance:
             for shard in missing:
                 items = writer.info.items_of(shard)
                 writer.write_shard(shard, samples(generator, settings, items, advance))
@@ -203,13 +191,9 @@ def _output(asked: Generation) -> Path:
 
 
 def _load(asked: Generation, own: Any) -> Generator:
-    import torch
-
-    if asked.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device: cuda was asked for, and PyTorch finds no GPU here; use cpu")
-    cuda = asked.device != "cpu" and torch.cuda.is_available()
+    device = distributed.choose_device(asked.device, "--device")
     kind = registry.load("views", asked.generator, "--generator")
-    generator: Generator = kind(own, torch.device("cuda" if cuda else "cpu"))
+    generator: Generator = kind(own, device)
     if generator.needs_images:
         raise ConfigError(
             f"--generator: {asked.generator} makes views of images, which this command does not "
@@ -233,27 +217,12 @@ def _full_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in OUT_OF_SPACE:
             raise
         raise StorageError(
             f"--output: cannot be written: {error.strerror}; make room, then run the same command "
             "again: it finishes what is missing"
         ) from None
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
-
-    console = Console(stderr=True)
-    columns = (TextColumn("Generating"), BarColumn(), MofNCompleteColumn(), TimeLeft())
-    hidden = not console.is_terminal or not total
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done: bar.advance(task, done)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""Optimisers by name, their parameter groups, and the schedule of the learning rate.
+"""Optimisers by name, their parameter groups, the schedule of the learning rate, weight averages.
 
 `build_optimizer` sorts parameters into groups (decayed or not, by learning-rate scale), in the
 order in which they are named; `schedule` gives the factor of a step and `set_lr` writes it into the
-groups. LARS is written here (You et al. 2017, arXiv 1708.03888); the rest is torch's. No `fused`
-kernels: they read weight and gradient as one flat array each, which is silently wrong where the two
-differ in memory order (a channels-last convolution whose gradient was averaged in a flat bucket).
+groups. `move_average` and `replaced` are what every average of weights does. LARS is written here
+(You et al. 2017, arXiv 1708.03888); the rest is torch's. No `fused` kernels: they read weight and
+gradient as one flat array each, which is silently wrong where the two differ in memory order (a
+channels-last convolution whose gradient was averaged in a flat bucket).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast, overload
 
 import torch
@@ -22,6 +24,30 @@ from ssgear.errors import ConfigError, did_you_mean
 Scale = Callable[[float], float]
 """Factor on the learning rate as a function of progress in [0, 1]."""
 OPTIMIZERS = ("lars", "sgd", "adamw", "adam")
+
+
+@torch.no_grad()
+def move_average(average: Iterable[Tensor], weights: Iterable[Tensor], share: float) -> None:
+    """Move float32 averages towards weights: e <- (1 - share) e + share w."""
+    live = [weight.detach().float() for weight in weights]
+    torch._foreach_lerp_(list(average), live, share)
+
+
+@contextmanager
+def replaced(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put values in the place of weights of the same names inside the block."""
+    kept = {name: weight.detach().clone() for name, weight in weights.items()}
+    _write(weights, values)
+    try:
+        yield
+    finally:
+        _write(weights, kept)
+
+
+@torch.no_grad()
+def _write(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        weight.copy_(values[name])
 
 
 class LARS(Optimizer):

@@ -7,7 +7,6 @@ error and exit status 2; a run that a signal stopped was saved and says how to c
 from __future__ import annotations
 
 import contextlib
-import errno
 import signal
 import sys
 import threading
@@ -16,10 +15,7 @@ from types import FrameType
 
 from ssgear.config import cli
 from ssgear.config.schema import Config
-from ssgear.errors import Interrupted, SsgearError, StorageError
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""What the system answers where nothing more can be written."""
+from ssgear.errors import OUT_OF_SPACE, Interrupted, SsgearError, StorageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,7 +90,7 @@ def train(launch: cli.Launch) -> int:
             int(getattr(interrupt, "number", signal.SIGINT)),
         ) from None
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in OUT_OF_SPACE:
             raise
         what = f" {error.filename}" if error.filename else ""
         raise StorageError(

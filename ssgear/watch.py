@@ -84,12 +84,6 @@ class Splits:
         return None if source.labels is None else source.labels[self._pick(source)]
 
 
-def inference_encoder(run: Run) -> Normalized:
-    """Wrap the encoder as the export will be: uint8 images in, features out."""
-    spec = run.plan.specs[0]
-    return Normalized(run.method.encoder, spec.mean, spec.std)
-
-
 class Readings(Callback):
     """Every few epochs.
 
@@ -121,7 +115,7 @@ class Readings(Callback):
         if self.splits is None:
             self.splits = Splits(run, run.config.eval.max_images)
         data = self.splits.load()
-        encoder = inference_encoder(run)
+        encoder = run.inference_encoder()
         test = extract(encoder, data.test_images, device=run.device)
         figures: dict[str, Any] = {"epoch": round(run.epoch, 4)}
         if data.train_labels is not None and data.test_labels is not None:
@@ -215,10 +209,7 @@ class FinalFigures(Callback):
 
     def _measure(self, run: Run) -> None:
         if not run.config.eval.final or not run.method.trains_encoder:
-            facts = self._facts(run)
-            if "generator" in run.results:
-                facts["generator"] = run.results["generator"]
-            write_json(run.directory / "summary.json", facts)
+            write_json(run.directory / "summary.json", self._facts(run))
             return
         figures = self.readings.read(run)
         assert self.readings.splits is not None
@@ -230,21 +221,19 @@ class FinalFigures(Callback):
         untrained = build_encoder(run.config.model, run.plan.size, seed=run.config.seed)
         spec = run.plan.specs[0]
         summary = evaluate_encoder(
-            inference_encoder(run).eval(),
+            run.inference_encoder().eval(),
             data,
             untrained=Normalized(untrained, spec.mean, spec.std).to(run.device).eval(),
             device=run.device,
         )
         summary["health"] = {k: v for k, v in figures.items() if k not in ("epoch", "knn")}
-        if "generator" in run.results:
-            summary["generator"] = run.results["generator"]
         run.results["summary"] = summary
         write_json(run.directory / "summary.json", {**summary, **self._facts(run)})
 
     def _facts(self, run: Run) -> dict[str, Any]:
         splits = self.readings.splits
         data = splits.load() if splits is not None else None
-        return {
+        facts = {
             "method": run.config.method_name,
             "source": run.source.name,
             "num_train": len(run.source),
@@ -267,6 +256,9 @@ class FinalFigures(Callback):
             ],
             "versions": versions(),
         }
+        if "generator" in run.results:
+            facts["generator"] = run.results["generator"]
+        return facts
 
 
 class Report(Callback):
@@ -290,7 +282,7 @@ class Report(Callback):
         if self.readings.splits is None:
             self.readings.splits = Splits(run, run.config.eval.max_images)
         data = self.readings.splits.load()
-        encoder = inference_encoder(run).eval()
+        encoder = run.inference_encoder().eval()
         test = extract(encoder, data.test_images, device=run.device)
         train = extract(encoder, data.train_images, device=run.device)
         run.results["views"] = view_grid(

@@ -17,7 +17,6 @@ from ssgear.data.sources import Source, load_images
 from ssgear.engine.callbacks import Callback, Reason, Run
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.fid import frechet_distance
-from ssgear.models.encoders import Normalized
 from ssgear.storage.atomic import write_files
 
 SHOWN = 64
@@ -63,6 +62,8 @@ class Samples(Callback):
                 return
             run.method.save_generator(run.directory, run.source.classes)
             images, labels = self.real(run)
+            if reason != "finished":  # a run that was asked to stop is not held up
+                images, labels = images[:SHOWN], None if labels is None else labels[:SHOWN]
             made = run.method.samples(images, labels, seed=SEED)
             if made is None:
                 return
@@ -132,9 +133,7 @@ class Samples(Callback):
 
     def _distances(self, run: Run, images: Tensor, made: Tensor) -> dict[str, float]:
         """Return Frechet distances in the space of the final encoder, which scores both times."""
-        spec = run.plan.specs[0]
-        encoder = Normalized(run.method.encoder, spec.mean, spec.std)
-        size = run.plan.size
+        encoder, size = run.inference_encoder(), run.plan.size
 
         def features(some: Tensor) -> Tensor:
             return extract(encoder, _resized(some, size), device=run.device)

@@ -20,7 +20,6 @@ from ssgear.evaluation.features import extract
 from ssgear.models.generators import load_generator
 from ssgear.models.sampling import sample
 from ssgear.report.report import write_report
-from ssgear.watch import inference_encoder
 from ssgear.watch_generator import SEED, Samples
 from tests.engine.training import SMALL as QUICK
 from tests.methods.gan import SMALL
@@ -45,7 +44,7 @@ def test_looks_and_distances(tmp_path: Path) -> None:
     final = run.method.samples(images, labels, seed=SEED)
     assert final is not None
     assert np.array_equal(found["steps"][-1][1], final[:64].permute(0, 2, 3, 1).numpy())
-    encoder = inference_encoder(run)
+    encoder = run.inference_encoder()
 
     def distance(made: Tensor) -> float:
         return frechet_distance(extract(encoder, made), extract(encoder, images))

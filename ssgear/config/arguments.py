@@ -6,14 +6,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ssgear.config.options import Option, nearest
 from ssgear.config.values import FALSE, expected, members, mismatch, refusal, takes
 from ssgear.errors import ConfigError
 
+T = TypeVar("T")
 ALL = "--method NAME --help"
 
 
@@ -128,3 +132,21 @@ def words_for_tyro(given: Iterable[Given]) -> list[str]:
         else:
             words += [each.flag, *each.words]
     return words
+
+
+def parse(
+    kind: type[T], words: Sequence[str], *, prog: str, description: str, default: T | None = None
+) -> T:
+    """Read checked words into a dataclass by tyro; what it refuses is told in one line."""
+    import tyro
+
+    complaint = io.StringIO()
+    base: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(complaint):
+            found: T = tyro.cli(kind, args=list(words), prog=prog, description=description, **base)
+            return found
+    except SystemExit as leaving:
+        if not leaving.code:
+            raise
+        raise ConfigError(" ".join(complaint.getvalue().split())) from None

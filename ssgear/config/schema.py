@@ -13,12 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ssgear.errors import ConfigError
-
-
-def _require(condition: bool, option: str, value: object, right: str) -> None:
-    if not condition:
-        raise ConfigError(f"{option}: {value} is not possible; {right}")
+from ssgear.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +54,17 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Refuse shares outside [0, 1) and sizes below 8."""
         bad_share, limit = self.max_bad_share, self.resident_limit_mb
-        _require(0 <= self.test_share < 1, "--data.test-share", self.test_share, "use [0, 1)")
-        _require(0 <= bad_share <= 1, "--data.max-bad-share", bad_share, "use [0, 1]")
-        _require(self.size is None or self.size >= 8, "--data.size", self.size, "use at least 8")
+        require(0 <= self.test_share < 1, "--data.test-share", self.test_share, "use [0, 1)")
+        require(0 <= bad_share <= 1, "--data.max-bad-share", bad_share, "use [0, 1]")
+        require(self.size is None or self.size >= 8, "--data.size", self.size, "use at least 8")
         smallest = self.min_scale
-        _require(smallest is None or 0 < smallest <= 1, "--data.min-scale", smallest, "use (0, 1]")
-        _require(self.workers >= 0, "--data.workers", self.workers, "use 0 or more")
-        _require(limit >= 0, "--data.resident-limit-mb", limit, "use 0 or more")
+        require(smallest is None or 0 < smallest <= 1, "--data.min-scale", smallest, "use (0, 1]")
+        require(self.workers >= 0, "--data.workers", self.workers, "use 0 or more")
+        require(limit >= 0, "--data.resident-limit-mb", limit, "use 0 or more")
         ratio, option = self.synthetic_ratio, "--data.synthetic-ratio"
-        _require(ratio is None or 0 <= ratio <= 1, option, ratio, "use [0, 1]")
+        require(ratio is None or 0 <= ratio <= 1, option, ratio, "use [0, 1]")
         wanted = "name the store of synthetic images by --data.synthetic"
-        _require(ratio is None or self.synthetic is not None, option, ratio, wanted)
+        require(ratio is None or self.synthetic is not None, option, ratio, wanted)
 
     @property
     def synthetic_share(self) -> float:
@@ -125,16 +120,16 @@ class OptimConfig:
         finite = math.isfinite(self.lr)
         steps, micro = self.max_steps, self.micro_batch
         decay, warmup = self.weight_decay, self.warmup_epochs
-        _require(self.lr > 0 and finite, "--optim.lr", self.lr, "use a positive number")
-        _require(0 <= decay < math.inf, "--optim.weight-decay", decay, "use 0 or more")
-        _require(0 <= self.momentum < 1, "--optim.momentum", self.momentum, "use a value in [0, 1)")
-        _require(self.batch_size >= 2, "--optim.batch-size", self.batch_size, "use at least 2")
-        _require(micro is None or micro >= 1, "--optim.micro-batch", micro, "use at least 1")
-        _require(self.epochs >= 1, "--optim.epochs", self.epochs, "use at least 1")
-        _require(steps is None or steps >= 1, "--optim.max-steps", steps, "use at least 1")
-        _require(0 <= warmup < math.inf, "--optim.warmup-epochs", warmup, "use 0 or more")
-        _require(0 <= self.clip < math.inf, "--optim.clip", self.clip, "use 0 (none) or more")
-        _require(0 <= self.ema < 1, "--optim.ema", self.ema, "use a decay in [0, 1)")
+        require(self.lr > 0 and finite, "--optim.lr", self.lr, "use a positive number")
+        require(0 <= decay < math.inf, "--optim.weight-decay", decay, "use 0 or more")
+        require(0 <= self.momentum < 1, "--optim.momentum", self.momentum, "use a value in [0, 1)")
+        require(self.batch_size >= 2, "--optim.batch-size", self.batch_size, "use at least 2")
+        require(micro is None or micro >= 1, "--optim.micro-batch", micro, "use at least 1")
+        require(self.epochs >= 1, "--optim.epochs", self.epochs, "use at least 1")
+        require(steps is None or steps >= 1, "--optim.max-steps", steps, "use at least 1")
+        require(0 <= warmup < math.inf, "--optim.warmup-epochs", warmup, "use 0 or more")
+        require(0 <= self.clip < math.inf, "--optim.clip", self.clip, "use 0 (none) or more")
+        require(0 <= self.ema < 1, "--optim.ema", self.ema, "use a decay in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +154,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         """Refuse fewer than one thread and no time to answer."""
         threads = self.threads
-        _require(threads is None or threads >= 1, "--engine.threads", threads, "use at least 1")
-        _require(self.timeout_s > 0, "--engine.timeout-s", self.timeout_s, "use more than 0")
+        require(threads is None or threads >= 1, "--engine.threads", threads, "use at least 1")
+        require(self.timeout_s > 0, "--engine.timeout-s", self.timeout_s, "use more than 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +171,7 @@ class LogConfig:
 
     def __post_init__(self) -> None:
         """Refuse an interval below one step."""
-        _require(self.every >= 1, "--log.every", self.every, "use at least 1 step")
+        require(self.every >= 1, "--log.every", self.every, "use at least 1 step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +185,8 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         """Refuse intervals below one step and keeping nothing."""
-        _require(self.every >= 1, "--checkpoint.every", self.every, "use at least 1 step")
-        _require(self.keep >= 1, "--checkpoint.keep", self.keep, "keep at least 1")
+        require(self.every >= 1, "--checkpoint.every", self.every, "use at least 1 step")
+        require(self.keep >= 1, "--checkpoint.keep", self.keep, "keep at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,8 +202,8 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         """Refuse a negative interval and readings of nothing."""
-        _require(self.every >= 0, "--eval.every", self.every, "use 0 or more epochs")
-        _require(self.max_images >= 2, "--eval.max-images", self.max_images, "use at least 2")
+        require(self.every >= 0, "--eval.every", self.every, "use 0 or more epochs")
+        require(self.max_images >= 2, "--eval.max-images", self.max_images, "use at least 2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,4 +237,4 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse a seed that no generator takes."""
-        _require(0 <= self.seed < 2**32, "--seed", self.seed, "use 0 to 2^32 - 1")
+        require(0 <= self.seed < 2**32, "--seed", self.seed, "use 0 to 2^32 - 1")

@@ -121,7 +121,7 @@ def _for_each(read: Callable[[int], None], count: int, workers: int, label: str)
         return bad
 
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
-    with _progress(label, count) as advance:
+    with progress(label, count) as advance:
         bad: Bad = []
         for done, found in _parallel(some, chunks, workers):
             bad += found
@@ -147,7 +147,7 @@ def _parallel(
 
 
 @contextmanager
-def _progress(label: str, count: int) -> Iterator[Callable[[int], None]]:
+def progress(label: str, count: int) -> Iterator[Callable[[int], None]]:
     """Show a bar on a terminal, on the first rank, where a label is given."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn

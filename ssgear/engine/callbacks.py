@@ -27,6 +27,7 @@ from ssgear.engine.ema import Ema
 from ssgear.engine.log import Log
 from ssgear.engine.runtime import Runtime
 from ssgear.methods.base import Method
+from ssgear.models.encoders import Normalized
 
 Reason = Literal["finished", "stopped", "failed"]
 
@@ -71,6 +72,11 @@ class Run:
     def epoch(self) -> float:
         """Return the passes over the data so far, with their fraction."""
         return self.step / self.steps_per_epoch
+
+    def inference_encoder(self) -> Normalized:
+        """Return the encoder as the export will be: uint8 images in, features out."""
+        spec = self.plan.specs[0]
+        return Normalized(self.method.encoder, spec.mean, spec.std)
 
     @contextmanager
     def export_weights(self) -> Iterator[None]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
-import torch
 from torch import Tensor, nn
+
+from ssgear.optim import move_average, replaced
 
 
 class Ema:
@@ -20,26 +21,13 @@ class Ema:
             name: weight.detach().float().clone() for name, weight in self.weights.items()
         }
 
-    @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the weights: e <- decay e + (1 - decay) w."""
-        live = [weight.detach().float() for weight in self.weights.values()]
-        torch._foreach_lerp_(list(self.average.values()), live, 1 - self.decay)
+        move_average(self.average.values(), self.weights.values(), 1 - self.decay)
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> AbstractContextManager[None]:
         """Put the average in the weights' place inside the block."""
-        kept = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        self._write(self.average)
-        try:
-            yield
-        finally:
-            self._write(kept)
-
-    @torch.no_grad()
-    def _write(self, values: Mapping[str, Tensor]) -> None:
-        for name, weight in self.weights.items():
-            weight.copy_(values[name])
+        return replaced(self.weights, self.average)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the average by parameter name."""

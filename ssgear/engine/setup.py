@@ -241,16 +241,7 @@ def _tell(run: Run, loader: str, ds: ds_json.ResolvedDeepSpeed | None) -> None:
 
 def pick_device(config: Config) -> torch.device:
     """Return this rank's device, or say that there is no GPU."""
-    wanted = config.engine.device
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "--engine.device: cuda was asked for, and PyTorch finds no GPU here; use cpu"
-        )
-    if wanted == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    local = distributed.world_from_environment().local_rank
-    torch.cuda.set_device(local)
-    return torch.device("cuda", local)
+    return distributed.choose_device(config.engine.device, "--engine.device")
 
 
 def _cores() -> int:

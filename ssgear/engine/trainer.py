@@ -27,7 +27,6 @@ from ssgear.engine.isolate import only
 from ssgear.engine.saving import load_checkpoint, save_checkpoint
 from ssgear.errors import Interrupted, SsgearError, TrainingError
 from ssgear.methods.base import LossTerms, Phase, steps_of
-from ssgear.models.encoders import Normalized
 from ssgear.storage.checkpoint import find_latest, list_checkpoints
 
 
@@ -263,7 +262,7 @@ class Trainer:
     def _extract(self) -> Tensor:
         """Return features [N, F] of every training image by the encoder as it is now."""
         run = self.run_state
-        encoder = Normalized(run.method.encoder, run.plan.specs[0].mean, run.plan.specs[0].std)
+        encoder = run.inference_encoder()
         with unchanged(run.method, run.device), run.export_weights():
             encoder.eval()
             parts = torch.split(torch.arange(len(run.source)), 500)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssgear.errors import ArgumentError, did_you_mean
+from ssgear.kernels.gradient_penalty_ops import sample_norm_penalty
 
 Critic = Callable[..., Tensor]
 
@@ -148,8 +149,7 @@ def zero_centred_penalty(
     leaf = images.detach().requires_grad_()
     scores_N = _scores(critic(leaf) if condition is None else critic(leaf, condition), "critic")
     (gradient,) = torch.autograd.grad(scores_N.sum(), leaf, create_graph=True)
-    squared_N = _wide(gradient).flatten(1).square().sum(dim=1)
-    return squared_N.mean() * (0.5 * gamma * interval)
+    return sample_norm_penalty(gradient, 0.0) * (0.5 * gamma * interval)
 
 
 def _scores(scores: Tensor, name: str) -> Tensor:

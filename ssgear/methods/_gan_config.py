@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ssgear.config.values import convert
-from ssgear.errors import ConfigError, did_you_mean
+from ssgear.errors import ConfigError, did_you_mean, require
 
 PenaltyPlace = Literal["mixed", "generated", "real"]
 
@@ -177,11 +177,6 @@ class GanSettings:
         return "cosine" if self.condition == "none" else "loss"
 
     @property
-    def paired(self) -> bool:
-        """Whether row i of the real images is compared with row i of the synthetic ones."""
-        return self.adversarial == "rpgan"
-
-    @property
     def has_gan(self) -> bool:
         """Whether generator and critic are trained at all."""
         return self.adversarial_weight > 0 or self.generator_ssl_weight > 0 or self.aux_weight > 0
@@ -223,6 +218,4 @@ def _scalar(word: str) -> Any:
 
 
 def _require(condition: bool, name: str, value: object, right: str) -> None:
-    if not condition:
-        option = f"--method.{name.replace('_', '-')}"
-        raise ConfigError(f"{option}: {value} is not possible; {right}")
+    require(condition, f"--method.{name.replace('_', '-')}", value, right)

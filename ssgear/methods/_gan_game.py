@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from ssgear.data.batch import Batch
 from ssgear.losses import gradient_penalty
-from ssgear.losses.adversarial import critic_loss, generator_loss
+from ssgear.losses.adversarial import (
+    adversarial_loss,
+    critic_loss,
+    generator_loss,
+    zero_centred_penalty,
+)
 from ssgear.methods._gan_config import GanSettings
 from ssgear.methods._gan_parts import (
     Synthetic,
@@ -51,6 +56,7 @@ class Game(nn.Module):
         """Build the networks; `embedding_dim` is the width of the heads' last layer."""
         super().__init__()
         self.config, self.condition, self.resolution = config, condition, resolution
+        self.paired = adversarial_loss(config.adversarial).paired
         self.generator, self.critic = build_gan(config, condition, resolution, seed)
         self.heads = build_heads(config, self.generator, embedding_dim, seed)
         self.augment = build_augment(config)
@@ -80,7 +86,7 @@ class Game(nn.Module):
         """Return how badly the critic tells real from synthetic images, and its penalties."""
         with torch.no_grad():
             fake = self.synthesise(batch, condition).images.to(real.dtype)
-        real_seen, fake_seen = self.augment.pair(real, fake, batch.draw, same=self.config.paired)
+        real_seen, fake_seen = self.augment.pair(real, fake, batch.draw, same=self.paired)
         d_real = self.critic(real_seen, condition)
         d_fake = self.critic(fake_seen, condition)
         loss = critic_loss(self.config.adversarial, d_real, d_fake)
@@ -108,20 +114,24 @@ class Game(nn.Module):
             )
         if not config.r1_gamma:
             return None
-        if (batch.step * config.n_critic + batch.repeat) % config.r1_interval:
-            return real.new_zeros((), dtype=torch.float32)
-        weight = 0.5 * config.r1_gamma * config.r1_interval
-        seen = self._seen(batch, "critic_augment" if config.paired else "critic_augment.real")
-        r1 = gradient_penalty(seen, real, None, condition=condition, at="real", target=0.0)
-        if not config.paired:
-            return weight * r1
-        r2 = gradient_penalty(seen, None, fake, condition=condition, at="generated", target=0.0)
-        return weight * (r1 + r2)
+        seen = self._seen(batch, "critic_augment" if self.paired else "critic_augment.real")
+        penalties = [
+            zero_centred_penalty(
+                seen,
+                images,
+                gamma=config.r1_gamma,
+                condition=condition,
+                interval=config.r1_interval,
+                step=batch.step * config.n_critic + batch.repeat,
+            )
+            for images in ((real, fake) if self.paired else (real,))
+        ]
+        return torch.stack(penalties).sum()
 
     def realism(self, batch: Batch, real: Tensor, fake: Tensor, condition: Tensor | None) -> Tensor:
         """Return the adversarial loss of synthetic images."""
         kind = self.config.adversarial
-        if not self.config.paired:
+        if not self.paired:
             seen = self.augment(fake, batch.draw, name="critic_augment.fake")
             return generator_loss(kind, None, self.critic(seen, condition))
         real_seen, fake_seen = self.augment.pair(real, fake, batch.draw, same=True)

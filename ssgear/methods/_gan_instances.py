@@ -15,6 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ssgear.data.batch import Batch
+from ssgear.optim import move_average
 
 if TYPE_CHECKING:
     from ssgear.models.encoders import Encoder
@@ -38,11 +39,9 @@ class Instances(nn.Module):
         table = own_N1.expand(-1, min(neighbours, num_images)).clone()
         self.register_buffer("neighbours_NK", table)
 
-    @torch.no_grad()
     def follow(self, encoder: Encoder) -> None:
         """Move the average towards the encoder."""
-        live = [weight.detach().float() for weight in encoder.parameters()]
-        torch._foreach_lerp_(list(self._average().values()), live, 1 - self.momentum)
+        move_average(self._average().values(), encoder.parameters(), 1 - self.momentum)
 
     @torch.no_grad()
     def features(self, encoder: Encoder, views: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from ssgear.methods._gan_parts import Synthetic, at_resolution, condition_of
 from ssgear.methods.base import Extract, Facts, Group, LossTerms, Method, OptimizerSpec, Phase
 from ssgear.models.critic_augment import Ada
 from ssgear.models.generators import save_generator
-from ssgear.models.sampling import sample
+from ssgear.models.sampling import sample, to_uint8
 
 if TYPE_CHECKING:
     from ssgear.data.sources import Source
@@ -228,7 +228,7 @@ class GanSSL(Method):
             condition = torch.cat([self._instance_features(part / 127.5 - 1) for part in parts])
         with game.average.applied():
             made = sample(game.generator, len(images), seed, condition=condition)
-        return ((made + 1) * 127.5).round().byte().cpu()
+        return to_uint8(made).cpu()
 
     def save_generator(self, directory: Path, classes: Sequence[str] | None) -> None:
         """Write the averaged generator."""

@@ -6,13 +6,12 @@ in a run over 5 % of the images seen so far, so that the untrained weights are s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-import torch
 from torch import Tensor, nn
 
 from ssgear.errors import ConfigError
+from ssgear.optim import move_average, replaced
 
 
 class GeneratorEma(nn.Module):
@@ -49,31 +48,18 @@ class GeneratorEma(nn.Module):
             half_life = min(half_life, images_seen * self.ramp)
         return 0.5 ** (batch / half_life) if half_life else 0.0
 
-    @torch.no_grad()
     def update(self, batch: int, images_seen: int) -> None:
         """Move the average towards the weights: e <- decay e + (1 - decay) w."""
-        live = [weight.detach().float() for weight in self.weights.values()]
-        average = list(self.average().values())
-        torch._foreach_lerp_(average, live, 1 - self.decay(batch, images_seen))
+        share = 1 - self.decay(batch, images_seen)
+        move_average(self.average().values(), self.weights.values(), share)
 
     def average(self) -> dict[str, Tensor]:
         """Return the average by parameter name."""
         return {name: self.get_buffer(_buffer(name)) for name in self.weights}
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> AbstractContextManager[None]:
         """Put the average in the weights' place inside the block."""
-        kept = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        self._write(self.average())
-        try:
-            yield
-        finally:
-            self._write(kept)
-
-    @torch.no_grad()
-    def _write(self, values: Mapping[str, Tensor]) -> None:
-        for name, weight in self.weights.items():
-            weight.copy_(values[name])
+        return replaced(self.weights, self.average())
 
 
 def _buffer(name: str) -> str:

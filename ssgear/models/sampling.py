@@ -29,6 +29,11 @@ def noise(generator: Generator, numbers_N: Tensor, seed: int) -> Tensor:
     return philox.normal(key, numbers_N, generator.noise_dim)
 
 
+def to_uint8(images: Tensor) -> Tensor:
+    """Return images in [-1, 1] as uint8."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
 @torch.no_grad()
 def sample(
     generator: Generator,

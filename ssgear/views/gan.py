@@ -77,14 +77,14 @@ class GAN(Generator):
         import torch
 
         from ssgear.kernels import philox
-        from ssgear.models.sampling import render
+        from ssgear.models.sampling import render, to_uint8
 
         key = philox.derive_key("gan")
         noise_NZ = philox.normal(key, torch.tensor(seeds), self.generator.noise_dim)
         labels = [int(number) % self.num_labels for number in ids] if self.num_labels else None
         condition = None if labels is None else torch.tensor(labels, device=self.device)
         drawn = render(self.generator, noise_NZ.to(self.device), condition, self.truncation)
-        pixels = ((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+        pixels = to_uint8(drawn).cpu()
         common: dict[str, Any] = {
             "model": self.settings["model"],
             "parameters": self.settings["parameters"],
