@@ -1,0 +1,45 @@
+"""Sets of views that are not two alike, through the real trainer and its report's pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssgear.config import cli
+from ssgear.engine.setup import prepare
+from ssgear.engine.trainer import Trainer
+from ssgear.watch import view_grid
+from tests.engine.training import SMALL, losses
+
+
+@pytest.mark.parametrize(
+    ("name", "sides", "loader"),
+    [
+        ("swav-multicrop", [32] * 2 + [14] * 6, "resident"),
+        ("byol", [32] * 2, "resident"),
+        ("autoaugment-cifar", [32] * 2, "torch"),
+    ],
+)
+def test_a_set_trains(name: str, sides: list[int], loader: str, tmp_path: Path) -> None:
+    options = ["--data.augmentation", name, "--optim.max-steps", "2", "--data.workers", "0"]
+    run = prepare(cli.parse([*SMALL, *options, "--output", str(tmp_path / "run")]))
+    assert list(run.plan.sides) == sides and run.loader.name == loader
+    assert run.method.encoder.training
+    Trainer(run, ()).run()
+    assert len(losses(tmp_path / "run")) == 2
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    grid = view_grid(run, images)
+    assert grid.shape[0] == 3 and grid.shape[2:] == (32, 32, 3)
+
+
+def test_gradient_caching_takes_views_of_several_sizes(tmp_path: Path) -> None:
+    def train(*options: str) -> list[float]:
+        output = tmp_path / f"run{len(options)}"
+        common = ["--data.augmentation", "swav-multicrop", "--optim.max-steps", "2"]
+        launch = cli.parse([*SMALL, *common, "--output", str(output), *options])
+        Trainer(prepare(launch), ()).run()
+        return losses(output)
+
+    assert train("--optim.micro-batch", "9") == pytest.approx(train(), rel=1e-4)
