@@ -122,8 +122,8 @@ def images() -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "view", "count"),
     [
-        ("simclr", 0, 1200),
-        ("byol", 1, 1200),
+        ("simclr", 0, 800),
+        ("byol", 1, 800),
         pytest.param("simclr", 0, DRAWS, marks=pytest.mark.slow),
         pytest.param("byol", 1, DRAWS, marks=pytest.mark.slow),
         pytest.param("moco-v2", 0, DRAWS, marks=pytest.mark.slow),
