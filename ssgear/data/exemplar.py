@@ -158,7 +158,10 @@ def augment_patches(
 
 @torch.no_grad()
 def transform_patches(images: Tensor, params: PatchParams, spec: PatchSpec, *, size: int) -> Tensor:
-    """Return what the given parameters make of the patches, as `augment_patches` does."""
+    """Return what the given parameters make of the patches, as `augment_patches` does.
+
+    On a GPU untested on hardware; last bits may differ there.
+    """
     _check(images, params, size)
     params = params.to(images.device)
     pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()

@@ -30,7 +30,8 @@ def apply_policy(
 ) -> Tensor:
     """Return crops [n, 3, h, w] uint8 changed as if those with `flip` [n] were mirrored before.
 
-    They come back as they lie in the image: `finish` mirrors them, and mirroring is exact.
+    They come back as they lie in the image: `finish` mirrors them, and mirroring is exact. Crops on
+    a GPU stay there (untested on hardware).
     """
     # torchvision takes a second to import, which a run without a policy should not pay for
     from torchvision.transforms import AutoAugment, AutoAugmentPolicy

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from ssgear.config import cli
+from ssgear.data.augment import augment
 from ssgear.data.augment_spec import view_set
 from ssgear.engine.setup import prepare
 from ssgear.engine.trainer import Trainer
+from ssgear.kernels import philox
 from ssgear.watch import view_grid
 from tests.engine.training import SMALL, losses
+from tests.methods.gan import ROWS, SIDE, build, make_batch
 
 
 @pytest.mark.parametrize(
@@ -46,3 +49,16 @@ def test_gradient_caching_takes_views_of_several_sizes(tmp_path: Path) -> None:
         return losses(output)
 
     assert train("--optim.micro-batch", "4") == pytest.approx(train(), rel=1e-4)
+
+
+def test_synthetic_images_are_seen_as_the_views_of_their_number() -> None:
+    method = build()
+    method.specs = view_set("byol")
+    fake = torch.rand(ROWS, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    batch = make_batch(method, "encoder")
+    views = [method._view(batch, fake, view) for view in range(2)]
+    key = philox.derive_key(batch.seed, "synthetic", batch.phase, batch.step, batch.repeat)
+    keyed = {"seed": key % 2**32, "epoch": batch.epoch, "indices": batch.position}
+    for view, spec in enumerate(view_set("byol")):
+        expected = augment((fake + 1) / 2, spec, size=SIDE, view=view, **keyed)
+        assert torch.equal(views[view], expected)
