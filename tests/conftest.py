@@ -17,6 +17,12 @@ os.environ.setdefault("SSGEAR_TEST_SEED", str(secrets.randbelow(2**31)))
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the user's cache folder alone, and let no test find what another left."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 def pytest_report_header() -> str:
     """Name the seed that repeats this run's inputs."""
     return f"SSGEAR_TEST_SEED={os.environ['SSGEAR_TEST_SEED']}"

@@ -46,6 +46,8 @@ class DataConfig:
     """The resident loader is chosen for sets up to this size, decoded."""
     max_bad_share: float = 0.01
     """Share of unreadable files above which a run stops; below it they are named and skipped."""
+    cache: bool = True
+    """Remember the listing and the check of many images in $XDG_CACHE_HOME (~/.cache)."""
     synthetic: Path | None = None
     """Store of generated images (python -m ssgear.generate) to train on beside the real ones."""
     synthetic_ratio: float | None = None

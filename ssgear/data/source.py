@@ -37,6 +37,8 @@ class Images:
 
     reader: Reader
     """Image number i."""
+    rows: Tensor | None = None
+    """[N] int64: which of the reader's images these are; None: all."""
     keys: tuple[str, ...] | None = None
     """Name of each class as files have it, in the order of the labels."""
     classes: tuple[str, ...] | None = None
@@ -64,7 +66,7 @@ class Source:
         self.notes, self.ignored = images.notes, images.ignored
         self.bad: tuple[BadFile, ...] = ()
         self.sizes: Tensor | None = None
-        self.index = torch.arange(len(images.reader))
+        self.index = torch.arange(len(images.reader)) if images.rows is None else images.rows
         self._side = images.side
         self._side_is_known = images.side is not None
 

@@ -129,7 +129,7 @@ def _name(config: DataConfig) -> str:
 def _list(config: DataConfig) -> Listing:
     if config.path is None:
         raise ConfigError(f"--data.path: --data.source {config.source} needs a path")
-    return list_files(config.path, "--data.path")
+    return list_files(config.path, "--data.path", remember=config.cache)
 
 
 def _read_mini(config: DataConfig, wanted: Wanted) -> Images:
@@ -176,9 +176,9 @@ def _images(config: DataConfig, wanted: Wanted, listing: Listing, layout: Layout
     """Return a split of a layout, holding out a share for the test where it has none."""
     train, test = layout.train, layout.test
     if test is None and config.test_path is None:
-        train, test = hold_out(train, config.test_share, layout.prefix)
+        train, test = hold_out(listing, train, config.test_share)
     part = test if wanted == "test" else train
-    if part is None or not part.names:
+    if part is None or not len(part.rows):
         raise DataError(
             f"{listing.root}: no test images; name some by --data.test-path, or hold a share out "
             f"by --data.test-share (now {config.test_share:g})"
@@ -190,9 +190,10 @@ def _images(config: DataConfig, wanted: Wanted, listing: Listing, layout: Layout
 def _part_images(listing: Listing, part: Part, keys: Sequence[str] | None) -> Images:
     labels = labels_of(part, keys, str(listing.root))
     return Images(
-        reader=listing.reader(part.names),
+        reader=listing.reader(),
+        rows=torch.from_numpy(part.rows),
         keys=None if keys is None else tuple(keys),
-        labels=None if labels is None else torch.tensor(labels, dtype=torch.int64),
+        labels=None if labels is None else torch.from_numpy(labels),
         notes=part.notes,
         ignored=len(listing.others),
     )
@@ -201,7 +202,7 @@ def _part_images(listing: Listing, part: Part, keys: Sequence[str] | None) -> Im
 def _read_test_path(config: DataConfig, entry: DataSet, path: Path) -> Images:
     """Read --data.test-path with the classes of the training images."""
     training = entry.read(config, "probe")
-    listing = list_files(path, "--data.test-path")
+    listing = list_files(path, "--data.test-path", remember=config.cache)
     images = _part_images(listing, separate_part(listing, training.keys), training.keys)
     return replace(images, classes=training.classes)
 

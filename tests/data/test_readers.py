@@ -14,7 +14,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ssgear.config.schema import DataConfig
-from ssgear.data.readers import FolderReader, Names, printable
+from ssgear.data.names import Names, printable
+from ssgear.data.readers import FolderReader
 from ssgear.data.sources import Source, open_source
 from tests.data.pictures import encode, noise, pack, write, write_classes
 
@@ -48,7 +49,7 @@ def test_a_header_after_long_notes(tmp_path: Path) -> None:
     data = encode(image, "JPEG", icc_profile=bytes(200_000))
     (tmp_path / "1.jpg").write_bytes(data)
     assert data.find(b"\xff\xc0") > 1 << 16
-    assert FolderReader(tmp_path, ["1.jpg"]).stored_size(0) == (24, 24)
+    assert FolderReader(tmp_path, Names(["1.jpg"])).stored_size(0) == (24, 24)
 
 
 class Sums(Dataset[int]):

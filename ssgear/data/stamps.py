@@ -1,0 +1,71 @@
+"""How to know that a file is the one that was looked at before: by name, size and time.
+
+That is rsync's rule and make's. A file that changed too short a time ago has no state yet: it may
+change again and keep size and time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssgear.data.names import Names
+from ssgear.storage.cache import is_young
+
+State = tuple[int, int]
+"""Size, and time of the last change in nanoseconds."""
+
+NONE: State = (-1, -1)
+"""The state of a file that is absent or young."""
+
+_SLOW_S = 5e-5
+"""Above this time for a file a network or a cold disk answers, and many are asked for at once."""
+_THREADS = 32
+_BLOCK = 32 * _THREADS
+"""Files between two looks at the clock."""
+
+
+def state_of(path: bytes) -> State:
+    """Return the state of one file."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return NONE
+    return NONE if is_young(status.st_mtime_ns) else (status.st_size, status.st_mtime_ns)
+
+
+def states_of(root: bytes, names: Names, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the states [n, 2] of some files below a folder."""
+    paths = (root + b"/" + name for name in names.encoded(rows))
+    blocks: list[NDArray[np.int64]] = []
+    slow = False
+    # its threads begin with the first task that it gets
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="ssgear-stat") as pool:
+        while block := list(islice(paths, _BLOCK)):
+            started = time.perf_counter()
+            parts = [block[start : start + 32] for start in range(0, len(block), 32)]
+            found = chain.from_iterable((pool.map if slow else map)(_states, parts))
+            blocks.append(np.array(list(found), dtype=np.int64))
+            slow = slow or time.perf_counter() - started > _SLOW_S * len(block)
+    return np.concatenate(blocks) if blocks else np.empty((0, 2), dtype=np.int64)
+
+
+def mixed(digests: NDArray[np.uint64], *values: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return 64 bits [n] of all that is given, by the finaliser of SplitMix64 after each."""
+    result = digests.copy()
+    for value in values:
+        # wraps around, as it should
+        result = (result ^ value.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        result = (result ^ (result >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        result = (result ^ (result >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        result ^= result >> np.uint64(31)
+    return result
+
+
+def _states(paths: list[bytes]) -> list[State]:
+    return [state_of(path) for path in paths]
