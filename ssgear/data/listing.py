@@ -39,7 +39,7 @@ class Listing:
     root: Path
     """The folder or archive."""
     images: Names
-    """Names of images; sorted, but in shards."""
+    """Names of images: sorted, but those of shards in their order."""
     others: Names
     """Names of other files, sorted."""
     digests: NDArray[np.uint64]
@@ -59,8 +59,8 @@ class Listing:
 
     @property
     def shared(self) -> str:
-        """Folders that all images share, with `/` at the end."""
-        return _shared(self.images)
+        """Folders that all images share, with `/` at the end; none in shards."""
+        return _shared(self.images) if self.archives is None else ""
 
     def reader(self) -> FolderReader | ArchiveReader:
         """Return a reader of the images, in the order of the listing."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,15 @@ class Names:
         """Return names again of what `arrays` returned."""
         names = cls()
         names.text, names.bounds = arrays[kind].tobytes(), np.array(arrays[f"{kind}_bounds"])
+        return names
+
+    @classmethod
+    def joined(cls, parts: Sequence[Names]) -> Names:
+        """Return the names of several, one after the other."""
+        names = cls()
+        names.text = b"".join(part.text for part in parts)
+        lengths = [np.diff(part.bounds) for part in parts]
+        names.bounds = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
         return names
 
     def arrays(self, kind: str) -> dict[str, NDArray[Any]]:

@@ -122,11 +122,11 @@ class ArchiveReader(EncodedReader):
     ) -> None:
         """Keep the members' names, and offset and length of each.
 
-        `root` is the archive; or `paths` are several, and `archives` says which one has a member.
+        `root` is the archive; or the folder of several, whose `paths` are given, and `archives`
+        says which one has a member.
         """
         self.root = str(root)
         self.paths = tuple(paths) or (self.root,)
-        self.between = "/" if paths else ":"
         self.names, self.spans, self.archives = names, spans, archives
         self.digests = names.digests() if digests is None else digests
         self._handles: list[_Handle | None] = [None] * _HANDLES
@@ -137,7 +137,7 @@ class ArchiveReader(EncodedReader):
 
     def where(self, index: int) -> str:
         """Return the archive and the member's name."""
-        return printable(f"{self.root}{self.between}{self.names[index]}")
+        return printable(f"{self.paths[self._archive(index)]}:{self.names[index]}")
 
     def stamps(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return numbers that change with a member's place or its archive's size or time."""
@@ -161,12 +161,15 @@ class ArchiveReader(EncodedReader):
 
     def _open(self, index: int) -> _Handle:
         """Return the archive's handle; the caller's reference keeps it open while it reads."""
-        archive = 0 if self.archives is None else int(self.archives[index])
+        archive = self._archive(index)
         handle = self._handles[archive % _HANDLES]
         if handle is None or handle.archive != archive:
             # of threads that come here together, the last one's handle stays
             handle = self._handles[archive % _HANDLES] = _Handle(archive, self.paths[archive])
         return handle
+
+    def _archive(self, index: int) -> int:
+        return 0 if self.archives is None else int(self.archives[index])
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open handles out."""

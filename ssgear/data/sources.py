@@ -28,7 +28,9 @@ from ssgear.data.layout import (
 from ssgear.data.listing import Listing, list_files, list_zip
 from ssgear.data.published import published_folder, read_published
 from ssgear.data.scan import decode_all, load_images, scan
+from ssgear.data.shard_paths import holds_shards, is_pattern
 from ssgear.data.source import BadFile, Images, Source, Triple
+from ssgear.data.webdataset import list_shards, shard_layout, shard_part
 from ssgear.errors import ConfigError, DataError, did_you_mean
 
 __all__ = [
@@ -91,7 +93,7 @@ def _open(config: DataConfig, wanted: Wanted) -> Source:
         raise ConfigError(
             f"--data.labels: {name} has labels of its own; --data.source folder or tar takes others"
         )
-    if config.test_path and not config.test_path.expanduser().exists():
+    if config.test_path and not _is_there(config.test_path):
         raise DataError(f"--data.test-path: {config.test_path} does not exist")
     if wanted == "test" and config.test_path:
         images = _read_test_path(config, entry, config.test_path)
@@ -120,10 +122,16 @@ def _name(config: DataConfig) -> str:
     if config.path is None:
         return "mini"
     path = config.path.expanduser()
+    if is_pattern(path) or holds_shards(path):
+        return "webdataset"
     if path.is_file():
         return "tar"
     tiny = any((folder / "wnids.txt").is_file() for folder in (path, path / "tiny-imagenet-200"))
     return published_folder(path) or ("tiny-imagenet" if tiny else "folder")
+
+
+def _is_there(path: Path) -> bool:
+    return path.expanduser().exists() or is_pattern(path)
 
 
 def _list(config: DataConfig) -> Listing:
@@ -165,6 +173,13 @@ def _read_tar(config: DataConfig, wanted: Wanted) -> Images:
     return _read_files(config, wanted)
 
 
+def _read_shards(config: DataConfig, wanted: Wanted) -> Images:
+    if config.path is None:
+        raise ConfigError("--data.path: --data.source webdataset needs tar shards")
+    listing = list_shards(config.path, "--data.path", remember=config.cache)
+    return _images(config, wanted, listing, shard_layout(listing))
+
+
 def _read_files(config: DataConfig, wanted: Wanted) -> Images:
     listing = _list(config)
     labels = None if config.labels is None else read_labels(config.labels, listing)
@@ -202,8 +217,14 @@ def _part_images(listing: Listing, part: Part, keys: Sequence[str] | None) -> Im
 def _read_test_path(config: DataConfig, entry: DataSet, path: Path) -> Images:
     """Read --data.test-path with the classes of the training images."""
     training = entry.read(config, "probe")
-    listing = list_files(path, "--data.test-path", remember=config.cache)
-    images = _part_images(listing, separate_part(listing, training.keys), training.keys)
+    option, remember = "--data.test-path", config.cache
+    if is_pattern(path) or holds_shards(path.expanduser()) or config.source == "webdataset":
+        listing = list_shards(path, option, remember=remember)
+        part = shard_part(listing)
+    else:
+        listing = list_files(path, option, remember=remember)
+        part = separate_part(listing, training.keys)
+    images = _part_images(listing, part, training.keys)
     return replace(images, classes=training.classes)
 
 
@@ -244,5 +265,6 @@ SOURCES: dict[str, DataSet] = {
     ),
     "folder": DataSet(read=_read_folder),
     "tar": DataSet(read=_read_tar),
+    "webdataset": DataSet(read=_read_shards, labels_from_files=False),
 }
 """Every set by the name that --data.source takes."""
