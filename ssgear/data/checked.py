@@ -97,6 +97,13 @@ def checked(reader: object, rows: NDArray[np.int64], *, remember: bool) -> Itera
                 known.save()
 
 
+def known_sizes(reader: object, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return heights and widths [n, 2] of some images as far as they are remembered, else 0."""
+    if isinstance(reader, FolderReader | ArchiveReader):
+        return Checked(reader, rows).sizes
+    return np.zeros((len(rows), 2), dtype=np.int64)
+
+
 def _load(place: Path) -> tuple[NDArray[np.uint64], NDArray[np.int32], NDArray[np.int32]]:
     """Return stamps (ascending), heights and widths, and the days they were last of use."""
     entry = cache.load(_KIND, place)

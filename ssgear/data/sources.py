@@ -99,7 +99,7 @@ def _open(config: DataConfig, wanted: Wanted) -> Source:
         images = _read_test_path(config, entry, config.test_path)
     else:
         images = entry.read(config, wanted)
-    return Source(name, images, mean=entry.mean, std=entry.std)
+    return Source(name, images, mean=entry.mean, std=entry.std, remember=config.cache)
 
 
 def check_source(name: str) -> None:

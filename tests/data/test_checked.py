@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ssgear.config.schema import DataConfig
-from ssgear.data import checked, source
+from ssgear.data import checked, readers, source
 from ssgear.data.sources import Source, open_source, scan
 from ssgear.errors import DataError
 from ssgear.storage import cache
@@ -191,6 +191,30 @@ def test_too_many_bad_files_do_not_lose_the_good_ones(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 of 19 files"):
         scan(open_source(config, "train"), config)
     assert checked_set(path)[1] == 1
+
+
+def test_the_common_side_of_many_images_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "_FEW", 2)
+    path = tree(tmp_path, "folder")
+    read: list[int] = []
+    real = readers.EncodedReader.stored_size
+
+    def stored_size(self: readers.EncodedReader, index: int) -> tuple[int, int]:
+        read.append(index)
+        return real(self, index)
+
+    monkeypatch.setattr(readers.EncodedReader, "stored_size", stored_size)
+    config = DataConfig(path=path, test_share=0)
+    assert open_source(config, "train").native_size == 8 and len(read) == 19
+    checked_set(path)
+    read.clear()
+    assert open_source(config, "train").native_size == 8 and read == [0, 1]
+    (path / "b" / "deep" / "7.png").write_bytes(picture(side=9))
+    assert open_source(config, "train").native_size is None and read == [0, 1] * 2 + [18]
+    without = DataConfig(path=path, test_share=0, cache=False)
+    assert open_source(without, "train").native_size is None and len(read) == 5 + 19
 
 
 def test_old_entries_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
