@@ -26,17 +26,14 @@ NONE: State = (-1, -1)
 _SLOW_S = 5e-5
 """Above this time for a file a network or a cold disk answers, and many are asked for at once."""
 _THREADS = 32
-_BLOCK = 32 * _THREADS
+_PART = 32
+_BLOCK = _PART * _THREADS
 """Files between two looks at the clock."""
 
 
 def state_of(path: bytes) -> State:
     """Return the state of one file."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return NONE
-    return NONE if is_young(status.st_mtime_ns) else (status.st_size, status.st_mtime_ns)
+    return _states([path])[0]
 
 
 def states_of(root: bytes, names: Names, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -48,11 +45,28 @@ def states_of(root: bytes, names: Names, rows: NDArray[np.int64]) -> NDArray[np.
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="ssgear-stat") as pool:
         while block := list(islice(paths, _BLOCK)):
             started = time.perf_counter()
-            parts = [block[start : start + 32] for start in range(0, len(block), 32)]
-            found = chain.from_iterable((pool.map if slow else map)(_states, parts))
-            blocks.append(np.array(list(found), dtype=np.int64))
-            slow = slow or time.perf_counter() - started > _SLOW_S * len(block)
+            if slow:
+                parts = [block[start : start + _PART] for start in range(0, len(block), _PART)]
+                found = list(chain.from_iterable(pool.map(_states, parts)))
+            else:
+                found = _states(block)
+                slow = time.perf_counter() - started > _SLOW_S * len(block)
+            blocks.append(np.array(found, dtype=np.int64))
     return np.concatenate(blocks) if blocks else np.empty((0, 2), dtype=np.int64)
+
+
+def _states(paths: list[bytes]) -> list[State]:
+    now = time.time_ns()
+    states = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            states.append(NONE)
+        else:
+            young = is_young(status.st_mtime_ns, now)
+            states.append(NONE if young else (status.st_size, status.st_mtime_ns))
+    return states
 
 
 def mixed(digests: NDArray[np.uint64], *values: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -65,7 +79,3 @@ def mixed(digests: NDArray[np.uint64], *values: NDArray[np.int64]) -> NDArray[np
         result = (result ^ (result >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         result ^= result >> np.uint64(31)
     return result
-
-
-def _states(paths: list[bytes]) -> list[State]:
-    return [state_of(path) for path in paths]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,11 +39,11 @@ def walk(root: Path) -> tuple[list[str], Folders | None]:
             folder = folders.pop()
             before = len(names)
             try:
-                here = os.stat(root / folder)
+                now, here = time.time_ns(), os.stat(root / folder)
                 if (here.st_dev, here.st_ino) in seen:
                     continue
                 seen[here.st_dev, here.st_ino] = (folder, here.st_mtime_ns)
-                sure &= _list(root, folder, names, folders) and not is_young(here.st_mtime_ns)
+                sure &= _list(root, folder, names, folders) and not is_young(here.st_mtime_ns, now)
             except OSError as error:
                 where = printable(str(root / folder))
                 raise DataError(f"{where}: cannot be listed: {error.strerror}") from error

@@ -6,7 +6,7 @@
 Entries stand in $XDG_CACHE_HOME/ssgear (~/.cache/ssgear), readable by their owner alone, one file
 for each kind and real path. They can be deleted at any time. One that is damaged, of another
 version or somebody else's counts as absent; one that nobody used for a season is removed. Whoever
-reads an entry has to know when it is out of date: `stamp_of` and `YOUNG_S` help.
+reads an entry has to know when it is out of date: `stamp_of` and `is_young` help.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ssgear.storage.atomic import write_bytes
 
-YOUNG_S = 2.0
+YOUNG_NS = 2 * 10**9
 """What changed this short a time ago may change again without a new time: some file systems count
 in seconds. It is not remembered."""
 
@@ -58,14 +58,14 @@ def stamp_of(path: Path) -> list[int] | None:
     """Return what changes when a file does (size, time, inode); None if it is young or absent."""
     with contextlib.suppress(OSError):
         status = os.stat(path)
-        if not is_young(status.st_mtime_ns):
+        if not is_young(status.st_mtime_ns, time.time_ns()):
             return [status.st_size, status.st_mtime_ns, status.st_ino]
     return None
 
 
-def is_young(mtime_ns: int) -> bool:
+def is_young(mtime_ns: int, now_ns: int) -> bool:
     """Whether a change of that time may be followed by another that leaves the time as it is."""
-    return mtime_ns > time.time_ns() - YOUNG_S * 1e9
+    return mtime_ns > now_ns - YOUNG_NS
 
 
 def load(kind: str, path: Path) -> Entry | None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from ssgear.config.schema import DataConfig
 from ssgear.data import listing as listings
 from ssgear.data import walk as walks
 from ssgear.data.listing import Listing, list_files, list_folder
+from ssgear.data.sources import open_source
 from ssgear.errors import DataError
 from ssgear.storage import cache
 from tests.data.pictures import age, pack, write, write_shard
 
+REAL_WORTH = listings.WORTH
 FILES = ["a/1.png", "a/2.png", "b/x/3.png", "b/notes.txt", "c/4.png"]
 
 
@@ -52,6 +57,27 @@ def test_a_folder_is_listed_once(tmp_path: Path, walked: list[str]) -> None:
     assert len(walked) == 5 and contents(first) == contents(second)
     list_folder(path, remember=False)
     assert len(walked) == 10
+
+
+def test_twelve_thousand_files(tmp_path: Path, walked: list[str]) -> None:
+    """Enough for the real limit; what is kept of a file are its name's bytes and some numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listings, "WORTH", REAL_WORTH)
+        path = write(tmp_path / "p", ["n0/x/0.png"], side=2)
+        for number in range(1, 12_000):
+            folder = path / f"n{number % 30}" / f"sub{number % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            os.link(path / "n0/x/0.png", folder / f"{number}.png")
+        age(path)
+        config = DataConfig(path=path)
+        first, second = (open_source(config, "train") for _ in range(2))
+    assert len(walked) == 1 + 30 + 30 + 1, "a second time nothing is listed"
+    assert len(first) == 12_000 - 30 * 40 and first.classes == second.classes
+    assert torch.equal(first.index, second.index)
+    assert first.labels is not None and second.labels is not None
+    assert torch.equal(first.labels, second.labels)
+    names = sum(len(name) for name in second.reader.names)  # type: ignore[attr-defined]
+    assert len(pickle.dumps(second)) < names + 12_000 * 5 * 8
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
