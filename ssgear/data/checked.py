@@ -9,6 +9,7 @@ reads them, the others wait for it.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
+from ssgear import distributed
+from ssgear.data.names import printable
 from ssgear.data.readers import ArchiveReader, FolderReader
 from ssgear.storage import cache
 
@@ -85,7 +88,7 @@ def checked(reader: object, rows: NDArray[np.int64], *, remember: bool) -> Itera
     if len(known.missing) < WORTH:
         yield known
         return
-    with cache.locked(_KIND, known.place):
+    with cache.locked(_KIND, known.place, lambda: _tell(known.place)):
         # somebody else may have read them while this process waited
         known.look_up()
         before = len(known.missing)
@@ -95,6 +98,12 @@ def checked(reader: object, rows: NDArray[np.int64], *, remember: bool) -> Itera
             # also what was read before Ctrl-C
             if len(known.missing) < before:
                 known.save()
+
+
+def _tell(place: Path) -> None:
+    if distributed.world_from_environment().is_main:
+        where = printable(str(place))
+        print(f"ssgear: waiting for another process that checks {where}", file=sys.stderr)
 
 
 def known_sizes(reader: object, rows: NDArray[np.int64]) -> NDArray[np.int64]:

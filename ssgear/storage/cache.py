@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,10 +94,11 @@ def save(
 
 
 @contextlib.contextmanager
-def locked(kind: str, path: Path) -> Iterator[None]:
+def locked(kind: str, path: Path, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Hold a lock on an entry: of several processes one finds out, the others wait and read.
 
-    Where there are no locks, or nothing can be written, all go on at once.
+    Where there are no locks, or nothing can be written, all go on at once. `waiting` is called
+    before this process waits for another.
     """
     descriptor = None
     try:
@@ -105,7 +106,11 @@ def locked(kind: str, path: Path) -> Iterator[None]:
             folder().mkdir(mode=0o700, parents=True, exist_ok=True)
             file = _file(kind, path).with_suffix(".lock")
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         if descriptor is not None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -215,6 +217,24 @@ def test_the_common_side_of_many_images_is_remembered(
     assert open_source(config, "train").native_size is None and read == [0, 1] * 2 + [18]
     without = DataConfig(path=path, test_share=0, cache=False)
     assert open_source(without, "train").native_size is None and len(read) == 5 + 19
+
+
+def test_of_two_that_start_together_one_reads(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tree(tmp_path, "folder")
+    config = DataConfig(path=path, test_share=0)
+    with counted() as read, ThreadPoolExecutor(3) as pool:
+        with cache.locked("checked", path):
+            scans = [pool.submit(scan, open_source(config, "train"), config) for _ in range(3)]
+            deadline = time.monotonic() + 60
+            told = ""
+            while told.count("waiting for another") < 3 and time.monotonic() < deadline:
+                time.sleep(0.01)
+                told += capfd.readouterr().err
+        assert [len(each.result()[0]) for each in scans] == [19] * 3
+    assert sum(read.values()) == 19
+    assert told == f"ssgear: waiting for another process that checks {path}\n" * 3
 
 
 def test_old_entries_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
