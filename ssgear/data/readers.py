@@ -152,7 +152,9 @@ class ArchiveReader(EncodedReader):
         offset, length = (int(value) for value in self.spans[index])
         wanted = length if limit is None else min(length, limit)
         try:
-            data = os.pread(self._open(index).descriptor, wanted, offset)
+            # a name of its own: it keeps the handle open where another thread replaces it
+            handle = self._open(index)
+            data = os.pread(handle.descriptor, wanted, offset)
         except OSError as error:
             raise BadImageError(f"cannot be read: {error.strerror or error}") from error
         if len(data) != wanted:
@@ -160,7 +162,7 @@ class ArchiveReader(EncodedReader):
         return data
 
     def _open(self, index: int) -> _Handle:
-        """Return the archive's handle; the caller's reference keeps it open while it reads."""
+        """Return the archive's handle, open as long as the caller keeps it."""
         archive = self._archive(index)
         handle = self._handles[archive % _HANDLES]
         if handle is None or handle.archive != archive:

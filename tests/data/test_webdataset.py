@@ -209,6 +209,6 @@ def test_few_handles_serve_many_shards_in_many_threads(
     source = opened(write_set(tmp_path, count=7))
     before = len(os.listdir("/proc/self/fd"))
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(source.encoded, list(range(28)) * 20))
-    assert found == [picture(number) for number in range(28)] * 20
+        found = list(pool.map(source.encoded, list(range(28)) * 100))
+    assert found == [picture(number) for number in range(28)] * 100
     assert len(os.listdir("/proc/self/fd")) <= before + 3
