@@ -126,7 +126,7 @@ class TorchLoader:
         """Yield the batches of an epoch from its step `first` on."""
         loader: DataLoader[Made] = DataLoader(
             self.dataset,
-            sampler=list(self._requests(epoch, first, streams)),
+            sampler=self._requests(epoch, first, streams),
             batch_size=None,
             num_workers=self.workers,
             pin_memory=False,
