@@ -238,6 +238,7 @@ class FinalFigures(Callback):
             "source": run.source.name,
             "num_train": len(run.source),
             "num_synthetic": 0 if run.synthetic is None else len(run.synthetic),
+            "num_stored": 0 if run.stored is None else len(run.stored.source),
             "num_test": None if data is None else len(data.test_images),
             "classes": list(run.source.classes or ()),
             "epochs": run.epoch,
@@ -251,8 +252,8 @@ class FinalFigures(Callback):
             "size": run.plan.size,
             "bad_files": [
                 f"{bad.where}: {bad.reason}"
-                for source in (run.source, run.synthetic, run.test)
-                for bad in (source.bad if source else ())
+                for source in (*run.sources, *([run.test] if run.test else []))
+                for bad in source.bad
             ],
             "versions": versions(),
         }

@@ -110,6 +110,10 @@ class Source:
         """Return the name of image `index` for messages."""
         return self.reader.where(self._row(index))
 
+    def own_name(self, index: int) -> str:
+        """Return the name of image `index` within its set: views are stored under it."""
+        return self.reader.own_name(self._row(index))
+
     def named(self, error: BadImageError, index: int) -> DataError:
         """Return the error with the file's name."""
         return DataError(f"{self.where(index)}: {error}")

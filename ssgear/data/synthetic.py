@@ -37,6 +37,10 @@ class StoreReader(EncodedReader):
         """Return the shard and the number of an image."""
         return self.store.where(index)
 
+    def own_name(self, index: int) -> str:
+        """Return the number of an image."""
+        return str(index)
+
     def _read(self, index: int, limit: int | None) -> bytes:
         try:
             return self.store.encoded(index)
@@ -57,25 +61,31 @@ class JoinedReader:
 
     def encoded(self, index: int) -> bytes:
         """Return the file of an image as it is stored."""
-        source, place = self._find(index)
+        source, place = self.find(index)
         return source.encoded(place)
 
     def image(self, index: int) -> Image.Image:
         """Return an image, upright RGB."""
-        source, place = self._find(index)
+        source, place = self.find(index)
         return source.image(place)
 
     def stored_size(self, index: int) -> tuple[int, int]:
         """Return height and width."""
-        source, place = self._find(index)
+        source, place = self.find(index)
         return source.checked_size(place)
 
     def where(self, index: int) -> str:
         """Return the name of an image for messages."""
-        source, place = self._find(index)
+        source, place = self.find(index)
         return source.where(place)
 
-    def _find(self, index: int) -> tuple[Source, int]:
+    def own_name(self, index: int) -> str:
+        """Return the name of an image within its own set."""
+        source, place = self.find(index)
+        return source.own_name(place)
+
+    def find(self, index: int) -> tuple[Source, int]:
+        """Return the source of an image and its place there."""
         real = len(self.first)
         return (self.first, index) if index < real else (self.second, index - real)
 
@@ -92,9 +102,12 @@ def open_synthetic(config: DataConfig, source: Source) -> Source | None:
     share = config.synthetic_share
     if not share:
         return None
-    note = f"{100 * share:g} % of the images seen are synthetic, from {len(store)}"
+    generated = torch.from_numpy(~store.is_upscaled).nonzero()[:, 0]
+    if not len(generated):
+        raise DataError(f"--data.synthetic: {store.root} holds upscaled originals only")
+    note = f"{100 * share:g} % of the images seen are synthetic, from {len(generated)}"
     images = Images(reader=StoreReader(store), side=store.info.size, notes=(note,))
-    return Source("synthetic", images, mean=source.mean, std=source.std)
+    return Source("synthetic", images, mean=source.mean, std=source.std).subset(generated)
 
 
 def joined(source: Source, synthetic: Source) -> Source:
