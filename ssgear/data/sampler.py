@@ -24,12 +24,12 @@ from ssgear.kernels import philox
 class Order:
     """An epoch's order, as `Sampler.items` reads it."""
 
-    rows: Tensor
-    """[m] int64: as `Items.draw`, for all ranks."""
-    epoch: int
-    """The epoch."""
-    stream: str
-    """Name of the order among those of the epoch."""
+    draw: Tensor
+    """[m] int64: as in `Items`, for all steps and ranks."""
+    rows: Tensor | None = None
+    """[V, m] int64: likewise."""
+    stored: Tensor | None = None
+    """[V, m] bool: which views are stored generated ones, where any may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +103,16 @@ class Sampler:
 
     def order(self, epoch: int, stream: str = "") -> Order:
         """Return the order of the images in an epoch; `items` reads it."""
-        return Order(rows=self._rows(epoch, stream), epoch=epoch, stream=stream)
+        draw = self._draw(epoch, stream)
+        if self.views is None:
+            return Order(draw=draw)
+        # for the whole epoch: the calls of a draw cost more than its rows
+        rows, stored = self.views.choose(
+            self._index(draw), draw, seed=self.seed, stream=stream, epoch=epoch
+        )
+        return Order(draw=draw, rows=rows, stored=stored)
 
-    def _rows(self, epoch: int, stream: str) -> Tensor:
+    def _draw(self, epoch: int, stream: str) -> Tensor:
         if self._mixes:
             mix = Mix(
                 num_real=self.num_images,
@@ -128,16 +135,18 @@ class Sampler:
         """Return this rank's rows of batch number `step` of an epoch in that order."""
         share = self.batch_size // self.world_size
         position = torch.arange(self.rank * share, (self.rank + 1) * share)
-        draw = order.rows[step * self.batch_size + position]
-        index = draw % (self.num_images + self.num_synthetic)
+        here = step * self.batch_size + position
+        draw = order.draw[here]
+        index = self._index(draw)
         generated = (index >= self.num_images)[None] if self._mixes else None
-        rows = None
-        if self.views is not None:
-            rows, stored = self.views.choose(
-                index, draw, seed=self.seed, stream=order.stream, epoch=order.epoch
-            )
+        if order.stored is not None:
+            stored = order.stored[:, here]
             generated = stored if generated is None else stored | generated
+        rows = None if order.rows is None else order.rows[:, here]
         return Items(index=index, draw=draw, position=position, generated=generated, rows=rows)
+
+    def _index(self, draw: Tensor) -> Tensor:
+        return draw % (self.num_images + self.num_synthetic)
 
     @property
     def _mixes(self) -> bool:

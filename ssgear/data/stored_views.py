@@ -153,7 +153,7 @@ def _stranger(store: ViewStore, images: Source) -> str:
 
 
 def _summary(config: ViewsConfig, mix: ViewMix) -> str:
-    with_views = int(mix.has_views.sum())
+    has_views = mix.has_views()
     what = {
         "second-only": "the second view is a stored one",
         "any": "a view is a stored one",
@@ -161,13 +161,13 @@ def _summary(config: ViewsConfig, mix: ViewMix) -> str:
     }[config.policy]
     chance = f"with probability {config.probability:g} " if config.probability < 1 else ""
     return (
-        f"{chance}{what}: {int(mix.count[mix.has_views].sum())} views of {with_views} images "
-        f"from {config.store}"
+        f"{chance}{what}: {int(mix.count[has_views].sum())} views of {int(has_views.sum())} "
+        f"images from {config.store}"
     )
 
 
 def _missing(mix: ViewMix) -> tuple[str, ...]:
-    missing = int((~mix.has_views).sum())
+    missing = int((~mix.has_views()).sum())
     if not missing:
         return ()
     what = "stored pair" if mix.policy == "pair" else "stored view"

@@ -123,11 +123,10 @@ class ViewMix:
     upscaled: Tensor
     """[N] int64: row of the image upscaled, -1 for none."""
 
-    @property
-    def has_views(self) -> Tensor:
-        """Return which real images have what the policy asks for: [N] bool."""
-        generated = self.count > 0
-        return generated & (self.upscaled >= 0) if self.policy == "pair" else generated
+    def has_views(self, place: Tensor | slice = slice(None)) -> Tensor:
+        """Return which real images, of some or all, have what the policy asks for: bool."""
+        generated = self.count[place] > 0
+        return generated & (self.upscaled[place] >= 0) if self.policy == "pair" else generated
 
     def choose(
         self, index: Tensor, draw: Tensor, *, seed: int, stream: str, epoch: int
@@ -138,7 +137,7 @@ class ViewMix:
         which has no stored views. Both results are [V, n], int64 and bool.
         """
         place = index.clamp(max=len(self.count) - 1)
-        mixed = self.has_views[place] & (index < len(self.count))
+        mixed = self.has_views(place) & (index < len(self.count))
         rows = index.repeat(self.num_views, 1)
         generated = torch.zeros_like(rows, dtype=torch.bool)
         for view in range(self.num_views) if self.policy == "any" else (1,):
