@@ -61,30 +61,30 @@ class JoinedReader:
 
     def encoded(self, index: int) -> bytes:
         """Return the file of an image as it is stored."""
-        source, place = self.find(index)
+        source, place = self._find(index)
         return source.encoded(place)
 
     def image(self, index: int) -> Image.Image:
         """Return an image, upright RGB."""
-        source, place = self.find(index)
+        source, place = self._find(index)
         return source.image(place)
 
     def stored_size(self, index: int) -> tuple[int, int]:
         """Return height and width."""
-        source, place = self.find(index)
+        source, place = self._find(index)
         return source.checked_size(place)
 
     def where(self, index: int) -> str:
         """Return the name of an image for messages."""
-        source, place = self.find(index)
+        source, place = self._find(index)
         return source.where(place)
 
     def own_name(self, index: int) -> str:
         """Return the name of an image within its own set."""
-        source, place = self.find(index)
+        source, place = self._find(index)
         return source.own_name(place)
 
-    def find(self, index: int) -> tuple[Source, int]:
+    def _find(self, index: int) -> tuple[Source, int]:
         """Return the source of an image and its place there."""
         real = len(self.first)
         return (self.first, index) if index < real else (self.second, index - real)

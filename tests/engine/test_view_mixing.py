@@ -7,6 +7,7 @@ import shutil
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from ssgear.engine.trainer import Trainer
 from ssgear.errors import CheckpointError, ConfigError, DataError
 from ssgear.methods.base import Method
 from ssgear.storage.checkpoint import find_latest, read_manifest
+from ssgear.watch import batch_grid
 from tests.data import test_synthetic
 from tests.data.view_stores import folder, names_of, samples, view_store, write
 from tests.engine.training import SMALL, losses, train
@@ -208,3 +210,23 @@ def test_a_run_of_stored_views_alone_shows_no_real_image(
     assert len(views[0]) == 3
     for one, two in zip(*views, strict=True):
         assert torch.equal(one[1], two[1]) and not torch.equal(one[0], two[0])
+
+
+@pytest.mark.parametrize("loader", ["resident", "torch"])
+def test_the_report_shows_views_as_the_run_saw_them(
+    loader: str, images: Path, store: Path, tmp_path: Path
+) -> None:
+    synthetic = test_synthetic.store(tmp_path / "z", 11, size=16)
+    made = prepared(
+        tmp_path / "run", images, *mixed(store, 0.5), "--data.augmentation", "none",
+        "--data.min-scale", "None", "--data.loader", loader, "--data.synthetic", str(synthetic),
+        "--data.synthetic-ratio", "0.3",
+    )  # fmt: skip
+    grid, marks = batch_grid(made)
+    assert grid.shape == (8, 3, 16, 16, 3) and marks.shape == (8, 2)
+    for row, (image, *views) in enumerate(grid):
+        for view, stored in zip(views, marks[row], strict=True):
+            assert (
+                np.array_equal(view, image) != stored
+            )  # real images only, or stored views of them
+    assert 0 < marks.sum() < 16
