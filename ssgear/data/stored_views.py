@@ -5,7 +5,8 @@
 
 An item belongs to an image by its id, which is `source_id` of the image's name within its set (the
 path below the folder, the name within a tar, the number in an array), so that a folder may move.
-Items of other images, such as those held out for the test, are not read.
+Of a few items the image is compared with the one that they were made of. Items of other images,
+such as those held out for the test, are not read.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssgear.config.schema import ViewsConfig
+from ssgear.data.decode import BadImageError
 from ssgear.data.readers import printable
 from ssgear.data.source import Images, Source
 from ssgear.data.synthetic import StoreReader
 from ssgear.data.view_mix import ViewMix
 from ssgear.errors import ConfigError, DataError
 from ssgear.storage.view_store import ViewStore, source_id
+
+_COMPARED = 16
+"""Items whose images are compared with what they were made of."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,6 +106,7 @@ def open_stored(config: ViewsConfig, images: Source) -> StoredViews | None:
     generated = ((owner >= 0) & ~is_upscaled).nonzero()[0]
     if not len(generated):
         raise DataError(f"--views.store: {store.root} {_stranger(store, images)}")
+    _compare(store, generated, owner, images)
     # by image, then by k: what a draw picks does not depend on the order in which views were made
     items = generated[np.lexsort((store.ks[generated], owner[generated]))]
     side: int | None = store.info.size
@@ -131,6 +137,28 @@ def _owners(store: ViewStore, images: Source) -> NDArray[np.int64]:
     nearest = np.searchsorted(ids, store.ids, sorter=order).clip(max=len(ids) - 1)
     candidate = order[nearest]
     return np.where(ids[candidate] == store.ids, rows[candidate], -1)
+
+
+def _compare(
+    store: ViewStore, items: NDArray[np.int64], owner: NDArray[np.int64], images: Source
+) -> None:
+    """Refuse a store of other images that have the same names, by looking at some."""
+    place = dict(zip(images.index.tolist(), range(len(images)), strict=True))
+    for item in items[np.linspace(0, len(items) - 1, min(_COMPARED, len(items))).astype(int)]:
+        index = place[int(owner[item])]
+        try:
+            made_of = store.metadata(int(item)).get("source_blake2b")
+            if made_of is None or made_of == images.digest(index):
+                continue
+            images.image(index)
+        except BadImageError:
+            continue  # reading all of them will name it
+        except (DataError, ValueError) as error:
+            raise DataError(f"--views.store: {store.where(int(item))}: damaged: {error}") from error
+        raise DataError(
+            f"--views.store: {store.root} was made of other images of the same names, or they "
+            f"have changed: {images.where(index)} is not the one that it has views of"
+        )
 
 
 def _stranger(store: ViewStore, images: Source) -> str:

@@ -55,8 +55,8 @@ class Sample:
     pixels: NDArray[np.uint8]
     """[H, W, 3]."""
     metadata: Mapping[str, Any]
-    """What goes into its json beside id, k and digest: `source`, the name of the source image,
-    where it has one."""
+    """What goes into its json beside id, k and digest: `source` and `source_blake2b`, name and
+    digest of the source image, where it has one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,12 @@
 
 Item i stands in shard i // shard_size as `ID.K.webp` (or jpg) and `ID.K.json`: the source's id (the
 image's own number where it has no source), which view of it, generator, seed, parameters, digest.
-The id of a source image is `source_id` of its name within its data set, which the json repeats as
-`source`. K numbers the views of a source in any order, with gaps where some failed; K = `up` is the
-source itself, upscaled, with its own `size` [height, width] in the json. `store.json` holds the
-settings that all items share, and how many items there are to be, upscaled ones among them.
-Written by storage/store_writer.py.
+The id of a source image is `source_id` of its name within its data set; the json has the name as
+`source` and the image's `Source.digest` as `source_blake2b`, which is compared with some of the
+images before a store is used, as sets of other images may have the same names. K numbers the views
+of a source in any order, with gaps where some failed; K = `up` is the source itself, upscaled, with
+its own `size` [height, width] in the json. `store.json` holds the settings that all items share,
+and how many items there are to be, upscaled ones among them. Written by storage/store_writer.py.
 """
 
 from __future__ import annotations
@@ -217,7 +218,7 @@ def read_info(root: Path, where: str) -> StoreInfo:
 
 
 def digest_of(data: bytes) -> str:
-    """Return the digest of an image file that its json holds."""
+    """Return the digest of an image that its json holds."""
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 

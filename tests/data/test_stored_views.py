@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import pickle
 import shutil
 import tarfile
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ssgear.config.schema import DataConfig, ViewsConfig
@@ -407,6 +409,32 @@ def test_a_store_that_cannot_be_used_is_one_line(
     with pytest.raises(DataError, match=rf"^--views\.store: {tmp_path}.*{message}") as caught:
         open_stored(config, open_source(data(images), "train"))
     assert "\n" not in str(caught.value)
+
+
+def test_other_images_of_the_same_names_are_refused(
+    images: Path, store: Path, tmp_path: Path
+) -> None:
+    others = tmp_path / "others"
+    for number, name in enumerate(names_of(images)):
+        (others / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise(number, 1)).save(others / name)
+    with pytest.raises(
+        DataError, match=r"^--views\.store: .* of other images of the same names"
+    ) as e:
+        open_stored(ViewsConfig(store=store), open_source(data(others), "train"))
+    assert "\n" not in str(e.value)
+    undigested = write(tmp_path / "store", samples(names_of(images), (0,), 16, None), 16)
+    assert open_stored(ViewsConfig(store=undigested), open_source(data(others), "train"))
+
+
+def test_the_digest_is_of_the_file_and_of_an_arrays_pixels(images: Path) -> None:
+    source = open_source(data(images), "train")
+    file = images / source.own_name(3)
+    assert source.digest(3) == hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
+    pixels = np.stack([noise(i).transpose(2, 0, 1) for i in range(3)])
+    array = Source("x", Images(reader=ArrayReader("x", pixels)), mean=(0, 0, 0), std=(1, 1, 1))
+    right = hashlib.blake2b(noise(2).tobytes(), digest_size=8).hexdigest()
+    assert array.subset(torch.tensor([2])).digest(0) == right
 
 
 def test_a_damaged_store_is_one_line(images: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssgear.storage.store_writer import Sample, create
-from ssgear.storage.view_store import StoreInfo, source_id
+from ssgear.storage.view_store import StoreInfo, digest_of, source_id
 
 Pixels = NDArray[np.uint8]
 
@@ -34,10 +34,24 @@ def view_of(name: str, k: int | str, size: int) -> Pixels:
     return noise(*name.encode(), 1000 + (999 if k == "up" else int(k)), size=size)
 
 
-def samples(names: Iterable[str], ks: Sequence[int], size: int, up: int | None) -> list[Sample]:
-    """Views `ks` of each named image, and the upscaled image of side `up`."""
+def samples(
+    names: Iterable[str],
+    ks: Sequence[int],
+    size: int,
+    up: int | None,
+    images: Path | None = None,
+) -> list[Sample]:
+    """Views `ks` of each named image, and the upscaled image of side `up`.
+
+    With the digest of each image where their folder is given.
+    """
+
+    def metadata(name: str) -> dict[str, str]:
+        digest = {"source_blake2b": digest_of((images / name).read_bytes())} if images else {}
+        return {"source": name, **digest}
+
     return [
-        Sample(id=source_id(name), k=k, pixels=view_of(name, k, side), metadata={"source": name})
+        Sample(id=source_id(name), k=k, pixels=view_of(name, k, side), metadata=metadata(name))
         for name in names
         for k, side in [*((k, size) for k in ks), *([("up", up)] if up else [])]
     ]  # type: ignore[arg-type]
@@ -61,4 +75,4 @@ def view_store(
     root: Path, images: Path, *, views: int = 2, size: int = 16, up: int | None = None
 ) -> Path:
     """Write a store of views of every image of a folder."""
-    return write(root, samples(names_of(images), range(views), size, up), size)
+    return write(root, samples(names_of(images), range(views), size, up, images), size)

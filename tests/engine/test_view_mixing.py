@@ -192,10 +192,9 @@ def test_a_method_with_images_of_its_own_or_with_one_view_is_refused(
     assert bool(batch.generated.all())
 
 
-def test_a_run_of_stored_views_alone_shows_no_real_image(
-    images: Path, store: Path, tmp_path: Path
-) -> None:
+def test_a_run_of_stored_views_alone_shows_no_real_image(images: Path, tmp_path: Path) -> None:
     """The second views of two runs whose real images differ, but not in their names, are equal."""
+    store = write(tmp_path / "store", samples(names_of(images), (0, 1), 16, None), 16)
     other = tmp_path / "other"
     for name in names_of(images):
         (other / name).parent.mkdir(parents=True, exist_ok=True)
