@@ -181,7 +181,7 @@ def epochs_of(
     def sampler_for(num_images: int, num_synthetic: int) -> Sampler:
         return Sampler(num_images=num_images, batch_size=BATCH, seed=0)
 
-    loader, _, _ = build_loader(config, open_source(config, "train"), sampler_for, plan)
+    loader = build_loader(config, open_source(config, "train"), sampler_for, plan).loader
     numbers = iter(range(1 << 30))
     return lambda: loader.epoch(next(numbers), 0, lambda _: [""])
 

@@ -52,6 +52,10 @@ class Reader(Protocol):
         """Return the name of an image for messages."""
         ...
 
+    def own_name(self, index: int) -> str:
+        """Return the name of an image within its set, which stays when the set moves."""
+        ...
+
 
 class EncodedReader:
     """What readers of image files share; they say how many there are, and read one."""
@@ -98,6 +102,10 @@ class FolderReader(EncodedReader):
         states = states_of(os.fsencode(self.root), self.names, rows)
         stamps = mixed(self.digests[rows], states[:, 0], states[:, 1])
         return np.where(states[:, 0] < 0, np.uint64(0), stamps)
+
+    def own_name(self, index: int) -> str:
+        """Return the path of a file below the folder."""
+        return self.names[index]
 
     def _read(self, index: int, limit: int | None) -> bytes:
         try:
@@ -147,6 +155,12 @@ class ArchiveReader(EncodedReader):
         spans = self.spans[rows]
         stamps = mixed(self.digests[rows], sizes, times, spans[:, 0], spans[:, 1])
         return np.where(sizes < 0, np.uint64(0), stamps)
+
+    def own_name(self, index: int) -> str:
+        """Return the member's name; of several archives, after the name of its own."""
+        if self.archives is None:
+            return self.names[index]
+        return f"{os.path.basename(self.paths[self._archive(index)])}/{self.names[index]}"
 
     def _read(self, index: int, limit: int | None) -> bytes:
         offset, length = (int(value) for value in self.spans[index])
@@ -219,6 +233,10 @@ class ArrayReader:
     def where(self, index: int) -> str:
         """Return the set and the number."""
         return f"{self.title} image {index}"
+
+    def own_name(self, index: int) -> str:
+        """Return the number within the split: a published set has one order."""
+        return f"{self.title}/{index}"  # stores of views hold it: not to be reworded
 
     def stack(self, indices: Tensor) -> Tensor:
         """Return many images at once, uint8 [n, 3, H, W]; all of them in order are not copied."""

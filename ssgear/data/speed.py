@@ -75,7 +75,7 @@ def measure(source: Source, config: DataConfig, device: torch.device) -> Speed:
     """
     size = view_size(config, source)
     specs = augmentation(config, size)
-    engine, reason = choose_engine(config, source, None, specs)
+    engine, reason = choose_engine(config, source, specs=specs)
     some = _readable(source.subset(philox.permutation(0, len(source))[:SAMPLE]))
     shapes = [_shape(some.decode(index)) for index in range(min(len(some), BATCH))]
     ordered = sorted(shapes, key=lambda shape: shape[0] * shape[1])
@@ -152,7 +152,7 @@ def _feed_rate(
     def sampler_for(num_images: int, num_synthetic: int) -> Sampler:
         return Sampler(num_images=num_images, batch_size=batch, seed=0)
 
-    loader, _, _ = build_loader(config, source, sampler_for, plan)
+    loader = build_loader(config, source, sampler_for, plan).loader
     start, seen, epoch = time.perf_counter(), 0, 0
     while time.perf_counter() - start < 3 * SECONDS:
         for made in loader.epoch(epoch, 0, lambda _: [""]):

@@ -20,7 +20,7 @@ from ssgear.data.augment import AugmentParams, AugmentSpec, crop_resize, finish,
 from ssgear.data.batch import Batch
 from ssgear.data.loading import Streams, ViewPlan
 from ssgear.data.policy import apply_policy
-from ssgear.data.sampler import Items, Sampler
+from ssgear.data.sampler import Items, Order, Sampler
 from ssgear.data.sources import Source, load_images
 from ssgear.errors import DataError
 
@@ -58,17 +58,15 @@ class CropDataset(Dataset[Made]):
         crops = [empty(len(index), 3, side, side) for side in plan.sides]
         images = empty(len(index), 3, plan.size, plan.size) if plan.needs_images else None
         whole = AugmentSpec.named("none")
-        for row, place in enumerate(index.tolist()):
-            image = self.source.decode(place)
-            if list(image.shape[1:]) != self.sizes[place].tolist():
-                raise DataError(
-                    f"{self.source.where(place)}: its size changed while training; start again"
-                )
-            for crop, drawn, spec in zip(crops, params, plan.specs, strict=True):
-                crop[row] = _cut(image, drawn.box[row], crop.shape[-1], spec)
+        shown = torch.stack([request.items.rows_of(view) for view in range(len(params))], dim=1)
+        for row, (place, places) in enumerate(zip(index.tolist(), shown.tolist(), strict=True)):
+            wanted = {*places, *([place] if plan.needs_images else [])}
+            decoded = {each: self._decode(each) for each in wanted}
+            for crop, drawn, spec, each in zip(crops, params, plan.specs, places, strict=True):
+                crop[row] = _cut(decoded[each], drawn.box[row], crop.shape[-1], spec)
             if images is not None:
-                box = torch.tensor([0.0, 0.0, *image.shape[1:]])
-                images[row] = _cut(image, box, plan.size, whole)
+                box = torch.tensor([0.0, 0.0, *decoded[place].shape[1:]])
+                images[row] = _cut(decoded[place], box, plan.size, whole)
         for view, (drawn, spec) in enumerate(zip(params, plan.specs, strict=True)):
             if spec.policy is not None:
                 crops[view] = apply_policy(
@@ -82,20 +80,28 @@ class CropDataset(Dataset[Made]):
                 )
         return request, crops, images
 
+    def _decode(self, place: int) -> Tensor:
+        image = self.source.decode(place)
+        if list(image.shape[1:]) != self.sizes[place].tolist():
+            raise DataError(
+                f"{self.source.where(place)}: its size changed while training; start again"
+            )
+        return image
+
 
 def draw_view(
     spec: AugmentSpec, plan: ViewPlan, request: Request, view: int, sizes: Tensor
 ) -> AugmentParams:
     """Draw the parameters of one view of a batch; worker and trainer get the same."""
-    index = request.items.index
+    rows = request.items.rows_of(view)
     return sample(
         spec,
         seed=plan.stream_seed(request.stream),
         epoch=request.epoch,
         indices=request.items.draw,
         view=view,
-        heights=sizes[index, 0],
-        widths=sizes[index, 1],
+        heights=sizes[rows, 0],
+        widths=sizes[rows, 1],
     )
 
 
@@ -135,7 +141,7 @@ class TorchLoader:
             yield self._batch(request, crops, images)
 
     def _requests(self, epoch: int, first: int, streams: Streams) -> Iterator[Request]:
-        orders: dict[str, Tensor] = {}
+        orders: dict[str, Order] = {}
         for step in range(first, self.sampler.steps_per_epoch):
             number = epoch * self.sampler.steps_per_epoch + step
             for stream in streams(number):

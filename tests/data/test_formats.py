@@ -106,7 +106,7 @@ def epoch(source: Source, engine: str, size: int | None = None) -> list[Batch]:
         return Sampler(num_images=num_images, batch_size=3, seed=5)
 
     config = DataConfig(loader=engine, workers=0)  # type: ignore[arg-type]
-    loader, good, _ = build_loader(config, source, sampler_for, plan)
+    loader, good, *_ = build_loader(config, source, sampler_for, plan)
     assert loader.name == engine and len(good) == len(source) and good.bad == ()
     return list(loader.epoch(0, 0, lambda number: [""]))
 

@@ -121,11 +121,11 @@ def test_autoaugment_in_the_torch_engine_is_that_of_augment(source: Source, work
 
 def test_autoaugment_is_the_torch_engines_alone(source: Source) -> None:
     specs = view_set("autoaugment")
-    engine, why = choose_engine(DataConfig(), source, None, specs)
+    engine, why = choose_engine(DataConfig(), source, specs=specs)
     assert engine == "torch" and "AutoAugment" in why
-    assert choose_engine(DataConfig(loader="torch"), source, None, specs)[0] == "torch"
+    assert choose_engine(DataConfig(loader="torch"), source, specs=specs)[0] == "torch"
     with pytest.raises(ConfigError, match=r"resident has no AutoAugment; use --data\.loader torch"):
-        choose_engine(DataConfig(loader="resident"), source, None, specs)
+        choose_engine(DataConfig(loader="resident"), source, specs=specs)
 
 
 @pytest.mark.parametrize("engine", ["resident", "torch"])
