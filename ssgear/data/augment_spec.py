@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ssgear.data.resample import RADIUS, Interpolation
+from ssgear.kernels.resample import RADIUS, Interpolation
 from ssgear.errors import ArgumentError, ConfigError, did_you_mean
 
 Range = tuple[float, float]

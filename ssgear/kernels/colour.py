@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ssgear.data.resample import dense, separable
+from ssgear.kernels.resample import dense, separable
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 IDENTITY = (1.0, 1.0, 1.0, 0.0)

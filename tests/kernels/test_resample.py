@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from ssgear.data.resample import crop_resize
+from ssgear.kernels.resample import crop_resize
 from ssgear.errors import ArgumentError, SsgearError
 
 MODES = ["bilinear", "bicubic"]
