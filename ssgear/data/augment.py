@@ -2,8 +2,8 @@
 
 A view is a function of (seed, epoch, sample index, view): `sample` draws its parameters with Philox
 (`kernels/philox.py`), `augment` makes it of an image, `finish` of a crop that `crop_resize` has cut
-elsewhere; both are `kernels/augment.py`. Every engine shares these, so a view does not depend on who
-makes it, nor on its batch.
+elsewhere (`kernels/augment.py`). Every engine shares these, so a view does not depend on who makes
+it, nor on its batch.
 
     views = augment(images, AugmentSpec.named("simclr"), size=224, seed=0, epoch=3,
                     indices=index, view=0)                       # uint8 [N,3,H,W] -> [N,3,224,224]
@@ -15,6 +15,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -172,7 +173,7 @@ def _packed(params: AugmentParams) -> Tensor:
     """Return the parameters as float32 [n, 16], the form of `kernels/augment_packed.py`."""
     p = params
     columns = (p.box, p.flip, p.jitter, p.order, p.grey, p.blur, p.solarise)
-    return torch.cat([each.float().reshape(len(p), -1) for each in columns], dim=1)
+    return torch.column_stack([each.float() for each in columns])
 
 
 def _settings(spec: AugmentSpec, size: int) -> AugmentSettings:

@@ -7,7 +7,7 @@ reference: whole numbers, flags and places in the order are exact in float32.
 |---|---|
 | 0 to 3 | the box: top, left, height and width, whole pixels of the image |
 | 4 | flip: 1 mirrors left and right, 0 does not |
-| 5 to 8 | factors of brightness, contrast and saturation, and the turn of the hue (1: full circle) |
+| 5 to 8 | factors of brightness, contrast and saturation; turn of the hue in full circles |
 | 9 to 12 | the operation, 0 to 3 as in 5 to 8, done at each of four steps |
 | 13 | grey: 1 drops the colours |
 | 14 | sigma of the Gaussian blur in pixels of the view, 0 for none |
@@ -16,7 +16,6 @@ reference: whole numbers, flags and places in the order are exact in float32.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -83,9 +82,9 @@ def check_params(params: Tensor, images: Tensor, resize: bool) -> None:
         wrong |= outside.any(1) | (box != box.round()).any(1)
     if bool(wrong.any()):
         row = int(wrong.int().argmax())
-        box, steps = params[row, BOX].tolist(), params[row, ORDER].tolist()
+        place, steps = params[row, BOX].tolist(), params[row, ORDER].tolist()
         raise ArgumentError(
-            f"augment: view {row} has the box {box} of an image of {height} x {width} and the "
+            f"augment: view {row} has the box {place} of an image of {height} x {width} and the "
             f"order {steps}; give whole pixels inside the image, and each of 0 to 3 once"
         )
 
@@ -102,7 +101,7 @@ class Case:
     """Of the images, in pixels."""
     size: int | None
     """Side of the views; None for crops that are not resized."""
-    settings: AugmentSettings = AugmentSettings()  # noqa: RUF009 - it is frozen
+    settings: AugmentSettings = AugmentSettings()
     """What all views share."""
     whole: bool = False
     """Whether every box is the whole image."""

@@ -111,7 +111,7 @@ def separable(
         if between is not None:
             lines = between(lines)
         rows = rows.repeat_interleave(channels, dim=0)
-        pixels = rows.bmm(lines.reshape(count * channels, height, -1))
+        pixels = rows.bmm(lines.reshape(count * channels, height, columns.shape[1]))
     return pixels.reshape(count, channels, *pixels.shape[1:])
 
 
@@ -134,6 +134,7 @@ def _kernel(distance: Tensor, interpolation: Interpolation) -> Tensor:
 
 
 def check(images: Tensor, boxes: Tensor, interpolation: str) -> None:
+    """Refuse images and boxes that do not fit together."""
     if interpolation not in RADIUS:
         raise ArgumentError(f"interpolation: {interpolation!r} is unknown; use bilinear or bicubic")
     if images.ndim != 4 or boxes.shape != (len(images), 4):
