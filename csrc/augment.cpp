@@ -11,6 +11,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cmath>
 #include <string_view>
 
 namespace ssgear {
@@ -55,7 +56,29 @@ AugmentSettings make_settings(
   return settings;
 }
 
-// Memory is at stake, so this is asked again here.
+bool is_whole(float number) {
+  return std::floor(number) == number;
+}
+
+// Whether a box is whole pixels inside the image.
+bool is_inside(const float* view, int64_t height, int64_t width) {
+  return is_whole(view[TOP]) && is_whole(view[LEFT]) && is_whole(view[HEIGHT]) &&
+      is_whole(view[WIDTH]) && view[TOP] >= 0 && view[LEFT] >= 0 && view[HEIGHT] >= 1 &&
+      view[WIDTH] >= 1 && view[TOP] + view[HEIGHT] <= static_cast<float>(height) &&
+      view[LEFT] + view[WIDTH] <= static_cast<float>(width);
+}
+
+// Whether every operation of the jitter is named once.
+bool is_order(const float* order) {
+  unsigned named = 0;
+  for (int place = 0; place < OPERATIONS; ++place) {
+    const bool known = order[place] >= 0 && order[place] < OPERATIONS && is_whole(order[place]);
+    named |= known ? 1u << static_cast<unsigned>(order[place]) : 0u;
+  }
+  return named == (1u << OPERATIONS) - 1;
+}
+
+// What check_values of augment_packed.py asks, which says it better.
 void check(const Tensor& images, const Tensor& params, const Tensor& views, bool resize) {
   TORCH_CHECK(
       params.scalar_type() == at::kFloat && params.is_contiguous() && params.dim() == 2 &&
@@ -66,16 +89,10 @@ void check(const Tensor& images, const Tensor& params, const Tensor& views, bool
       views.size(0) == images.size(0) && views.size(1) == 3 && images.size(1) == 3 &&
           (resize || (height == views.size(2) && width == views.size(3))),
       "augment: views and images do not fit together");
-  const float* numbers = params.const_data_ptr<float>();
-  for (int64_t row = 0; row < params.size(0); ++row, numbers += COLUMNS) {
-    const bool inside = numbers[TOP] >= 0 && numbers[LEFT] >= 0 && numbers[HEIGHT] >= 1 &&
-        numbers[WIDTH] >= 1 && numbers[TOP] + numbers[HEIGHT] <= static_cast<float>(height) &&
-        numbers[LEFT] + numbers[WIDTH] <= static_cast<float>(width);
-    TORCH_CHECK(inside || !resize, "augment: box ", row, " is not inside its image");
-    for (int place = ORDER; place < ORDER + OPERATIONS; ++place) {
-      const bool known = numbers[place] >= 0 && numbers[place] < OPERATIONS;
-      TORCH_CHECK(known, "augment: order of view ", row, " names no operation");
-    }
+  const float* view = params.const_data_ptr<float>();
+  for (int64_t row = 0; row < params.size(0); ++row, view += COLUMNS) {
+    TORCH_CHECK(!resize || is_inside(view, height, width), "augment: box ", row, " is not inside");
+    TORCH_CHECK(is_order(view + ORDER), "augment: the order of view ", row, " is not one");
   }
 }
 

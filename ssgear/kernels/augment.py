@@ -31,6 +31,7 @@ from ssgear.kernels.augment_packed import (
     Case,
     check_params,
     check_settings,
+    check_values,
 )
 from ssgear.kernels.augment_reference import views_reference
 from ssgear.kernels.resample import Interpolation
@@ -76,9 +77,10 @@ def augment_views(
     _check(images, size)
     height, width = images.shape[2:] if size is None else (size, size)
     check_settings(settings, height, width)
-    check_params(params, images, resize=size is not None)
+    check_params(params, len(images))
     if choose(impl, images, size, dtype) == "cpp":
         return _views_cpp(images, params, settings, (height, width), size, dtype, channels_last)
+    check_values(params, images.shape[2], images.shape[3], resize=size is not None)
     views = views_reference(images, params, settings, size, dtype)
     return views.contiguous(memory_format=torch.channels_last) if channels_last else views
 
@@ -156,18 +158,23 @@ def _views_cpp(
 ) -> Tensor:
     order = torch.channels_last if channels_last else torch.contiguous_format
     views = torch.empty(len(images), 3, *shape, dtype=dtype, memory_format=order)
-    torch.ops.ssgear_native.augment(
-        images.detach(),
-        params.to("cpu").contiguous(),
-        size is not None,
-        settings.interpolation,
-        settings.antialias,
-        settings.blur_radius,
-        settings.solarise_threshold,
-        settings.mean,
-        settings.std,
-        views,
-    )
+    params = params.to("cpu").contiguous()
+    try:
+        torch.ops.ssgear_native.augment(
+            images.detach(),
+            params,
+            size is not None,
+            settings.interpolation,
+            settings.antialias,
+            settings.blur_radius,
+            settings.solarise_threshold,
+            settings.mean,
+            settings.std,
+            views,
+        )
+    except RuntimeError:
+        check_values(params, images.shape[2], images.shape[3], resize=size is not None)
+        raise
     return views
 
 

@@ -60,17 +60,21 @@ def check_settings(settings: AugmentSettings, height: int, width: int) -> None:
         )
 
 
-def check_params(params: Tensor, images: Tensor, resize: bool) -> None:
-    """Refuse rows of another form; on the CPU also boxes outside the image and wrong orders.
-
-    On a GPU reading them would hold up the host.
-    """
-    count, _, height, width = images.shape
+def check_params(params: Tensor, count: int) -> None:
+    """Refuse what is not float32 [count, 16]."""
     if params.shape != (count, COLUMNS) or params.dtype != torch.float32:
         raise ArgumentError(
             f"augment: params {tuple(params.shape)} {params.dtype} for {count} images; "
             f"give float32 [{count}, {COLUMNS}]"
         )
+
+
+def check_values(params: Tensor, height: int, width: int, resize: bool) -> None:
+    """Refuse boxes outside an image of that size, and orders that are none.
+
+    C++ asks this itself, in a hundredth of the time. Nothing is read from a GPU: that would hold
+    up the host.
+    """
     if params.device.type != "cpu":
         return
     order = params[:, ORDER].sort(dim=1).values
