@@ -2,8 +2,8 @@
 
 A view is a function of (seed, epoch, sample index, view): `sample` draws its parameters with Philox
 (`kernels/philox.py`), `augment` makes it of an image, `finish` of a crop that `crop_resize` has cut
-elsewhere (`kernels/augment.py`). Every engine shares these, so a view does not depend on who makes
-it, nor on its batch.
+elsewhere (`kernels/augment.py`); a policy and quarter turns come from here. Every engine shares
+these, so a view does not depend on who makes it, nor on its batch.
 
     views = augment(images, AugmentSpec.named("simclr"), size=224, seed=0, epoch=3,
                     indices=index, view=0)                       # uint8 [N,3,H,W] -> [N,3,224,224]
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ssgear.data.augment_spec import AugmentSpec
+from ssgear.data.policy import apply_policy
 from ssgear.errors import ArgumentError
 from ssgear.kernels import colour, philox
 from ssgear.kernels.augment import (
@@ -121,10 +122,11 @@ def augment(
     """Return one view [N, 3, size, size] of each image, normalised (as uint8: not normalised).
 
     `images` are uint8 [N, 3, H, W], or float in [0, 1] and then differentiable with respect to
-    them. `indices` [N] are their places in the data set, `view` is the number of the view. `impl`
-    is that of `augment_views`: floats are resized by the reference.
+    them; an AutoAugment policy takes uint8 only. `indices` [N] are their places in the data set,
+    `view` is the number of the view. `size` is the view's own side: `spec.side` tells it. `impl` is
+    that of `augment_views`: floats are resized by the reference.
     """
-    _check(images, indices)
+    _check(images, spec, indices)
     height, width = images.shape[2:]
     params = sample(
         spec,
@@ -137,7 +139,26 @@ def augment(
     )
     if images.is_floating_point():
         images = images.to(torch.promote_types(images.dtype, torch.float32)) * 255
-    return augment_views(
+    if spec.policy is not None:
+        crops = crop_resize(
+            images,
+            params.box.to(images.device),
+            size,
+            interpolation=spec.interpolation,
+            antialias=spec.antialias,
+            impl=impl,
+        )
+        crops = apply_policy(
+            crops.to(torch.uint8),
+            params.flip,
+            spec.policy,
+            seed=seed,
+            epoch=epoch,
+            indices=indices,
+            view=view,
+        )
+        return finish(crops, params, spec, dtype, channels_last=channels_last, impl=impl)
+    views = augment_views(
         images,
         _packed(params),
         _settings(spec, size),
@@ -146,6 +167,7 @@ def augment(
         channels_last=channels_last,
         impl=impl,
     )
+    return turned(views, spec.turn, channels_last)
 
 
 def finish(
@@ -158,7 +180,7 @@ def finish(
     impl: Implementation = "auto",
 ) -> Tensor:
     """Return views of crops [N, 3, h, w] in [0, 255] (uint8 or float): all that follows."""
-    return augment_views(
+    views = augment_views(
         crops,
         _packed(params),
         _settings(spec, min(crops.shape[2:])),
@@ -167,6 +189,13 @@ def finish(
         channels_last=channels_last,
         impl=impl,
     )
+    return turned(views, spec.turn, channels_last)
+
+
+def turned(views: Tensor, turn: int, channels_last: bool = False) -> Tensor:
+    """Return views [..., h, w] after `turn` quarter turns counterclockwise, in their own memory."""
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    return views.rot90(turn, (-2, -1)).contiguous(memory_format=order) if turn else views
 
 
 def _packed(params: AugmentParams) -> Tensor:
@@ -213,7 +242,7 @@ def _boxes(
     return torch.stack((*corner.unbind(1), tall, broad), dim=1).float()
 
 
-def _check(images: Tensor, indices: Tensor) -> None:
+def _check(images: Tensor, spec: AugmentSpec, indices: Tensor) -> None:
     if images.shape[:1] != indices.shape or indices.dtype != torch.int64:
         raise ArgumentError(
             f"augment: indices {tuple(indices.shape)} {indices.dtype} for images "
@@ -221,3 +250,5 @@ def _check(images: Tensor, indices: Tensor) -> None:
         )
     if images.ndim != 4:
         raise ArgumentError(f"augment: images {tuple(images.shape)}; give [N, 3, H, W]")
+    if spec.policy is not None and images.dtype != torch.uint8:
+        raise ArgumentError(f"augment: AutoAugment takes uint8 images, these are {images.dtype}")

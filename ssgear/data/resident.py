@@ -70,14 +70,14 @@ class ResidentLoader:
             augment(
                 rows,
                 spec,
-                size=plan.size,
+                size=side,
                 seed=seed,
                 epoch=epoch,
                 indices=draw,
                 view=view,
                 channels_last=plan.channels_last,
             )
-            for view, spec in enumerate(plan.specs)
+            for view, (spec, side) in enumerate(zip(plan.specs, plan.sides, strict=True))
         ]
         share = len(items[0].index)
         for place, (step, each) in enumerate(zip(steps, items, strict=True)):
