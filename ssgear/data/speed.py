@@ -125,7 +125,7 @@ def _view_rate(source: Source, config: DataConfig, size: int) -> float:
     """Return the views of one core, of images that are in memory as squares."""
     index = torch.arange(min(len(source), 32))
     images = load_images(source, index, max(size, min(source.decode(0).shape[1:])))
-    spec = augmentation(config, size)
+    spec = augmentation(config, size)[0]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -144,8 +144,8 @@ def _feed_rate(
     source: Source, config: DataConfig, engine: str, size: int, device: torch.device
 ) -> float:
     """Return the images a second of the engine, walking over the sample as a run would."""
-    spec = augmentation(config, size)
-    plan = ViewPlan(specs=(spec, spec), size=size, seed=0, device=device)
+    specs = augmentation(config, size)
+    plan = ViewPlan(specs=specs if len(specs) > 1 else specs * 2, size=size, seed=0, device=device)
     batch = min(BATCH, len(source))
 
     def sampler_for(num_images: int, num_synthetic: int) -> Sampler:
