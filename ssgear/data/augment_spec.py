@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ssgear.data.resample import RADIUS, Interpolation
 from ssgear.errors import ArgumentError, ConfigError, did_you_mean
+from ssgear.kernels.resample import RADIUS, Interpolation
 
 Range = tuple[float, float]
 Policy = Literal["cifar10", "imagenet"]

@@ -72,7 +72,16 @@ class ResidentLoader:
             ]
         seed = plan.stream_seed(stream)
         views = [
-            augment(shown[view], spec, size=side, seed=seed, epoch=epoch, indices=draw, view=view)
+            augment(
+                shown[view],
+                spec,
+                size=side,
+                seed=seed,
+                epoch=epoch,
+                indices=draw,
+                view=view,
+                channels_last=plan.channels_last,
+            )
             for view, (spec, side) in enumerate(zip(plan.specs, plan.sides, strict=True))
         ]
         share = len(items[0].index)

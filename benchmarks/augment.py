@@ -1,0 +1,266 @@
+"""Check and time the fused augmentation on one core: `python -m benchmarks.augment [--json FILE]`.
+
+Every form is first held to the reference on `CASES`; then all that makes a view of an image in
+memory takes turns: ours (its draw of parameters included), torchvision v2 on PIL images (what most
+code bases run), kornia on batches, and our PyTorch reference. A core's own time counts, so that
+neighbours disturb little; a peer that is not installed is named and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from benchmarks import machine
+from benchmarks.kernels import Parser, count
+from benchmarks.machine import TRIES, Cost, Rates
+from benchmarks.peers import say
+from benchmarks.workloads import WrongResultError, require
+from ssgear.data.augment import AugmentParams, AugmentSpec, augment, sample
+from ssgear.kernels.augment import CASES, FASTEST_FIRST, augment_views, why_not
+from ssgear.kernels.augment_packed import SOLARISE
+
+PEERS_AT_ONCE = 24
+"""Images that a slow contender works on in a round."""
+KERNEL_WIDTH = 4
+"""Taps of the bicubic kernel that are not zero."""
+PER_PIXEL = {"brightness": 12, "contrast": 18, "saturation": 18, "hue": 51, "grey": 5, "last": 6}
+"""Additions, multiplications, comparisons and selections for each pixel of three channels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One kind of view."""
+
+    name: str
+    """Of the augmentation."""
+    image: int
+    """Side of the images."""
+    view: int
+    """Side of the views."""
+    batch: int
+    """Images of a batch."""
+
+
+JOBS = (
+    Job(name="simclr-cifar", image=32, view=32, batch=512),
+    Job(name="simclr-cifar", image=32, view=32, batch=64),
+    Job(name="simclr", image=64, view=64, batch=256),
+    Job(name="simclr", image=256, view=224, batch=32),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One contender at one job."""
+
+    job: str
+    contender: str
+    microseconds: float
+    """For one view."""
+    ratio: float
+    """Over ours."""
+    cost: Cost
+    percent_of_limit: float
+
+
+def check() -> int:
+    """Hold the fused forms to the reference on `CASES`; return the number of results."""
+    found = 0
+    for case in CASES:
+        images, params = case.make()
+        params[:, SOLARISE] = 0  # a rounding at its threshold would count as a jump
+        for name in FASTEST_FIRST[:-1]:
+            if why_not(name, images, case.size, torch.float32):
+                continue
+            ours, right = (
+                augment_views(images, params, case.settings, size=case.size, impl=impl)  # type: ignore[arg-type]
+                for impl in (name, "reference")
+            )
+            require(f"{name} {case}", ours, right, 1e-3 / 255)
+            found += 1
+    return found
+
+
+def pictures(job: Job) -> Tensor:
+    """Return smooth images with some noise, uint8 [N, 3, H, W]."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(job.batch, 3, 8, 8, generator=generator)
+    images = torch.nn.functional.interpolate(coarse, (job.image, job.image), mode="bilinear")
+    images += 0.05 * torch.rand(images.shape, generator=generator)
+    return (images * 255).clamp(0, 255).to(torch.uint8)
+
+
+def draw(spec: AugmentSpec, job: Job, epoch: int) -> AugmentParams:
+    """Return the parameters of a batch, for their cost."""
+    indices = torch.arange(job.batch)
+    side = torch.full_like(indices, job.image)
+    return sample(spec, seed=0, epoch=epoch, indices=indices, view=0, heights=side, widths=side)
+
+
+def cost_of(spec: AugmentSpec, job: Job) -> Cost:
+    """Return bytes and operations of a view, on the average over many draws."""
+    draws = [draw(spec, job, epoch) for epoch in range(20)]
+    tall, wide = torch.cat([each.box[:, 2:] for each in draws]).double().T
+    side, area = job.view, job.view**2
+    shrink = (torch.stack((tall, wide)) / side).clamp(min=1) * KERNEL_WIDTH
+    per_tap = 2 * 3 * side * (tall * shrink[1] + side * shrink[0])
+    resize = per_tap + 4 * 3 * side * (tall + side)  # a rounding has four
+    jittered = spec.jitter * sum(list(PER_PIXEL.values())[:4])
+    reach = 6.4 * torch.cat([each.blur for each in draws]).double()  # where a weight is 1e-9
+    reach = reach.ceil().clamp(max=max(spec.blur_radius(side), 0))
+    blur = 3 * 2 * (1 + 3 * reach) * (reach > 0)
+    pixels = area * (jittered + spec.grey * PER_PIXEL["grey"] + PER_PIXEL["last"] + blur)
+    moved = 3 * (tall * wide).mean() + 12 * area
+    return Cost(flop=float((resize + pixels).mean()), bytes=float(moved))
+
+
+def own_time(call: Callable[[], object]) -> float:
+    """Return the milliseconds that this thread itself was at work on a call."""
+    start = time.thread_time()
+    call()
+    return 1e3 * (time.thread_time() - start)
+
+
+def core_rates() -> Rates:
+    """Measure what one core multiplies and copies, as `machine.measure_rates` does, in its time."""
+    side, many = 1024, torch.ones(2**26, dtype=torch.uint8)
+    a, b = torch.randn(2, side, side)
+    product, copied = torch.empty_like(a), torch.empty_like(many)
+    multiplying = min(own_time(lambda: torch.mm(a, b, out=product)) for _ in range(TRIES))
+    copying = min(own_time(lambda: copied.copy_(many)) for _ in range(TRIES))
+    return Rates(flop=2 * side**3 / multiplying, exps=1.0, bytes=2 * many.nbytes / copying)
+
+
+def limit_us(cost: Cost, rates: Rates) -> float:
+    """Return the least time of a view: a matrix product does two operations in one."""
+    return 1e3 * max(2 * cost.flop / rates.flop, cost.bytes / rates.bytes)
+
+
+def contenders(spec: AugmentSpec, job: Job) -> Iterator[tuple[str, Callable[[], object], int]]:
+    """Yield a name, what makes views, and how many."""
+    images, indices = pictures(job), torch.arange(job.batch)
+    few = slice(0, min(job.batch, PEERS_AT_ONCE))
+    settings = {"size": job.view, "seed": 0, "epoch": 0, "view": 0}
+    yield "ours", lambda: augment(images, spec, indices=indices, **settings), job.batch
+    yield (
+        "reference",
+        lambda: augment(images[few], spec, indices=indices[few], impl="reference", **settings),
+        few.stop,
+    )
+    pillow = [v2.functional.to_pil_image(image) for image in images[few]]
+    transform = torchvision_transform(spec, job.view)
+    yield "torchvision", lambda: [transform(image) for image in pillow], few.stop
+    if importlib.util.find_spec("kornia") is None:
+        say("kornia is not installed and not compared")
+    else:
+        on_batches = kornia_transform(spec, job.view)
+        yield "kornia", lambda: on_batches(images.float() / 255), job.batch
+
+
+def torchvision_transform(spec: AugmentSpec, size: int) -> v2.Transform:
+    """Return the same augmentation by torchvision v2, for PIL images."""
+    jitter = v2.ColorJitter(*spec.strengths)
+    kernel = 2 * spec.blur_radius(size) + 1
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(
+                size, spec.crop_scale, interpolation=v2.InterpolationMode.BICUBIC, antialias=True
+            ),
+            v2.RandomHorizontalFlip(spec.flip),
+            v2.RandomApply([jitter], p=spec.jitter),
+            v2.RandomGrayscale(spec.grey),
+            v2.RandomApply([v2.GaussianBlur(kernel, spec.blur_sigma)], p=spec.blur),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(spec.mean, spec.std),
+        ]
+    )
+
+
+def kornia_transform(spec: AugmentSpec, size: int) -> torch.nn.Module:
+    """Return the same augmentation by kornia, for batches in [0, 1]."""
+    from kornia import augmentation as kornia
+
+    kernel = (2 * spec.blur_radius(size) + 1,) * 2
+    blur = [kornia.RandomGaussianBlur(kernel, spec.blur_sigma, p=spec.blur)] if spec.blur else []
+    return torch.nn.Sequential(
+        kornia.RandomResizedCrop((size, size), scale=spec.crop_scale, resample="bicubic"),
+        kornia.RandomHorizontalFlip(p=spec.flip),
+        kornia.ColorJitter(*spec.strengths, p=spec.jitter),
+        kornia.RandomGrayscale(p=spec.grey),
+        *blur,
+        kornia.Normalize(torch.tensor(spec.mean), torch.tensor(spec.std)),
+    )
+
+
+def measure(job: Job, rounds: int, rates: Rates) -> list[Row]:
+    """Time all contenders of a job in turns; the fastest round counts."""
+    spec = AugmentSpec.named(job.name)
+    runs = {name: (run, views) for name, run, views in contenders(spec, job)}
+    best = dict.fromkeys(runs, float("inf"))
+    for run, _ in runs.values():
+        run()
+    for _ in range(rounds):
+        for name, (run, views) in runs.items():
+            best[name] = min(best[name], 1e3 * own_time(run) / views)
+    cost = cost_of(spec, job)
+    return [
+        Row(
+            job=f"{job.name} {job.image} to {job.view} px, batch {job.batch}",
+            contender=name,
+            microseconds=taken,
+            ratio=taken / best["ours"],
+            cost=cost,
+            percent_of_limit=100 * limit_us(cost, rates) / taken,
+        )
+        for name, taken in best.items()
+    ]
+
+
+def show(rows: list[Row]) -> None:
+    """Print the lines of one job."""
+    cost = rows[0].cost
+    print(f"\n{rows[0].job}: {cost.flop / 1e3:.0f} k operations, {cost.bytes / 1e3:.0f} kB a view")
+    heads = ("us a view", "of limit", "over ours")
+    print(f"  {'':14}" + "".join(f"{head:>13}" for head in heads))
+    for row in rows:
+        cells = (f"{row.microseconds:.1f}", f"{row.percent_of_limit:.0f} %", f"{row.ratio:.1f}x")
+        print(f"  {row.contender:14}" + "".join(f"{cell:>13}" for cell in cells), flush=True)
+
+
+def main() -> int:
+    """Check, time, print, keep."""
+    parser = Parser(description="Check and time the fused augmentation on one core.")
+    parser.add_argument("--json", type=Path, help="write the results there")
+    parser.add_argument("--rounds", type=count, default=12, help="the fastest of them counts (12)")
+    options: argparse.Namespace = parser.parse_args()
+    torch.set_num_threads(1)
+    try:
+        print(f"{check()} results of the fused augmentation agree with the reference")
+    except WrongResultError as error:
+        print(f"benchmark: {error}; nothing is timed", file=sys.stderr)
+        return 1
+    rates = core_rates()
+    rows: list[Row] = []
+    for job in JOBS:
+        rows += (lines := measure(job, options.rounds, rates))
+        show(lines)
+    if options.json:
+        table = {**machine.describe("cpu"), "rows": [asdict(row) for row in rows]}
+        options.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
