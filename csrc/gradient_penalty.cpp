@@ -19,6 +19,8 @@
 #include <tuple>
 #include <vector>
 
+#include "philox.h"
+
 // The loops below are plain; the compiler makes vectors of them, once for each instruction set. A
 // binary so built runs on every machine, which at::vec, chosen when compiling, does not. Products are
 // rounded before they are added: results are the same bits on all of them.
@@ -192,21 +194,11 @@ struct Pieces {
   }
 };
 
-// First word of Philox4x32-10 for counter (index, 0, 0), as a multiple of 2^-24 in [0, 1): what
-// philox.py's uniform(key, [index], 1) gives.
-float philox_uniform(uint64_t key, uint64_t index) {
-  uint32_t c0 = static_cast<uint32_t>(index), c1 = static_cast<uint32_t>(index >> 32), c2 = 0, c3 = 0;
-  uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t a = uint64_t{0xD2511F53} * c0, b = uint64_t{0xCD9E8D57} * c2;
-    c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;
-    c2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1;
-    c1 = static_cast<uint32_t>(b);
-    c3 = static_cast<uint32_t>(a);
-    k0 += 0x9E3779B9;
-    k1 += 0xBB67AE85;
-  }
-  return static_cast<float>(c0 >> 8) * 0x1p-24f;
+// What philox.py's uniform(key, [index], 1) gives.
+float first_uniform(uint64_t key, uint64_t index) {
+  uint32_t words[4];
+  philox(key, index, 0, words);
+  return uniform(words[0]);
 }
 
 #define SSGEAR_DISPATCH(TYPE, NAME, ...) \
@@ -221,7 +213,7 @@ void interpolate(
   float* weights = eps.mutable_data_ptr<float>();
   if (key.has_value()) {
     for (int64_t sample = 0; sample < pieces.samples; ++sample) {
-      weights[sample] = philox_uniform(static_cast<uint64_t>(*key), static_cast<uint64_t>(sample));
+      weights[sample] = first_uniform(static_cast<uint64_t>(*key), static_cast<uint64_t>(sample));
     }
   }
   SSGEAR_DISPATCH(real.scalar_type(), "interpolate", [&] {

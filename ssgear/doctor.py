@@ -33,8 +33,6 @@ STYLES: dict[State, str] = {"ok": "green", "note": "yellow", "missing": "red", "
 GIB = 1024**3
 EXTRAS = {"deepspeed": "ZeRO, --deepspeed ds.json"}
 """Optional package -> what it brings; the extra of ssgear that installs it has its name."""
-AGREES = 1e-5
-"""Largest error of a kernel's loss and gradient, relative to the reference's, that is rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,49 +162,26 @@ def disk() -> Findings:
 
 
 def kernels() -> Findings:
-    """Every implementation of the loss that a device can run, held to the reference."""
+    """Every form of the kernels that a device can run, held to the reference."""
     import torch
 
-    from ssgear.kernels.dispatch import FASTEST_FIRST, choose, why_not
+    from ssgear.kernels.self_check import check_kernels
 
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        place = torch.device(device)
-        reasons = {name: why_not(name, place, torch.float32) for name in FASTEST_FIRST}
-        names = [name for name, reason in reasons.items() if not reason]
-        absent = reasons["cpp"] if device == "cpu" else reasons["triton"]
-        errors = {name: _kernel_error(name, device) for name in names}
-        wrong = {name: error for name, error in errors.items() if error is not None}
-        where = "" if device == "cpu" else " on GPU"
-        auto = choose("auto", torch.empty(2, 1, device=device))
-        works = [f"{name} works{' (auto)' * (name == auto)}" for name in names if name not in wrong]
-        bad = ", ".join(f"{name} does not ({error})" for name, error in wrong.items())
-        yield Finding(
-            what=f"nt_xent{where}",
-            found="; ".join(part for part in (", ".join(works), bad) if part),
-            state="broken" if wrong else "note" if absent else "ok",
-            mend="please report this" if wrong else absent,
-        )
-
-
-def _kernel_error(name: str, device: str) -> str | None:
-    """Compare loss and gradient of one implementation with the formula in float64."""
-    import torch
-
-    from ssgear.losses import nt_xent
-
-    rows = torch.randn(26, 7, generator=torch.Generator().manual_seed(0))
-    results = []
-    for impl, kind in (("reference", torch.float64), (name, torch.float32)):
-        z = rows.to(device, kind, copy=True).requires_grad_()
-        try:
-            loss = nt_xent(z, temperature=0.2, impl=impl)  # type: ignore[arg-type]
-            loss.backward()  # type: ignore[no-untyped-call]
-        except Exception as error:
-            return _first_line(error)
-        results.append((loss.detach().double(), typing.cast(torch.Tensor, z.grad).double()))
-    pairs = zip(*results, strict=True)
-    worst = max(float((ours - right).norm() / right.norm()) for right, ours in pairs)
-    return None if worst < AGREES else f"off by {worst:.1g} of the reference"
+        for checked in check_kernels(device):
+            wrong = {name: error for name, error in checked.errors.items() if error is not None}
+            works = [
+                f"{name} works{' (auto)' * (name == checked.auto)}"
+                for name in checked.errors
+                if name not in wrong
+            ]
+            bad = ", ".join(f"{name} does not ({error})" for name, error in wrong.items())
+            yield Finding(
+                what=checked.kernel + ("" if device == "cpu" else " on GPU"),
+                found="; ".join(part for part in (", ".join(works), bad) if part),
+                state="broken" if wrong else "note" if checked.absent else "ok",
+                mend="please report this" if wrong else checked.absent,
+            )
 
 
 def engines() -> Findings:

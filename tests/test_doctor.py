@@ -54,17 +54,25 @@ def test_here_the_loss_works_on_the_cpu() -> None:
     assert found.mend == native.reason()
 
 
-def test_a_wrong_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ssgear.losses
+def test_here_the_augmentation_works_on_the_cpu() -> None:
+    from ssgear.kernels import native
 
-    right = ssgear.losses.nt_xent
+    found = by_name(doctor.kernels())["augment"]
+    forms = "cpp works (auto), reference works" if native.available() else "reference works (auto)"
+    assert (found.found, found.mend) == (forms, native.reason())
+
+
+def test_a_wrong_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ssgear.kernels import self_check
+
+    right = self_check.nt_xent
 
     def off(z: Any, *, impl: str, **others: Any) -> Any:
         if impl == "streaming":
             return right(z, impl="reference", **others) * (1 + 1e-4)
         return right(z, impl="reference", **others)
 
-    monkeypatch.setattr(ssgear.losses, "nt_xent", off)
+    monkeypatch.setattr(self_check, "nt_xent", off)
     found = by_name(doctor.kernels())["nt_xent"]
     assert found.state == "broken"
     assert "reference works" in found.found
@@ -73,8 +81,17 @@ def test_a_wrong_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(z: Any, **others: Any) -> Any:
         raise RuntimeError("no such operator\nand more")
 
-    monkeypatch.setattr(ssgear.losses, "nt_xent", fails)
+    monkeypatch.setattr(self_check, "nt_xent", fails)
     assert "streaming does not (no such operator)" in by_name(doctor.kernels())["nt_xent"].found
+
+    views = self_check.augment_views
+
+    def brighter(*given: Any, impl: str, **others: Any) -> Any:
+        return views(*given, impl="reference", **others) + 0.01 * (impl == "reference")
+
+    monkeypatch.setattr(self_check, "augment_views", brighter)
+    found = by_name(doctor.kernels())["augment"]
+    assert found.state == ("broken" if "cpp" in found.found else "note")
 
 
 def test_optional_packages_say_what_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
-"""One specification of what is done to a view, its random parameters, and the reference engine.
+"""One specification of what is done to a view, its random parameters, and the views themselves.
 
 A view is a function of (seed, epoch, sample index, view): `sample` draws its parameters with Philox
-(`kernels/philox.py`), `crop_resize` cuts and scales, `finish` does flip, colour, blur, solarise and
-normalise. Every engine shares these, so a view does not depend on who makes it, nor on its batch.
+(`kernels/philox.py`), `augment` makes it of an image, `finish` of a crop that `crop_resize` has cut
+elsewhere (`kernels/augment.py`). Every engine shares these, so a view does not depend on who makes
+it, nor on its batch.
 
     views = augment(images, AugmentSpec.named("simclr"), size=224, seed=0, epoch=3,
                     indices=index, view=0)                       # uint8 [N,3,H,W] -> [N,3,224,224]
@@ -14,23 +15,24 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ssgear.data import colour
 from ssgear.data.augment_spec import AugmentSpec
-from ssgear.data.resample import crop_resize
 from ssgear.errors import ArgumentError
-from ssgear.kernels import philox
+from ssgear.kernels import colour, philox
+from ssgear.kernels.augment import (
+    AugmentSettings,
+    Implementation,
+    augment_views,
+    crop_resize,
+)
 
 __all__ = ["AugmentParams", "AugmentSpec", "augment", "crop_resize", "finish", "sample"]
 
 TRIES = 10
 """Boxes that are tried before the central crop is taken, as in torchvision."""
-BLOCK_PIXELS = 2**16
-"""Output pixels that are worked on at a time: what a processor's cache holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,14 +115,16 @@ def augment(
     indices: Tensor,
     view: int,
     dtype: torch.dtype = torch.float32,
-    impl: Literal["auto", "reference"] = "auto",
+    channels_last: bool = False,
+    impl: Implementation = "auto",
 ) -> Tensor:
-    """Return one view [N, 3, size, size] of each image, normalised.
+    """Return one view [N, 3, size, size] of each image, normalised (as uint8: not normalised).
 
     `images` are uint8 [N, 3, H, W], or float in [0, 1] and then differentiable with respect to
-    them. `indices` [N] are their places in the data set, `view` is the number of the view.
+    them. `indices` [N] are their places in the data set, `view` is the number of the view. `impl`
+    is that of `augment_views`: floats are resized by the reference.
     """
-    _check(images, indices, size, impl)
+    _check(images, indices)
     height, width = images.shape[2:]
     params = sample(
         spec,
@@ -131,88 +135,57 @@ def augment(
         heights=torch.full_like(indices, height),
         widths=torch.full_like(indices, width),
     )
-    boxes = params.box.to(images.device)
-    wide = torch.promote_types(images.dtype, torch.float32)
-
-    def crop(rows: Tensor) -> Tensor:
-        chosen = images.index_select(0, rows)
-        return crop_resize(
-            chosen if chosen.dtype == torch.uint8 else chosen.to(wide) * 255,
-            boxes.index_select(0, rows),
-            size,
-            interpolation=spec.interpolation,
-            antialias=spec.antialias,
-        )
-
-    return _in_blocks(crop, (size, size), images, params, spec, dtype)
+    if images.is_floating_point():
+        images = images.to(torch.promote_types(images.dtype, torch.float32)) * 255
+    return augment_views(
+        images,
+        _packed(params),
+        _settings(spec, size),
+        size=size,
+        dtype=dtype,
+        channels_last=channels_last,
+        impl=impl,
+    )
 
 
 def finish(
-    crops: Tensor, params: AugmentParams, spec: AugmentSpec, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Return views of crops [N, 3, h, w] in [0, 255] (uint8 or float): all that follows."""
-    height, width = crops.shape[2:]
-    wide = torch.promote_types(crops.dtype, torch.float32)
-
-    def crop(rows: Tensor) -> Tensor:
-        return crops.index_select(0, rows).to(wide)
-
-    return _in_blocks(crop, (height, width), crops, params, spec, dtype)
-
-
-def _in_blocks(
-    crop: Callable[[Tensor], Tensor],
-    shape: tuple[int, int],
-    like: Tensor,
+    crops: Tensor,
     params: AugmentParams,
     spec: AugmentSpec,
-    dtype: torch.dtype,
+    dtype: torch.dtype = torch.float32,
+    *,
+    channels_last: bool = False,
+    impl: Implementation = "auto",
 ) -> Tensor:
-    """Make the views a few at a time, those that turn their hue at the same step together."""
-    params = params.to("cpu")  # what decides which rows are touched; one transfer
-    views = torch.empty(len(params), 3, *shape, dtype=dtype, device=like.device)
-    hue_step = (params.order == colour.HUE).int().argmax(dim=1)
-    group = torch.where(_jittered(params), hue_step, -1)
-    block = max(BLOCK_PIXELS // (shape[0] * shape[1]), 1)
-    for step in sorted(set(group.tolist())):
-        for rows in (group == step).nonzero()[:, 0].split(block):
-            there = rows.to(like.device)
-            made = _finish(crop(there), params.rows(rows), spec)
-            views = views.index_copy_(0, there, made.to(dtype))
-    return views
-
-
-def _jittered(params: AugmentParams) -> Tensor:
-    return (params.jitter != torch.tensor(colour.IDENTITY)).any(1)
-
-
-def _finish(images: Tensor, params: AugmentParams, spec: AugmentSpec) -> Tensor:
-    """Do all that follows crop and resize.
-
-    Either no row is jittered, or all are and turn their hue at the same step.
-    """
-
-    def touch(images: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        rows = chosen.nonzero()[:, 0]
-        if not len(rows):
-            return images
-        there = rows.to(images.device)
-        return images.index_copy(0, there, change(images.index_select(0, there), rows))
-
-    images = touch(images, params.flip, lambda some, _: some.flip(-1))
-    if bool(_jittered(params).any()):
-        images = colour.jitter(images, params.jitter, params.order)
-    images = touch(images, params.grey, lambda some, _: colour.grey(some))
-    radius = spec.blur_radius(min(images.shape[2:]))
-    images = touch(
-        images,
-        params.blur > 0,
-        lambda some, rows: colour.gaussian_blur(some, params.blur[rows], radius),
+    """Return views of crops [N, 3, h, w] in [0, 255] (uint8 or float): all that follows."""
+    return augment_views(
+        crops,
+        _packed(params),
+        _settings(spec, min(crops.shape[2:])),
+        size=None,
+        dtype=dtype,
+        channels_last=channels_last,
+        impl=impl,
     )
-    threshold = spec.solarise_threshold
-    images = touch(images, params.solarise, lambda some, _: colour.solarise(some, threshold))
-    mean, std = (images.new_tensor(row).reshape(1, 3, 1, 1) * 255 for row in (spec.mean, spec.std))
-    return (images - mean).mul_(1 / std)
+
+
+def _packed(params: AugmentParams) -> Tensor:
+    """Return the parameters as float32 [n, 16], the form of `kernels/augment_packed.py`."""
+    p = params
+    columns = (p.box, p.flip, p.jitter, p.order, p.grey, p.blur, p.solarise)
+    return torch.column_stack([each.float() for each in columns])
+
+
+def _settings(spec: AugmentSpec, size: int) -> AugmentSettings:
+    """Return what the views of that (shorter) side share."""
+    return AugmentSettings(
+        interpolation=spec.interpolation,
+        antialias=spec.antialias,
+        blur_radius=max(spec.blur_radius(size), 0),
+        solarise_threshold=spec.solarise_threshold,
+        mean=spec.mean,
+        std=spec.std,
+    )
 
 
 def _boxes(
@@ -240,17 +213,11 @@ def _boxes(
     return torch.stack((*corner.unbind(1), tall, broad), dim=1).float()
 
 
-def _check(images: Tensor, indices: Tensor, size: int, impl: str) -> None:
-    if impl not in ("auto", "reference"):
-        raise ArgumentError(f"augment: impl {impl!r} is unknown; use auto or reference")
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ArgumentError(f"augment: images {tuple(images.shape)}; give [N, 3, H, W]")
-    if not (images.dtype == torch.uint8 or images.is_floating_point()):
-        raise ArgumentError(f"augment: images are {images.dtype}; give uint8, or float in [0, 1]")
-    if indices.shape != images.shape[:1] or indices.dtype != torch.int64:
+def _check(images: Tensor, indices: Tensor) -> None:
+    if images.shape[:1] != indices.shape or indices.dtype != torch.int64:
         raise ArgumentError(
-            f"augment: indices {tuple(indices.shape)} {indices.dtype} for {len(images)} images; "
-            "give one int64 for each"
+            f"augment: indices {tuple(indices.shape)} {indices.dtype} for images "
+            f"{tuple(images.shape)}; give one int64 for each"
         )
-    if size < 1:
-        raise ArgumentError(f"augment: size {size} is not possible; use at least 1 pixel")
+    if images.ndim != 4:
+        raise ArgumentError(f"augment: images {tuple(images.shape)}; give [N, 3, H, W]")

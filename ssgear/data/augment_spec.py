@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ssgear.data.resample import RADIUS, Interpolation
 from ssgear.errors import ArgumentError, ConfigError, did_you_mean
+from ssgear.kernels.resample import RADIUS, Interpolation
 
 Range = tuple[float, float]
 

@@ -67,7 +67,16 @@ class ResidentLoader:
         rows = self.images[index]
         seed = plan.stream_seed(stream)
         views = [
-            augment(rows, spec, size=plan.size, seed=seed, epoch=epoch, indices=draw, view=view)
+            augment(
+                rows,
+                spec,
+                size=plan.size,
+                seed=seed,
+                epoch=epoch,
+                indices=draw,
+                view=view,
+                channels_last=plan.channels_last,
+            )
             for view, spec in enumerate(plan.specs)
         ]
         share = len(items[0].index)

@@ -137,7 +137,8 @@ class TorchLoader:
         views = []
         for view, (crop, spec) in enumerate(zip(crops, plan.specs, strict=True)):
             drawn = draw_view(spec, plan, request, view, self.dataset.sizes)
-            views.append(finish(crop.to(plan.device, torch.float32), drawn.to(plan.device), spec))
+            there = crop.to(plan.device)
+            views.append(finish(there, drawn, spec, channels_last=plan.channels_last))
         fetch = self._fetch if plan.needs_images else None
         return plan.batch(
             views, request.items, self.labels, request.epoch, request.number, images, fetch

@@ -1,5 +1,7 @@
 """Random numbers without state: Philox4x32-10 (Salmon et al., SC 2011) in int64 tensor arithmetic.
 
+On the CPU csrc/philox.cpp draws the same bits, where it was built, in a hundredth of the time.
+
 A draw is a function of a 64-bit key and a counter, so it does not depend on what was drawn before,
 on the order of work or on the number of workers. The integer words and the uniforms are the same
 bits on CPU and GPU. Counter layout of a draw: (low 32 bits of the counter, its high 32 bits, block
@@ -16,6 +18,8 @@ import math
 
 import torch
 from torch import Tensor
+
+from ssgear.kernels import native, transforms
 
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -49,6 +53,9 @@ def philox4x32(key: int, counter: Tensor) -> Tensor:
 
 def uniform(key: int, counters: Tensor, count: int) -> Tensor:
     """Return float32 [n, count], uniform over the multiples of 2^-24 in [0, 1)."""
+    if _is_fast(counters):
+        drawn: Tensor = torch.ops.ssgear_native.philox_uniform(_signed(key), counters, count)
+        return drawn
     return (_words(key, counters, count) >> 8).to(torch.float32).mul_(2.0**-24)
 
 
@@ -79,12 +86,28 @@ def _key_schedule(key: int) -> list[list[int]]:
     ]
 
 
+def _is_fast(counters: Tensor) -> bool:
+    """Return whether C++ can draw for these counters."""
+    if torch.compiler.is_compiling() or transforms.is_transformed(counters):
+        return False
+    plain = counters.device.type == "cpu" and counters.dtype == torch.int64 and counters.ndim == 1
+    return plain and type(counters) is Tensor and native.available()
+
+
+def _signed(key: int) -> int:
+    """Return the int64 of the same bits as the lowest 64 of a key."""
+    return (key + 2**63) % 2**64 - 2**63
+
+
 def _words(key: int, counters: Tensor, count: int) -> Tensor:
     """Return the first `count` random words of every counter, int64 [n, count] below 2^32."""
+    if _is_fast(counters):
+        words: Tensor = torch.ops.ssgear_native.philox_words(_signed(key), counters, count)
+        return words
     n, blocks = len(counters), -(-count // 4)
     counter = torch.zeros(4, n, blocks, dtype=torch.int64, device=counters.device)
     counter[0] = (counters & MASK)[:, None]
     counter[1] = ((counters >> 32) & MASK)[:, None]
     counter[2] = torch.arange(blocks, device=counters.device)
-    words = philox4x32(key, counter).permute(1, 2, 0)
-    return words.reshape(n, 4 * blocks)[:, :count]
+    drawn = philox4x32(key, counter).permute(1, 2, 0)
+    return drawn.reshape(n, 4 * blocks)[:, :count]

@@ -11,9 +11,9 @@ from scipy import stats
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from ssgear.data import augment as module
 from ssgear.data.augment import AugmentSpec, augment, crop_resize, finish, sample
 from ssgear.errors import ArgumentError
+from ssgear.kernels import augment_reference, native
 
 SIMCLR = AugmentSpec.named("simclr")
 EVERYTHING = dataclasses.replace(SIMCLR, solarise=0.3)
@@ -63,26 +63,31 @@ def torchvision_finish(crop, params, row, spec):
     return tv.normalize(view, spec.mean, spec.std)
 
 
+FORMS = ["reference", *(["cpp"] if native.available() else [])]
+
+
+@pytest.mark.parametrize("impl", FORMS)
 @pytest.mark.parametrize("size", [19, 41])
-def test_finish_is_torchvisions(size):
+def test_finish_is_torchvisions(size, impl):
     images = pictures(48, 33, 45)
     params = drawn(EVERYTHING, 48, 33, 45)
     crops = crop_resize(images, params.box, size)
-    views = finish(crops, params, EVERYTHING)
+    views = finish(crops, params, EVERYTHING, impl=impl)
     theirs = torch.stack(
         [torchvision_finish(crop, params, row, EVERYTHING) for row, crop in enumerate(crops)]
     )
     torch.testing.assert_close(views, theirs, rtol=0, atol=2e-4)
 
 
-def test_views_are_torchvisions():
+@pytest.mark.parametrize("impl", FORMS)
+def test_views_are_torchvisions(impl):
     """From the image on, a crop may differ by a step of 1/255, which later operations carry on.
 
     No solarisation: it would turn such a step at its threshold into a jump.
     """
     images = pictures(48, 33, 45)
     params = drawn(SIMCLR, 48, 33, 45, seed=5, epoch=2, view=1)
-    views = views_of(images, SIMCLR)
+    views = views_of(images, SIMCLR, impl=impl)
     crops = [torchvision_crop(image, params, row, SIMCLR, 19) for row, image in enumerate(images)]
     theirs = [torchvision_finish(crop, params, row, SIMCLR) for row, crop in enumerate(crops)]
     distance = (views - torch.stack(theirs)).abs()
@@ -188,28 +193,31 @@ def test_seed_epoch_view_and_index_each_matter():
         assert ((base - other).abs().flatten(1).max(1).values > 0.1).all(), change
 
 
-@pytest.mark.parametrize("image_type", ["uint8", "float"])
-def test_a_view_does_not_depend_on_its_batch(image_type):
+@pytest.mark.parametrize(
+    ("image_type", "impl"), [("uint8", "auto"), ("uint8", "reference"), ("float", "auto")]
+)
+def test_a_view_does_not_depend_on_its_batch(image_type, impl):
     images = pictures(37, 33, 45)
     images = images if image_type == "uint8" else images.float() / 255
     indices = torch.arange(1000, 1037)
-    batch = views_of(images, indices=indices)
+    batch = views_of(images, indices=indices, impl=impl)
     for rows in (torch.tensor([11]), torch.randperm(37), torch.arange(5, 9)):
-        assert torch.equal(views_of(images[rows], indices=indices[rows]), batch[rows])
+        assert torch.equal(views_of(images[rows], indices=indices[rows], impl=impl), batch[rows])
 
 
-def test_a_view_does_not_depend_on_the_block_size_or_threads(monkeypatch):
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+def test_a_view_does_not_depend_on_the_block_size_or_threads(monkeypatch, impl):
     images = pictures(37, 33, 45)
-    batch = views_of(images)
+    batch = views_of(images, impl=impl)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert torch.equal(views_of(images), batch)
+        assert torch.equal(views_of(images, impl=impl), batch)
     finally:
         torch.set_num_threads(threads)
     for pixels in (1, 19 * 19 * 3, 2**30):
-        monkeypatch.setattr(module, "BLOCK_PIXELS", pixels)
-        assert torch.equal(views_of(images), batch)
+        monkeypatch.setattr(augment_reference, "BLOCK_PIXELS", pixels)
+        assert torch.equal(views_of(images, impl=impl), batch)
 
 
 def test_crops_made_one_by_one_give_the_same_views():
@@ -245,6 +253,9 @@ def test_types_and_shapes():
     assert views_of(images[:0]).shape == (0, 3, 19, 19)
     strided = images.to(memory_format=torch.channels_last)
     assert torch.equal(views_of(strided), expected)
+    turned = views_of(images, channels_last=True)
+    assert turned.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(turned, expected)
     exact = views_of(images.float() / 255)
     assert (exact - expected).abs().median() < 0.02, "only rounding differs"
     assert views_of(torch.rand(3, 3, 33, 45).bfloat16()).dtype == torch.float32
@@ -274,7 +285,7 @@ def test_gradcheck():
 def test_what_it_cannot_take():
     images, spec = pictures(2, 9, 9), AugmentSpec()
     for wrong, message in (
-        ({"impl": "fast"}, "auto or reference"),
+        ({"impl": "fast"}, "use one of auto, reference, cpp"),
         ({"indices": torch.arange(3)}, "one int64 for each"),
         ({"indices": torch.arange(2.0)}, "one int64 for each"),
         ({"size": 0}, "at least 1 pixel"),

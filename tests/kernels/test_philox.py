@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from ssgear.kernels import philox
+from ssgear.kernels import native, philox
 
 PI_COUNTER = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
 PI_KEY = (0xA4093822, 0x299F31D0)
@@ -128,3 +128,16 @@ def test_same_bits_on_a_gpu():
         assert torch.equal(philox.uniform(12345, counters.cuda(), count).cpu(), here)
     there = philox.normal(12345, counters.cuda(), 8).cpu()
     torch.testing.assert_close(there, philox.normal(12345, counters, 8), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.skipif(not native.available(), reason=native.reason())
+@pytest.mark.parametrize("count", [0, 1, 4, 36, 37])
+def test_cpp_draws_the_same_bits(count, monkeypatch):
+    counters = torch.tensor([0, 1, -1, 2**32, 2**63 - 1, -(2**63), 12345])
+    keys = (0, 1, 2**63, 2**64 - 1, philox.derive_key("any"))
+    strided = counters.repeat_interleave(3)[::3]
+    fast = [f(k, strided, count) for k in keys for f in (philox.uniform, philox._words)]
+    monkeypatch.setattr(philox, "_is_fast", lambda counters: False)
+    slow = [f(k, strided, count) for k in keys for f in (philox.uniform, philox._words)]
+    for mine, right in zip(fast, slow, strict=True):
+        assert mine.dtype == right.dtype and torch.equal(mine, right)

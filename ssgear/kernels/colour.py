@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ssgear.data.resample import dense, separable
+from ssgear.kernels.resample import dense, separable
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 IDENTITY = (1.0, 1.0, 1.0, 0.0)
@@ -64,7 +64,7 @@ def turn_hue(images: Tensor, turn: Tensor) -> Tensor:
     hue = (red - blue).add_(chroma, alpha=5)
     hue = hue.lerp((blue - green).add_(chroma, alpha=3), _is_zero(red))
     hue = hue.lerp((green - red).add_(chroma), _is_zero(blue))
-    hue = (hue / circle.clamp(min=TINY)).add_(turn + 1).frac_()
+    hue = (hue / circle.clamp(min=TINY)).add_(turn - turn.floor()).frac_()
     # red is measured from the opposite side, where the circle is not cut
     near_red, far_green, far_blue = (
         (hue - centre / 6).abs_().clamp_(1 / 6, 2 / 6) for centre in (3, 2, 4)

@@ -7,10 +7,12 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from ssgear.data.resample import crop_resize
 from ssgear.errors import ArgumentError, SsgearError
+from ssgear.kernels import native
+from ssgear.kernels.augment import crop_resize
 
 MODES = ["bilinear", "bicubic"]
+FORMS = ["reference", *(["cpp"] if native.available() else [])]
 SIZES = [  # H, W, size
     (33, 47, 17),
     (21, 19, 45),
@@ -57,10 +59,11 @@ def torchvision_crops(images, boxes, size, mode, antialias=True):
     )
 
 
+@pytest.mark.parametrize("impl", FORMS)
 @pytest.mark.parametrize("noisy", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)
-def test_uint8_is_torchvisions(height, width, size, mode, noisy):
+def test_uint8_is_torchvisions(height, width, size, mode, noisy, impl):
     """Both round after each pass, with weights in fixed point of different precision.
 
     White noise overshoots most: there it shows whether the first pass is cut to [0, 255].
@@ -69,7 +72,7 @@ def test_uint8_is_torchvisions(height, width, size, mode, noisy):
     if noisy:
         generator = torch.Generator().manual_seed(2)
         images = torch.randint(0, 256, images.shape, generator=generator, dtype=torch.uint8)
-    ours = crop_resize(images, boxes, size, interpolation=mode)
+    ours = crop_resize(images, boxes, size, interpolation=mode, impl=impl)
     assert ours.dtype == torch.float32 and ours.shape == (9, 3, size, size)
     assert torch.equal(ours, ours.round()) and ours.min() >= 0 and ours.max() <= 255
     distance = (ours - torchvision_crops(images, boxes, size, mode).float()).abs()
@@ -79,6 +82,22 @@ def test_uint8_is_torchvisions(height, width, size, mode, noisy):
     else:  # negative weights can carry a step of 1 of the first pass over a second rounding
         assert distance.max() <= 2
         assert (distance > 1).float().mean() < 2e-3
+
+
+@pytest.mark.skipif(not native.available(), reason=native.reason())
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("mode", MODES)
+def test_cpp_has_the_bits_of_the_reference(mode, antialias):
+    """At more sizes than torchvision is asked for: a weight that rounds otherwise would show."""
+    generator = torch.Generator().manual_seed(3)
+    for height, width, size in (*SIZES, (64, 64, 51), (257, 130, 224), (600, 40, 7), (3, 1, 30)):
+        shape = (24, 3, height, width)
+        images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        boxes = some_boxes(24, height, width, seed=size)
+        settings = {"interpolation": mode, "antialias": antialias}
+        right = crop_resize(images, boxes, size, impl="reference", **settings)
+        found = crop_resize(images, boxes, size, impl="cpp", **settings)
+        assert torch.equal(found, right), (height, width, size)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -109,15 +128,15 @@ def test_the_whole_image_at_its_own_size_is_itself(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("exact", [False, True])
-def test_one_image_gives_the_bits_of_a_batch(mode, exact):
+@pytest.mark.parametrize(("exact", "impl"), [(False, "auto"), *((True, form) for form in FORMS)])
+def test_one_image_gives_the_bits_of_a_batch(mode, exact, impl):
     for height, width, size in SIZES:
         images, boxes = pictures(37, height, width), some_boxes(37, height, width)
-        images = images.float() if exact else images
-        batch = crop_resize(images, boxes, size, interpolation=mode)
+        images = images if exact else images.float()
+        batch = crop_resize(images, boxes, size, interpolation=mode, impl=impl)
         for row in range(0, 37, 6):
             part = slice(row, row + 1)
-            alone = crop_resize(images[part], boxes[part], size, interpolation=mode)
+            alone = crop_resize(images[part], boxes[part], size, interpolation=mode, impl=impl)
             assert torch.equal(alone, batch[part]), (row, (alone - batch[part]).abs().max())
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from ssgear.data import colour
+from ssgear.kernels import colour
 
 THEIRS = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
 FACTORS = {

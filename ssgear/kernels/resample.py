@@ -38,7 +38,7 @@ def crop_resize(
     images (also in [0, 255]) the unrounded values, with a gradient to the images. Without
     `antialias` the kernel stays one input pixel wide when shrinking.
     """
-    _check(images, boxes, interpolation)
+    check(images, boxes, interpolation)
     exact = not images.is_floating_point()
     if exact and len(images) == 1:  # of a large photograph only the box is touched
         top, left, height, width = (int(side) for side in boxes[0].tolist())
@@ -111,7 +111,7 @@ def separable(
         if between is not None:
             lines = between(lines)
         rows = rows.repeat_interleave(channels, dim=0)
-        pixels = rows.bmm(lines.reshape(count * channels, height, -1))
+        pixels = rows.bmm(lines.reshape(count * channels, height, columns.shape[1]))
     return pixels.reshape(count, channels, *pixels.shape[1:])
 
 
@@ -133,7 +133,8 @@ def _kernel(distance: Tensor, interpolation: Interpolation) -> Tensor:
     return (far - 1).mul_(far.square_()).mul_(0.5).add_((1 - 2 * near).mul_(near.square_()))
 
 
-def _check(images: Tensor, boxes: Tensor, interpolation: str) -> None:
+def check(images: Tensor, boxes: Tensor, interpolation: str) -> None:
+    """Refuse images and boxes that do not fit together."""
     if interpolation not in RADIUS:
         raise ArgumentError(f"interpolation: {interpolation!r} is unknown; use bilinear or bicubic")
     if images.ndim != 4 or boxes.shape != (len(images), 4):
