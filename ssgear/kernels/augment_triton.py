@@ -2,9 +2,10 @@
 
 Resampling and blur are products with banded matrices, whose weights are made where they are used:
 they run on the matrix units in float16, of which two parts make a number. The resampling is exact
-(weights of 16 bits, pixels of 8). A view of up to SMALL pixels a side is made by one program from the
-image to the last store; a larger one in tiles, through its crop in bytes: `crop_kernel`, the sums
-for the mean luma that contrast needs, `view_kernel`. No atomics: the same bits every time.
+(weights of 16 bits, pixels of 8). A small view is made by one program from the image to the last
+store; one of more than 64 pixels a side (32 on compute capability 8) in tiles, through its crop in
+bytes: `crop_kernel`, sums for the mean luma that contrast needs, `view_kernel`. No atomics: the
+same bits every time.
 *Untested on hardware*: compiled ahead of time, and run in Triton's interpreter only.
 
 Shapes: n views of SIZE x SIZE, parameters packed as in augment_packed.py; P, Q pixels of a piece of
@@ -23,6 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ssgear.kernels.augment_packed import AugmentSettings
 from ssgear.kernels.augment_triton_parts import (
     CONTRAST,
     blur_weights,
@@ -42,39 +44,34 @@ from ssgear.kernels.augment_triton_parts import (
     widened,
 )
 
-SMALL = 64
-"""Side of a view that one program holds."""
+SMALL = {8: 32}
+"""Side of a view that one program holds, by the major compute capability; 64 for all others."""
 TILE = 32
 """Side of a tile of larger views."""
+PIECE = 32
+"""Rows and columns of the image that are taken up at a time."""
 CHANNELS = 3
 """Given to the kernels as a number that they do not know ahead: unrolled, the loops over channels
 would hold three at a time, in more registers than there are."""
-PIECE = 32
-"""Rows and columns of the image that are taken up at a time."""
 
 
 def make_views(
-    images: Tensor,
-    params: Tensor,
-    resize: bool,
-    interpolation: str,
-    antialias: bool,
-    blur_radius: int,
-    threshold: float,
-    mean: list[float],
-    std: list[float],
-    views: Tensor,
+    images: Tensor, params: Tensor, settings: AugmentSettings, resize: bool, views: Tensor
 ) -> None:
-    """Fill `views` [n, 3, SIZE, SIZE], in any order of memory, as the C++ form does."""
+    """Fill `views` [n, 3, SIZE, SIZE], in any order of memory; all tensors on one device."""
     count, size = len(views), views.shape[2]
+    last = _last_arguments(settings, raw=views.dtype == torch.uint8)
     if not count:
         return
-    kind: dict[str, Any] = {"BICUBIC": interpolation == "bicubic", "ANTIALIAS": antialias}
-    last = last_arguments(threshold, mean, std, views.dtype == torch.uint8)
-    if size <= SMALL:
+    kind: dict[str, Any] = {
+        "BICUBIC": settings.interpolation == "bicubic",
+        "ANTIALIAS": settings.antialias,
+    }
+    if size <= small(images.device):
         block = max(16, triton.next_power_of_2(size))
         whole_kernel[(count,)](
-            images, params, views, CHANNELS, *images.stride(), *views.stride(), blur_radius, *last,
+            images, params, views, CHANNELS, *images.stride(), *views.stride(),
+            settings.blur_radius, *last,
             RESIZE=resize, **kind, SIZE=size, BLOCK=block, PIECE=min(PIECE, block),
             num_warps=4 if block <= 32 else 8,
         )  # fmt: skip
@@ -92,18 +89,25 @@ def make_views(
         images, params, sums_nT, *images.stride(), SIZE=size, BLOCK=TILE, num_warps=4
     )
     view_kernel[(count, tiles, tiles)](
-        images, params, sums_nT, views, CHANNELS, *images.stride(), *views.stride(), blur_radius, *last,
+        images, params, sums_nT, views, CHANNELS, *images.stride(), *views.stride(),
+        settings.blur_radius, *last,
         SIZE=size, BLOCK=TILE, TILES=triton.next_power_of_2(tiles * tiles), num_warps=4,
     )  # fmt: skip
 
 
-def last_arguments(
-    threshold: float, mean: list[float], std: list[float], raw: bool
-) -> tuple[float, ...]:
+def small(device: torch.device) -> int:
+    """Return the side up to which one program makes a view on a device."""
+    major = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 0
+    return SMALL.get(major, 64)
+
+
+def _last_arguments(settings: AugmentSettings, raw: bool) -> tuple[float, ...]:
     """Return threshold, means and factors of the last pass; raw bytes are not normalised."""
+    threshold = 255 * settings.solarise_threshold
     if raw:
-        return (255 * threshold, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0)
-    return (255 * threshold, *(255 * each for each in mean), *(1 / (255 * each) for each in std))
+        return (threshold, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0)
+    means, stds = (255 * each for each in settings.mean), (255 * each for each in settings.std)
+    return (threshold, *means, *(1 / each for each in stds))
 
 
 @triton.jit
@@ -271,9 +275,9 @@ def coloured(
         operation = tl.load(view + 9 + step).to(tl.int32)
         mean = 0.0
         if TILES > 0 and operation == CONTRAST:
-            tiles: tl.constexpr = (SIZE + 31) // 32 * ((SIZE + 31) // 32)
             tile_T = tl.arange(0, TILES)
-            mean = tl.sum(tl.load(sums_T + tile_T, mask=tile_T < tiles, other=0.0)) / (SIZE * SIZE)
+            there = tile_T < tl.num_programs(1) * tl.num_programs(2)
+            mean = tl.sum(tl.load(sums_T + tile_T, mask=there, other=0.0)) / (SIZE * SIZE)
         r, g, b = operate(r, g, b, operation, tl.load(view + 5 + operation), mean)
     return r, g, b
 
@@ -330,7 +334,9 @@ def view_kernel(
     if sigma > 0:
         r = tl.zeros((BLOCK, BLOCK), tl.float32)
         g, b = r, r
-        for start_i in range(tl.maximum(i - radius, 0), tl.minimum(i + BLOCK + radius, SIZE), BLOCK):
+        for start_i in range(
+            tl.maximum(i - radius, 0), tl.minimum(i + BLOCK + radius, SIZE), BLOCK
+        ):
             p = start_i + at
             down = blur_weights(i + at, p, sigma, radius, SIZE)
             for start_j in range(

@@ -123,6 +123,7 @@ def whole(x):
 @triton.jit
 def blur_weights(s_B, p_P, sigma, radius, SIZE: tl.constexpr):
     """Return [P, B]: the share of pixel p in the blurred pixel s, reflecting at both edges."""
+    sigma = tl.maximum(sigma, 1e-3)  # from there down it changes nothing; its square has to exist
     slope = -0.5 / (sigma * sigma)
     total = slope * 0.0
     for tap in range(-radius, radius + 1):
