@@ -4,7 +4,8 @@
 
 Crop and resize, flip, colour jitter, grey, blur, solarise, normalise; what is done to each view
 stands in `params` [N, 16] (`augment_packed.py`), drawn elsewhere. `cpp` is csrc/augment.cpp,
-`reference` augment_reference.py; `CASES` are the inputs of the tests and the benchmark.
+`triton` augment_triton.py (*untested on hardware*), `reference` augment_reference.py; `CASES` are
+the inputs of the tests and the benchmark.
 
 A view moves 3 bytes for every pixel of its box and 12 for every pixel of the view (float32): 14 kB
 at 32 px; what stands between stays in the cache, 12 bytes a pixel of the view and less than 100 KB
@@ -16,19 +17,23 @@ one of them ran at the rate of a matrix product's, one core would be 2 to 5 time
 
 from __future__ import annotations
 
+import functools
+import warnings
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError, did_you_mean
-from ssgear.kernels import native, resample, transforms
+from ssgear.kernels import native, resample, transforms, triton_here
 from ssgear.kernels.augment_packed import (
     BOX,
     CASES,
     COLUMNS,
     JITTER,
     ORDER,
+    SOLARISE,
+    TRITON_CHECKS,
     AugmentSettings,
     Case,
     check_params,
@@ -40,10 +45,10 @@ from ssgear.kernels.resample import Interpolation
 
 __all__ = ["CASES", "COLUMNS", "AugmentSettings", "Case", "augment_views", "choose", "crop_resize"]
 
-Implementation = Literal["auto", "reference", "cpp"]
-FASTEST_FIRST = ("cpp", "reference")
+Implementation = Literal["auto", "reference", "cpp", "triton"]
+FASTEST_FIRST = ("triton", "cpp", "reference")
 """All forms."""
-CPP_VIEWS = (torch.float32, torch.bfloat16, torch.uint8)
+FAST_VIEWS = (torch.float32, torch.bfloat16, torch.uint8)
 
 
 def augment_views(
@@ -64,14 +69,16 @@ def augment_views(
 
     Args:
         images: [N, 3, H, W] in [0, 255], of any strides: uint8, or floating-point.
-        params: What is done to each view, float32 [N, 16]: see `augment_packed.py`.
+        params: What is done to each view, float32 [N, 16]: see `augment_packed.py`. On a GPU they
+            are not looked at: boxes have to lie inside the images.
         settings: What all views share.
         size: Side of the views; None: images are crops already, keep their H and W, and the boxes
             are not read.
         dtype: Floating-point for normalised views; uint8 for pixels, rounded and not normalised.
         channels_last: Whether views lie in memory with channels last.
         impl: reference (plain PyTorch; the only one that floats reach with a gradient, and that
-            resizes them), cpp (CPU), or auto: the fastest that can.
+            resizes them), cpp (CPU), triton (NVIDIA GPUs, square views), or auto: the fastest that
+            can; on a GPU triton is held to the reference there before its first use.
 
     Raises:
         ArgumentError: In one line, for arguments that do not fit together.
@@ -80,11 +87,19 @@ def augment_views(
     height, width = images.shape[2:] if size is None else (size, size)
     check_settings(settings, height, width)
     check_params(params, len(images))
-    if choose(impl, images, size, dtype) == "cpp":
-        return _views_cpp(images, params, settings, (height, width), size, dtype, channels_last)
-    check_values(params, images.shape[2], images.shape[3], resize=size is not None)
-    views = views_reference(images, params, settings, size, dtype)
-    return views.contiguous(memory_format=torch.channels_last) if channels_last else views
+    form = choose(impl, images, size, dtype)
+    if form != "cpp":
+        check_values(params, images.shape[2], images.shape[3], resize=size is not None)
+    if form == "reference":
+        views = views_reference(images, params, settings, size, dtype)
+        return views.contiguous(memory_format=torch.channels_last) if channels_last else views
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    views = torch.empty(
+        len(images), 3, height, width, dtype=dtype, device=images.device, memory_format=order
+    )
+    fill = _fill_cpp if form == "cpp" else _fill_triton
+    fill(images.detach(), params.to(images.device).contiguous(), settings, size is not None, views)
+    return views
 
 
 def crop_resize(
@@ -125,9 +140,9 @@ def choose(impl: str, images: Tensor, size: int | None, dtype: torch.dtype) -> s
         hint = did_you_mean(str(impl), known)
         raise ArgumentError(f"augment: unknown impl={impl!r}{hint}; use one of {', '.join(known)}")
     if impl == "auto":
-        compiles = torch.compiler.is_compiling()  # fuses PyTorch's own operators
-        fast = not compiles and not why_not("cpp", images, size, dtype)
-        return "cpp" if fast else "reference"
+        if torch.compiler.is_compiling():  # fuses PyTorch's own operators
+            return "reference"
+        return next(name for name in _fast(images) if not why_not(name, images, size, dtype))
     reason = why_not(impl, images, size, dtype)
     if reason:
         raise ArgumentError(
@@ -136,38 +151,46 @@ def choose(impl: str, images: Tensor, size: int | None, dtype: torch.dtype) -> s
     return impl
 
 
+def _fast(images: Tensor) -> tuple[str, ...]:
+    """Return the forms for a device, the fastest first, that give what the reference gives.
+
+    Triton's interpreter works on CPUs, but is never the fastest.
+    """
+    if not images.is_cuda:
+        return ("cpp", "reference")
+    return ("triton", "reference") if _is_right(images.device) else ("reference",)
+
+
 def why_not(impl: str, images: Tensor, size: int | None, dtype: torch.dtype) -> str:
     """Return why a form cannot make such views of these images, "" if it can."""
     if impl == "reference":
         return ""
-    if images.device.type != "cpu":
+    if impl == "cpp" and images.device.type != "cpu":
         return f"it is for CPUs, and images are on {images.device}"
-    if dtype not in CPP_VIEWS:
+    if dtype not in FAST_VIEWS:
         return f"it makes float32, bfloat16 and uint8, and {dtype} was asked for"
     if images.dtype != torch.uint8 and (size is not None or images.dtype != torch.float32):
         return f"it takes uint8 images, and float32 crops, and got {images.dtype}"
     if images.requires_grad and torch.is_grad_enabled():
         return "it has no gradient, and images require one"
-    return transforms.REASON if transforms.is_transformed(images) else native.reason()
+    if transforms.is_transformed(images):
+        return transforms.REASON
+    if impl == "cpp":
+        return native.reason()
+    height, width = images.shape[2:]
+    if size is None and height != width:
+        return f"it makes square views, and crops are {height} x {width}"
+    return triton_here.why_not(images.device)
 
 
-def _views_cpp(
-    images: Tensor,
-    params: Tensor,
-    settings: AugmentSettings,
-    shape: tuple[int, int],
-    size: int | None,
-    dtype: torch.dtype,
-    channels_last: bool,
-) -> Tensor:
-    order = torch.channels_last if channels_last else torch.contiguous_format
-    views = torch.empty(len(images), 3, *shape, dtype=dtype, memory_format=order)
-    params = params.to("cpu").contiguous()
+def _fill_cpp(
+    images: Tensor, params: Tensor, settings: AugmentSettings, resize: bool, views: Tensor
+) -> None:
     try:
         torch.ops.ssgear_native.augment(
-            images.detach(),
+            images,
             params,
-            size is not None,
+            resize,
             settings.interpolation,
             settings.antialias,
             settings.blur_radius,
@@ -177,9 +200,40 @@ def _views_cpp(
             views,
         )
     except RuntimeError:
-        check_values(params, images.shape[2], images.shape[3], resize=size is not None)
+        check_values(params, images.shape[2], images.shape[3], resize=resize)
         raise
-    return views
+
+
+def _fill_triton(
+    images: Tensor, params: Tensor, settings: AugmentSettings, resize: bool, views: Tensor
+) -> None:
+    from ssgear.kernels.augment_triton import make_views
+
+    make_views(images, params, settings, resize, views)
+
+
+@functools.cache
+def _is_right(device: torch.device) -> bool:
+    """Whether Triton's views on a GPU are the reference's: one program a view, and tiles.
+
+    *Untested on hardware.*
+    """
+    for case in TRITON_CHECKS:
+        images, params = case.make()
+        params[:, SOLARISE] = 0  # a rounding at its threshold would count as a jump
+        right = augment_views(images, params, case.settings, size=case.size, impl="reference")
+        there = images.to(device), params.to(device)
+        found = augment_views(*there, case.settings, size=case.size, impl="triton").cpu()
+        worst = (found - right).abs().max().item()
+        if not worst < 2 / 255:
+            warnings.warn(
+                f"augment: THE TRITON KERNELS ARE WRONG on {device}: views of {case.size} px are "
+                f"off by {worst:.1g}; plain PyTorch makes them, which is slower. Please report "
+                "this with the versions of torch, triton and the driver",
+                stacklevel=4,
+            )
+            return False
+    return True
 
 
 def _check(images: Tensor, size: int | None) -> None:

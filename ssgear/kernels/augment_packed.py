@@ -161,3 +161,9 @@ CASES = (
     Case(count=3, height=256, width=256, size=224, settings=AugmentSettings(blur_radius=11)),
 )
 """One pixel, lines, growing and shrinking, wide kernels, crops, and the sizes of training."""
+
+TRITON_CHECKS = (
+    Case(count=16, height=40, width=33, size=32, settings=AugmentSettings(blur_radius=1)),
+    Case(count=8, height=90, width=70, size=77, settings=AugmentSettings(blur_radius=3)),
+)
+"""What the Triton form is held to before its first use: a view by one program, and in tiles."""

@@ -76,11 +76,12 @@ def compile_ahead(
     }
     options |= {} if registers is None else {"maxnreg": registers}
     binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    registers, spilled, sass = _inspect(binary.asm["cubin"])
+    registers, spilled, sass = inspect_cubin(binary.asm["cubin"])
     return Compiled(registers, spilled, binary.metadata.shared, binary.asm["ptx"], sass)
 
 
-def _inspect(cubin: bytes) -> tuple[int, int, str]:
+def inspect_cubin(cubin: bytes) -> tuple[int, int, str]:
+    """Return registers, spilled bytes and machine code."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
