@@ -11,7 +11,7 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ssgear.data.decode import EXTENSIONS, is_image_name
@@ -49,6 +49,14 @@ class Listing:
         if self.spans is None:
             return FolderReader(self.root, names)
         return ArchiveReader(self.root, names, (self.spans[name] for name in names))
+
+    def with_images(self, where: Iterable[str]) -> Listing:
+        """Return the listing of a folder with images that were there, by path, added."""
+        root = f"{self.root}/"
+        added = {path.removeprefix(root) for path in where if path.startswith(root)}
+        if not added or self.spans is not None:
+            return self
+        return replace(self, images=sorted({*self.images, *added}))
 
     def text(self, name: str) -> str:
         """Return the content of a text file."""

@@ -2,7 +2,7 @@
 
 What the engines share stands here. A loader is asked for an epoch from some step on; it has no
 state of its own, so a resumed run asks for the same. Engines differ in who decodes: `resident`
-(once, before the run) or `torch` (worker processes, every epoch).
+(once, before the run), `dali` (NVIDIA's DALI, every epoch) or `torch` (worker processes, likewise).
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from ssgear.config.schema import DataConfig
+from ssgear.data import dali_pipeline
 from ssgear.data.augment import AugmentSpec
 from ssgear.data.batch import Batch
+from ssgear.data.lost import LostImages
 from ssgear.data.sampler import Items, Sampler
-from ssgear.data.sources import Source
+from ssgear.data.sources import BadFile, Source
 from ssgear.data.synthetic import joined, joined_labels
 from ssgear.errors import ConfigError
 from ssgear.kernels import philox
@@ -97,6 +99,11 @@ class Loader(Protocol):
     name: str
     sampler: Sampler
 
+    @property
+    def lost(self) -> LostImages | None:
+        """What could be read before the run and cannot any more; None where all is in memory."""
+        ...
+
     def epoch(self, epoch: int, first: int, streams: Streams) -> Iterator[Batch]:
         """Yield the batches of an epoch from its step `first` on.
 
@@ -137,39 +144,51 @@ def build_loader(
     sampler_for: Callable[[int, int], Sampler],
     plan: ViewPlan,
     synthetic: Source | None = None,
+    lost: Sequence[BadFile] = (),
 ) -> tuple[Loader, Source, Source | None]:
     """Decode or scan; return the engine, and the sources of the images that can be read.
 
-    `sampler_for` gets the numbers of real and of synthetic images.
+    `sampler_for` gets the numbers of real and of synthetic images. `lost` are files that the
+    resumed run has lost already.
     """
+    from ssgear.data.dali import DaliLoader
     from ssgear.data.resident import ResidentLoader
     from ssgear.data.torch_loader import TorchLoader
 
-    engine, _ = choose_engine(config, source, synthetic)
-    tensor, source = _read(engine, source, config)
+    engine, _ = choose_engine(config, source, synthetic, plan.device)
+    if engine == "dali":
+        dali_pipeline.require(plan.device)
+    tensor, source = _read(engine, source, config, lost)
     labels, both = source.labels, source
     if synthetic is not None:
-        more, synthetic = _read(engine, synthetic, config)
+        more, synthetic = _read(engine, synthetic, config, lost)
         tensor = torch.cat([tensor, more])
         labels, both = joined_labels(labels, len(synthetic)), joined(source, synthetic)
     sampler = sampler_for(len(source), len(synthetic or ()))
     if engine == "resident":
         return ResidentLoader(tensor, labels, sampler, plan), source, synthetic
-    return TorchLoader(both, tensor, sampler, plan, config.workers), source, synthetic
+    gone = LostImages(both, config.max_bad_share, lost)
+    kind = DaliLoader if engine == "dali" else TorchLoader
+    return kind(gone, tensor, sampler, plan, config.workers), source, synthetic
 
 
-def _read(engine: str, source: Source, config: DataConfig) -> tuple[Tensor, Source]:
+def _read(
+    engine: str, source: Source, config: DataConfig, lost: Sequence[BadFile]
+) -> tuple[Tensor, Source]:
     """Return what an engine keeps of the images that can be read (pixels, or sizes), and these."""
     from ssgear.data.sources import decode_all, scan
 
     if engine == "resident":
         return decode_all(source, config)
-    good, sizes = scan(source, config)
+    good, sizes = scan(source, config, lost=lost)
     return sizes, good
 
 
 def choose_engine(
-    config: DataConfig, source: Source, synthetic: Source | None = None
+    config: DataConfig,
+    source: Source,
+    synthetic: Source | None = None,
+    device: torch.device | None = None,
 ) -> tuple[str, str]:
     """Return the engine for a source, and synthetic images beside it, and the reason in words."""
     side, count = source.native_size, len(source)
@@ -182,11 +201,23 @@ def choose_engine(
         megabytes = 3 * side * side * count / 1e6
         fits = side <= SMALL_SIDE and megabytes <= config.resident_limit_mb
         reason = f"{count} images of {side} px are {megabytes:.0f} MB decoded"
+    if config.loader == "auto" and fits:
+        return "resident", reason
     if config.loader == "auto":
-        return ("resident" if fits else "torch"), reason
+        return _by_files(reason, device)
     if config.loader == "resident" and side is None:
         raise ConfigError(
             "--data.loader: resident needs images of one square size; "
             "use --data.loader torch, or resize them first"
         )
     return config.loader, "asked for by --data.loader"
+
+
+def _by_files(reason: str, device: torch.device | None) -> tuple[str, str]:
+    """Choose among the engines that read files: DALI where it can use a GPU."""
+    if device is None or device.type != "cuda":
+        return "torch", reason
+    problem = dali_pipeline.why_not(device)
+    if problem:
+        return "torch", f"{reason}; {problem}"
+    return "dali", f"{reason}; the GPU decodes them"

@@ -7,7 +7,7 @@ Pillow lets go of the interpreter while it decodes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 
@@ -19,9 +19,11 @@ from ssgear import distributed
 from ssgear.config.schema import DataConfig
 from ssgear.data.decode import BadImageError, fit
 from ssgear.data.readers import ArrayReader
-from ssgear.data.source import Source
+from ssgear.data.source import BadFile, Source
 from ssgear.errors import DataError
 
+GREY = 128
+"""Value of the pixels of an image that is lost, where none can stand in for it."""
 _CHUNK = 64
 """Images of one task of a thread."""
 _SHOWN = 3
@@ -68,8 +70,12 @@ def decode_all(
     return images, good
 
 
-def scan(source: Source, config: DataConfig, *, progress: bool = True) -> tuple[Source, Tensor]:
-    """Read every image once.
+def scan(
+    source: Source, config: DataConfig, *, progress: bool = True, lost: Iterable[BadFile] = ()
+) -> tuple[Source, Tensor]:
+    """Read every image once, but for those that a resumed run knows to be lost.
+
+    Lost ones keep their numbers (data/lost.py) and count as a pixel.
 
     Returns:
         The source of the images that can be read, and their upright heights and widths [N, 2].
@@ -77,10 +83,12 @@ def scan(source: Source, config: DataConfig, *, progress: bool = True) -> tuple[
     Raises:
         DataError: more than `--data.max-bad-share` cannot be read.
     """
-    sizes = np.zeros((len(source), 2), dtype=np.int64)
+    sizes = np.ones((len(source), 2), dtype=np.int64)
+    known = {file.where for file in lost}
 
     def read(index: int) -> None:
-        sizes[index] = source.checked_size(index)
+        if not known or source.where(index) not in known:
+            sizes[index] = source.checked_size(index)
 
     label = "Checking" if progress and not isinstance(source.reader, ArrayReader) else ""
     bad = _for_each(read, len(source), config.workers, label)
@@ -91,8 +99,19 @@ def scan(source: Source, config: DataConfig, *, progress: bool = True) -> tuple[
     return good, good.sizes
 
 
-def load_images(source: Source, indices: Tensor, size: int, *, workers: int = 0) -> Tensor:
+def load_images(
+    source: Source,
+    indices: Tensor,
+    size: int,
+    *,
+    workers: int = 0,
+    missing: int | None = None,
+    bad: Bad | None = None,
+) -> Tensor:
     """Return some images as uint8 [n, 3, size, size]: centre squares, resized (bicubic).
+
+    Where `missing` is given, an image that cannot be read has all pixels of that value, and its row
+    and the reason are added to `bad`.
 
     Raises:
         DataError: one of them cannot be read.
@@ -104,8 +123,25 @@ def load_images(source: Source, indices: Tensor, size: int, *, workers: int = 0)
         pixels[row] = np.asarray(fit(source.image(rows[row]), size)).transpose(2, 0, 1)
 
     for row, reason in sorted(_for_each(read, len(rows), workers, "")):
-        raise source.named(BadImageError(reason), rows[row])
+        if missing is None:
+            raise source.named(BadImageError(reason), rows[row])
+        pixels[row] = missing
+        if bad is not None:
+            bad.append((row, reason))
     return torch.from_numpy(pixels)
+
+
+def load_readable(
+    source: Source, indices: Tensor, size: int, *, workers: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return those of some images that can be read, as `load_images` does, and their indices."""
+    bad: Bad = []
+    images = load_images(source, indices, size, workers=workers, missing=GREY, bad=bad)
+    if not bad:
+        return images, indices
+    good = torch.ones(len(indices), dtype=torch.bool)
+    good[[row for row, _ in bad]] = False
+    return images[good], indices[good]
 
 
 def _for_each(read: Callable[[int], None], count: int, workers: int, label: str) -> Bad:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -30,7 +30,7 @@ from ssgear.data.loading import (
     view_size,
 )
 from ssgear.data.sampler import Sampler
-from ssgear.data.sources import Source, check_source, open_source, scan
+from ssgear.data.sources import BadFile, Source, check_source, open_source, scan
 from ssgear.data.synthetic import open_synthetic
 from ssgear.distributed import World
 from ssgear.engine.callbacks import Run
@@ -38,6 +38,7 @@ from ssgear.engine.deepspeed_runtime import DeepSpeedRuntime, import_deepspeed
 from ssgear.engine.grad_cache import even_slices
 from ssgear.engine.log import Log, cut_metrics
 from ssgear.engine.runtime import Runtime, TorchRuntime
+from ssgear.engine.saving import lost_files
 from ssgear.errors import CheckpointError, ConfigError, DataError, SsgearError
 from ssgear.kernels import philox
 from ssgear.methods.base import Facts, Method
@@ -65,7 +66,8 @@ def prepare(launch: cli.Launch) -> Run:
         read_manifest(find_latest(launch.resume))  # nothing there, or damaged: refused first
     device = pick_device(config)
     world = distributed.initialise(device, config.engine.timeout_s)
-    torch.set_num_threads(config.engine.threads or max(1, _cores() // world.local_size))
+    cores = distributed.usable_cores() // world.local_size
+    torch.set_num_threads(config.engine.threads or max(1, cores))
     config, ds = _with_deepspeed(config, launch.given, world, device)
     if launch.resume is not None:
         refuse_changes(config, launch.resume)
@@ -97,7 +99,8 @@ def _build(
     launch: cli.Launch,
 ) -> Run:
     world, device = machine.world, machine.device
-    source = open_source(config.data, "train")
+    lost = lost_files(find_latest(launch.resume)) if launch.resume else []
+    source = open_source(config.data, "train", lost)
     synthetic = open_synthetic(config.data, source)
     size = view_size(config.data, source)
     spec = augmentation(config.data, size)
@@ -109,7 +112,7 @@ def _build(
     )
     method = build_method(config, size, device, world, facts)
     source = _wrapped(method, source, synthetic)
-    test = _test_source(config)
+    test = _test_source(config, lost)
     plan = ViewPlan(
         specs=method.view_specs(spec),
         size=size,
@@ -130,8 +133,10 @@ def _build(
             world_size=world.size,
         )
 
-    engine, why = choose_engine(config.data, source, synthetic)
-    loader, source, synthetic = build_loader(config.data, source, sampler_for, plan, synthetic)
+    engine, why = choose_engine(config.data, source, synthetic, device)
+    loader, source, synthetic = build_loader(
+        config.data, source, sampler_for, plan, synthetic, lost
+    )
     total = loader.sampler.steps_per_epoch * config.optim.epochs
     _check_rows(method, config, world)
     runtime = build_runtime(method, config, world, ds)
@@ -172,14 +177,14 @@ def _wrapped(method: Method, source: Source, synthetic: Source | None) -> Source
     return wrapped
 
 
-def _test_source(config: Config) -> Source | None:
+def _test_source(config: Config, lost: Sequence[BadFile]) -> Source | None:
     """Open and check the test images now: a mistake in them must not end a run hours later."""
     if config.data.test_share == 0 and config.data.test_path is None:
         try:
-            return scan(open_source(config.data, "test"), config.data)[0]
+            return scan(open_source(config.data, "test", lost), config.data)[0]
         except DataError:
             return None  # no split of its own, and none was asked for
-    return scan(open_source(config.data, "test"), config.data)[0]
+    return scan(open_source(config.data, "test", lost), config.data)[0]
 
 
 def _check_rows(method: Method, config: Config, world: World) -> None:
@@ -242,10 +247,6 @@ def _tell(run: Run, loader: str, ds: ds_json.ResolvedDeepSpeed | None) -> None:
 def pick_device(config: Config) -> torch.device:
     """Return this rank's device, or say that there is no GPU."""
     return distributed.choose_device(config.engine.device, "--engine.device")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _with_deepspeed(
