@@ -18,7 +18,8 @@ _REFUSED = (*range(0xC3, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0
 _APP1, _APP14 = 0xE1, 0xEE
 _EXIF = b"Exif\0\0"
 _ORIENTATION, _SHORT = 0x0112, 3
-_TYPES = range(1, 13)
+_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8)
+"""Size of a value of each type of TIFF 6.0; there is no type 0."""
 
 
 def plain_size(data: bytes) -> tuple[int, int] | None:
@@ -71,8 +72,11 @@ def _sound(tiff: bytes) -> bool:
     entries = [first + 2 + 12 * entry for entry in range(number(first))]
     if number(2) != 42 or first < 8 or first + 6 + 12 * len(entries) > len(tiff):
         return False
-    if any(number(entry + 2) not in _TYPES for entry in entries):
-        return False
+    for entry in entries:
+        kind = number(entry + 2)
+        size = number(entry + 4, 4) * (_BYTES[kind] if kind < len(_BYTES) else 0)
+        if not size or (size > 4 and number(entry + 8, 4) + size > len(tiff)):
+            return False
     said = [entry for entry in entries if number(entry) == _ORIENTATION]
     kinds = [(number(entry + 2), number(entry + 4, 4)) for entry in said]
     return not said or (kinds == [(_SHORT, 1)] and 1 <= number(said[0] + 8) <= 8)

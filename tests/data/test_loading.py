@@ -1,4 +1,4 @@
-"""Both engines give the same batches, from any step on, whatever is made together."""
+"""The engines give the same batches, from any step on, whatever is made together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ssgear.config.schema import DataConfig
-from ssgear.data import resident
+from ssgear.data import dali_pipeline, resident
 from ssgear.data.augment import AugmentSpec
 from ssgear.data.batch import Batch
 from ssgear.data.loading import (
@@ -25,9 +25,9 @@ from ssgear.data.loading import (
 )
 from ssgear.data.sampler import Sampler
 from ssgear.data.sources import Source, open_source
-from ssgear.errors import ConfigError
+from ssgear.errors import ConfigError, MissingDependencyError
 
-Engine = Literal["resident", "torch"]
+Engine = Literal["resident", "dali", "torch"]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_both_engines_give_the_same_batches(source: Source) -> None:
         assert one.labels is not None and torch.equal(one.labels, source.labels[one.index])
 
 
-@pytest.mark.parametrize("engine", ["resident", "torch"])
+@pytest.mark.parametrize("engine", ["resident", "dali", "torch"])
 def test_streams_have_orders_of_their_own_and_leave_the_main_one_alone(
     source: Source, engine: Engine
 ) -> None:
@@ -124,3 +124,20 @@ def test_the_choice_of_engine_size_and_augmentation(source: Source, tmp_path: Pa
     assert view_size(DataConfig(), mixed) == 224
     with pytest.raises(ConfigError, match=r"--data\.loader: resident needs images of one square"):
         choose_engine(DataConfig(loader="resident"), mixed)
+
+
+def test_dali_is_chosen_where_there_is_a_gpu(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, gpu = DataConfig(resident_limit_mb=0), torch.device("cuda")
+    problem = ""
+    monkeypatch.setattr(dali_pipeline, "why_not", lambda device: problem)
+    chosen, why = choose_engine(files, source, device=gpu)
+    assert chosen == "dali" and why.endswith("; the GPU decodes them")
+    assert choose_engine(DataConfig(), source, device=gpu)[0] == "resident"
+    assert choose_engine(files, source, device=torch.device("cpu"))[0] == "torch"
+    problem = "NVIDIA DALI is not installed; pip install it"
+    chosen, why = choose_engine(files, source, device=gpu)
+    assert chosen == "torch" and why.endswith(problem)
+    with pytest.raises(MissingDependencyError, match=r"pip install it, or --data\.loader"):
+        loader(source, "dali")
