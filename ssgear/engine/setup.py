@@ -21,6 +21,7 @@ from ssgear import distributed, registry
 from ssgear.config import cli
 from ssgear.config import deepspeed as ds_json
 from ssgear.config.schema import Config
+from ssgear.data import dali_pipeline
 from ssgear.data.loading import (
     SMALL_SIDE,
     ViewPlan,
@@ -87,6 +88,8 @@ def resolve(launch: cli.Launch) -> Config:
     config, _ = _with_deepspeed(launch.config, launch.given, world, pick_device(launch.config))
     check_model(config.model.name)
     check_source(config.data.source)
+    if config.data.loader == "dali":
+        dali_pipeline.require(pick_device(config))
     augmentation(config.data, config.data.size or SMALL_SIDE)
     return config
 
@@ -214,6 +217,9 @@ def _tell(run: Run, loader: str, ds: ds_json.ResolvedDeepSpeed | None) -> None:
             run.log.say(note)
         for bad in source.bad if source else ():
             run.log.note(run.step, f"skipped {bad.where}: {bad.reason}")
+    known = len(run.loader.lost.reasons) if run.loader.lost else 0
+    if known:
+        run.log.say(f"{known} images were lost before this step; others stand in for them")
     for note in ds.notes if ds else ():
         run.log.note(run.step, note)
     share = config.data.synthetic_share * config.optim.batch_size
