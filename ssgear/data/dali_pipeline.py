@@ -24,6 +24,8 @@ from torch import Tensor
 from ssgear.data.resample import RADIUS, Interpolation, kernel
 from ssgear.errors import MissingDependencyError
 
+EXTRA = ("nvidia-dali-cuda130",)
+"""What the extra `dali` installs."""
 DEPTH = 2
 """Batches that are in the pipeline at a time."""
 
@@ -34,17 +36,21 @@ def why_not(device: torch.device) -> str:
     Whether it was built for the CUDA of this PyTorch matters on a GPU only.
     """
     major = (torch.version.cuda or "13").partition(".")[0]
-    wanted = f'pip install "ssgear[dali]" (nvidia-dali-cuda{major}0)'
+    package = f"nvidia-dali-cuda{major}0"
+    mend = 'pip install "ssgear[dali]"' if package in EXTRA else f"pip install {package}"
     try:
         import nvidia.dali as dali
         import nvidia.dali.fn  # noqa: F401
     except Exception as error:  # a library that it needs may be absent too, which is an OSError
         absent = isinstance(error, ModuleNotFoundError) and "dali" in str(error.name)
         found = "is not installed" if absent else f"cannot be imported ({_first_line(error)})"
-        return f"NVIDIA DALI {found}; {wanted}"
+        return f"NVIDIA DALI {found}; {mend}"
     built = str(dali.__cuda_version__ // 1000)
     if device.type == "cuda" and built != major:
-        return f"this NVIDIA DALI is built for CUDA {built}, PyTorch for CUDA {major}; {wanted}"
+        return (
+            f"this NVIDIA DALI is built for CUDA {built}, PyTorch for CUDA {major}; "
+            f"pip uninstall nvidia-dali-cuda{built}0, then {mend}"
+        )
     return ""
 
 

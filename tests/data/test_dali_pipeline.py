@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import sys
+import tomllib
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,8 +146,17 @@ def test_a_dali_of_another_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.2")
     told = dali_pipeline.why_not(torch.device("cuda"))
     assert told.startswith("this NVIDIA DALI is built for CUDA 12, PyTorch for CUDA 13")
-    assert "nvidia-dali-cuda130" in told
+    assert 'pip uninstall nvidia-dali-cuda120, then pip install "ssgear[dali]"' in told
     assert dali_pipeline.why_not(CPU) == "", "on the CPU it does not matter"
+
+
+def test_another_cuda_has_a_package_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    lines = project["optional-dependencies"]["dali"]
+    assert [line.partition(">")[0] for line in lines] == [*dali_pipeline.EXTRA]
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    told = dali_pipeline.why_not(torch.device("cuda"))
+    assert told.endswith("then pip install nvidia-dali-cuda120")
 
 
 def test_a_dali_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ def test_dali_where_it_is_not_installed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     line = refused(capsys, "--data.loader", "dali", *options)
-    assert 'pip install "ssgear[dali]"' in line and "nvidia-dali-cuda" in line
+    assert "NVIDIA DALI is not installed; pip install " in line and "--data.loader torch" in line
     assert list(tmp_path.iterdir()) == []
 
 
