@@ -8,6 +8,7 @@ the others wait at the trainer's next collective.
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 from ssgear.data.augment import augment
 from ssgear.data.batch import Batch
 from ssgear.data.resident import ResidentLoader
-from ssgear.data.scan import load_readable
+from ssgear.data.scan import GREY, load_images, load_readable
 from ssgear.data.sources import Source, open_probe_source
 from ssgear.engine.callbacks import Callback, Reason, Run
 from ssgear.evaluation.features import extract
@@ -242,6 +243,7 @@ class FinalFigures(Callback):
             "source": run.source.name,
             "num_train": len(run.source),
             "num_synthetic": 0 if run.synthetic is None else len(run.synthetic),
+            "num_stored": 0 if run.stored is None else len(run.stored.source),
             "num_test": None if data is None else len(data.test_images),
             "classes": list(run.source.classes or ()),
             "epochs": run.epoch,
@@ -255,8 +257,8 @@ class FinalFigures(Callback):
             "size": run.plan.size,
             "bad_files": [
                 f"{bad.where}: {bad.reason}"
-                for source in (run.source, run.synthetic, run.test)
-                for bad in (source.bad if source else ())
+                for source in (*run.sources, *([run.test] if run.test else []))
+                for bad in source.bad
             ],
             "versions": versions(),
         }
@@ -289,9 +291,11 @@ class Report(Callback):
         encoder = run.inference_encoder().eval()
         test = extract(encoder, data.test_images, device=run.device)
         train = extract(encoder, data.train_images, device=run.device)
-        run.results["views"] = view_grid(
-            run, data.train_images[:: max(1, len(data.train_images) // SHOWN_IMAGES)][:SHOWN_IMAGES]
-        )
+        if run.stored is None:
+            shown = data.train_images[:: max(1, len(data.train_images) // SHOWN_IMAGES)]
+            run.results["views"] = view_grid(run, shown[:SHOWN_IMAGES])
+        else:
+            run.results["views"], run.results["stored_views"] = batch_grid(run)
         run.results["neighbours"] = neighbours(data, train, test)
         some = torch.linspace(0, len(test) - 1, min(MAP_IMAGES, len(test))).round().long()
         if len(some) >= 3:
@@ -307,8 +311,27 @@ def view_grid(run: Run, images: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
     Each image and views that the encoder saw of such images.
     """
+    return _grid(run, images, make_views(run, images, SHOWN_VIEWS))
+
+
+def batch_grid(run: Run) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the same of the first images of the run, and which views are stored generated ones.
+
+    [rows, views] bool; the views are those of the first batch.
+    """
+    batch = next(iter(run.loader.epoch(0, 0, lambda _: [""])))
+    real = (batch.index < len(run.source)).nonzero()[:SHOWN_IMAGES, 0]
+    workers, size = run.config.data.workers, run.plan.size
+    images = load_images(run.source, batch.index[real], size, workers=workers, missing=GREY)
+    places = [place for place, view in enumerate(batch.views) if view.shape[-1] == size]
+    assert batch.generated is not None
+    marks = batch.generated.cpu()[places][:, real].T.numpy()
+    real = real.to(run.device)
+    return _grid(run, images, [batch.views[place][real] for place in places]), marks
+
+
+def _grid(run: Run, images: Tensor, views: Sequence[Tensor]) -> np.ndarray[Any, Any]:
     spec = run.plan.specs[0]
-    views = make_views(run, images, SHOWN_VIEWS)
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (spec.mean, spec.std))
     shown = [
         ((view.float().cpu() * std + mean) * 255).round().clamp(0, 255).byte() for view in views

@@ -25,6 +25,7 @@ OPTIONS = """
 --data.source --data.path --data.test-path --data.labels --data.download --data.test-share
 --data.size --data.augmentation --data.min-scale --data.loader --data.workers
 --data.resident-limit-mb --data.max-bad-share --data.synthetic --data.synthetic-ratio
+--views.store --views.probability --views.policy
 --model.name --model.norm --model.stem --model.weights
 --optim.name --optim.lr --optim.weight-decay --optim.momentum --optim.batch-size
 --optim.micro-batch --optim.epochs --optim.max-steps --optim.warmup-epochs --optim.clip
@@ -51,6 +52,15 @@ MISTAKES = {
     "synthetic images by --data.synthetic",
     "--data.synthetic x --data.synthetic-ratio 1.5": "--data.synthetic-ratio: 1.5 is not possible; "
     "use [0, 1]",
+    "--views.probability 0.3": "--views.probability: 0.3 is not possible; name the store of views "
+    "by --views.store",
+    "--views.store x --views.probability -0.1": "--views.probability: -0.1 is not possible; "
+    "use [0, 1]",
+    "--views.store x --views.probability nan": "--views.probability: 'nan' is not a number",
+    "--views.policy pair": "--views.policy: pair is not possible; name the store of views by "
+    "--views.store",
+    "--views.policy pairs": "--views.policy: 'pairs' is not one of second-only, any, pair "
+    "(did you mean pair?)",
     "--engine.precision fp8": "--engine.precision: 'fp8' is not one of float32, bf16",
     "--optim.name adam": "--optim.name: 'adam' is not one of lars, sgd, adamw "
     "(did you mean adamw?)",

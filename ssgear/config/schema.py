@@ -75,6 +75,26 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ViewsConfig:
+    """Stored generated views of the images that stand in for them."""
+
+    store: Path | None = None
+    """Store of generated views of the training images, shown in their place before augmentation."""
+    probability: float = 1.0
+    """Probability with which a stored view stands for the real image, in [0, 1]."""
+    policy: Literal["second-only", "any", "pair"] = "second-only"
+    """second-only: the second view may be stored; any: each; pair: upscaled original and stored."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no probability, and settings without a store that they are for."""
+        probability, wanted = self.probability, "name the store of views by --views.store"
+        require(0 <= probability <= 1, "--views.probability", probability, "use [0, 1]")
+        given = self.store is not None
+        require(given or probability == 1, "--views.probability", probability, wanted)
+        require(given or self.policy == "second-only", "--views.policy", self.policy, wanted)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The encoder."""
 
@@ -222,6 +242,8 @@ class Config:
     """ds.json: train with DeepSpeed."""
     data: DataConfig = field(default_factory=DataConfig)
     """Images and views."""
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    """Stored generated views."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Encoder."""
     optim: OptimConfig = field(default_factory=OptimConfig)

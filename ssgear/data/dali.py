@@ -44,8 +44,8 @@ class Prepared:
     """What was asked for, with the images that really stand in the rows."""
     rows: Rows[bytes]
     """Reads a row again, or its stand-in."""
-    files: Sequence[bytes]
-    """The encoded image of each row."""
+    files: Sequence[dict[int, bytes]]
+    """For each row, the encoded images that it shows, by place."""
     feed: Feed
     """The files and the boxes of all crops."""
 
@@ -59,7 +59,8 @@ class DaliLoader(TorchLoader):
     def _made(self, requests: Iterator[Request]) -> Generator[Made, None, None]:
         """Yield what was made of each request; the pipeline works on the next ones meanwhile."""
         running: deque[Prepared] = deque()
-        with contextlib.closing(_Preparation(self.dataset, self._outputs, self._threads)) as ahead:
+        ahead = _Preparation(self.dataset, self._outputs, self._threads, self._apart)
+        with contextlib.closing(ahead):
             try:
                 ahead.begin(requests)
                 self._fill(running, ahead)
@@ -78,6 +79,11 @@ class DaliLoader(TorchLoader):
     def _threads(self) -> int:
         here = distributed.world_from_environment().local_size
         return self.workers or max(1, distributed.usable_cores() // here)
+
+    @property
+    def _apart(self) -> bool:
+        """Whether the views of a row may be made of different images."""
+        return self.sampler.views is not None
 
     @property
     def _outputs(self) -> list[Output]:
@@ -99,7 +105,9 @@ class DaliLoader(TorchLoader):
     def _feed(self, prepared: Prepared) -> None:
         if self._pipeline is None:
             rows = self.sampler.batch_size // self.sampler.world_size
-            self._pipeline = CropPipeline(self._outputs, rows, self._threads, self.plan.device)
+            self._pipeline = CropPipeline(
+                self._outputs, rows, self._threads, self.plan.device, apart=self._apart
+            )
         self._pipeline.feed(prepared.feed)
 
     def _take(self, running: deque[Prepared], ahead: _Preparation) -> list[Tensor]:
@@ -120,9 +128,12 @@ class DaliLoader(TorchLoader):
 class _Preparation:
     """Reads the files of the batches to come, in threads and in order."""
 
-    def __init__(self, dataset: CropDataset, outputs: Sequence[Output], threads: int) -> None:
+    def __init__(
+        self, dataset: CropDataset, outputs: Sequence[Output], threads: int, apart: bool
+    ) -> None:
         self._dataset = dataset
         self._outputs = outputs
+        self._apart = apart
         self._requests: Iterator[Request] = iter(())
         self._waiting: deque[Future[Prepared]] = deque()
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="ssgear-read")
@@ -159,12 +170,17 @@ class _Preparation:
             DataError: they were pixels already.
         """
         rows, files = prepared.rows, list(prepared.files)
-        bad = [(row, reason) for row, data in enumerate(files) if (reason := _damage(data))]
-        for row, reason in bad:
-            rows.lose(int(rows.items.index[row]), reason)
+        bad = [
+            (row, place, why)
+            for row, each in enumerate(files)
+            for place, data in each.items()
+            if (why := _damage(data))
+        ]
+        for row, place, why in bad:
+            rows.lose(place, why)
             files[row] = rows.read(row)
         if not bad:
-            files = [as_ppm(open_rgb(data)) for data in files]
+            files = [{place: as_ppm(open_rgb(d)) for place, d in each.items()} for each in files]
             if files == prepared.files:
                 reason = " ".join(str(error).split())
                 raise DataError(f"DALI gave up: {reason}; use --data.loader torch") from error
@@ -175,14 +191,23 @@ class _Preparation:
         files = list(self._readers.map(rows.read, range(len(request.items.index))))
         return self._prepared(request, rows, files)
 
-    def _prepared(self, request: Request, rows: Rows[bytes], files: Sequence[bytes]) -> Prepared:
-        dataset = self._dataset
-        request = replace(request, items=rows.items)
+    def _prepared(
+        self, request: Request, rows: Rows[bytes], files: Sequence[dict[int, bytes]]
+    ) -> Prepared:
+        dataset, items = self._dataset, rows.items
+        request = replace(request, items=items)
         boxes = [drawn.box for drawn in dataset.draw(request)]
+        places = [items.rows_of(view) for view in range(len(boxes))]
         if dataset.plan.needs_images:
-            sizes = dataset.sizes[request.items.index].float()
+            sizes = dataset.sizes[items.index].float()
             boxes.append(torch.cat((torch.zeros_like(sizes), sizes), dim=1))
-        made = feed(files, boxes, self._outputs)
+            places.append(items.index)
+        shown = places if self._apart else places[:1]
+        given = [
+            [each[place] for each, place in zip(files, column.tolist(), strict=True)]
+            for column in shown
+        ]
+        made = feed(given, boxes, self._outputs)
         return Prepared(request=request, rows=rows, files=files, feed=made)
 
     def _encoded(self, index: int) -> bytes:

@@ -81,9 +81,15 @@ class CropPipeline:
     """A running pipeline for batches of `rows` images at most."""
 
     def __init__(
-        self, outputs: Sequence[Output], rows: int, threads: int, device: torch.device
+        self,
+        outputs: Sequence[Output],
+        rows: int,
+        threads: int,
+        device: torch.device,
+        *,
+        apart: bool = False,
     ) -> None:
-        """Build it and start its threads."""
+        """Build it and start its threads; `apart` gives every output images of its own."""
         from nvidia.dali import Pipeline
 
         self._device = device
@@ -95,8 +101,11 @@ class CropPipeline:
             prefetch_queue_depth=DEPTH,
         )
         with self._pipe:
-            images = _decoded(on_gpu)
-            crops = [_crop(images, str(i), each, on_gpu) for i, each in enumerate(outputs)]
+            images = [_decoded(str(i), on_gpu) for i in range(len(outputs) if apart else 1)]
+            crops = [
+                _crop(images[i if apart else 0], str(i), each, on_gpu)
+                for i, each in enumerate(outputs)
+            ]
             self._pipe.set_outputs(*crops)
         self._pipe.build()
 
@@ -122,9 +131,21 @@ class CropPipeline:
         return [crop.permute(0, 3, 1, 2).contiguous() for crop in crops]
 
 
-def feed(files: Sequence[bytes], boxes: Sequence[Tensor], outputs: Sequence[Output]) -> Feed:
-    """Return what the pipeline needs for encoded images and, for each output, boxes [n, 4]."""
-    made: Feed = {"files": [np.frombuffer(data, dtype=np.uint8) for data in files]}
+def feed(
+    files: Sequence[Sequence[bytes]], boxes: Sequence[Tensor], outputs: Sequence[Output]
+) -> Feed:
+    """Return what the pipeline needs.
+
+    Args:
+        files: n encoded images that all outputs share, or, for a pipeline that keeps them apart, as
+            many for each output.
+        boxes: [n, 4] for each output.
+        outputs: what is made of them.
+    """
+    made: Feed = {
+        f"{number}.files": [np.frombuffer(data, dtype=np.uint8) for data in each]
+        for number, each in enumerate(files)
+    }
     for number, (box, output) in enumerate(zip(boxes, outputs, strict=True)):
         start, shape = box.double().chunk(2, dim=1)
         widest = (shape / output.size).clamp(min=1) if output.antialias else torch.ones_like(shape)
@@ -166,11 +187,11 @@ def edge_gain(lengths: Tensor, output: Output) -> Tensor:
     return (weights.sum(-1) / (weights * inside).sum(-1)).float()
 
 
-def _decoded(on_gpu: bool) -> Any:
+def _decoded(number: str, on_gpu: bool) -> Any:
     """Return the decoded images [H, W, 3], upright RGB."""
     from nvidia.dali import fn, types
 
-    files = fn.external_source(name="files", dtype=types.UINT8, ndim=1)
+    files = fn.external_source(name=f"{number}.files", dtype=types.UINT8, ndim=1)
     if not on_gpu:
         return fn.decoders.image(files, device="cpu", output_type=types.RGB)
     # colours are interpolated as on the CPU, for the same pixels within rounding

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from ssgear.data.batch import Batch
 from ssgear.data.lost import LostImages
 from ssgear.data.sampler import Items, Sampler
 from ssgear.data.sources import BadFile, Source
-from ssgear.data.synthetic import joined, joined_labels
+from ssgear.data.stored_views import StoredViews
+from ssgear.data.synthetic import joined
 from ssgear.errors import ConfigError
 from ssgear.kernels import philox
 
@@ -138,15 +139,26 @@ def augmentation(config: DataConfig, size: int) -> AugmentSpec:
     return replace(spec, crop_scale=(config.min_scale, spec.crop_scale[1]))
 
 
+class Loaded(NamedTuple):
+    """An engine, and the images of each kind that can be read."""
+
+    loader: Loader
+    source: Source
+    """Real images."""
+    synthetic: Source | None
+    stored: StoredViews | None
+
+
 def build_loader(
     config: DataConfig,
     source: Source,
     sampler_for: Callable[[int, int], Sampler],
     plan: ViewPlan,
     synthetic: Source | None = None,
+    stored: StoredViews | None = None,
     lost: Sequence[BadFile] = (),
-) -> tuple[Loader, Source, Source | None]:
-    """Decode or scan; return the engine, and the sources of the images that can be read.
+) -> Loaded:
+    """Decode or scan what there is and build the engine.
 
     `sampler_for` gets the numbers of real and of synthetic images. `lost` are files that the
     resumed run has lost already.
@@ -155,21 +167,29 @@ def build_loader(
     from ssgear.data.resident import ResidentLoader
     from ssgear.data.torch_loader import TorchLoader
 
-    engine, _ = choose_engine(config, source, synthetic, plan.device)
+    engine, _ = choose_engine(config, source, synthetic, stored, plan.device)
     if engine == "dali":
         dali_pipeline.require(plan.device)
     tensor, source = _read(engine, source, config, lost)
-    labels, both = source.labels, source
+    everything = source
     if synthetic is not None:
         more, synthetic = _read(engine, synthetic, config, lost)
-        tensor = torch.cat([tensor, more])
-        labels, both = joined_labels(labels, len(synthetic)), joined(source, synthetic)
+        tensor, everything = torch.cat([tensor, more]), joined(everything, synthetic)
     sampler = sampler_for(len(source), len(synthetic or ()))
+    if stored is not None:
+        more, views = _read(engine, stored.source, config, lost)
+        stored = replace(stored, source=views)
+        mix = stored.mix(source, first_row=len(everything), num_views=len(plan.specs))
+        sampler, stored = replace(sampler, views=mix), stored.noted(mix)
+        tensor, everything = torch.cat([tensor, more]), joined(everything, views)
+    loader: Loader
     if engine == "resident":
-        return ResidentLoader(tensor, labels, sampler, plan), source, synthetic
-    gone = LostImages(both, config.max_bad_share, lost)
-    kind = DaliLoader if engine == "dali" else TorchLoader
-    return kind(gone, tensor, sampler, plan, config.workers), source, synthetic
+        loader = ResidentLoader(tensor, everything.labels, sampler, plan)
+    else:
+        gone = LostImages(everything, config.max_bad_share, lost)
+        kind = DaliLoader if engine == "dali" else TorchLoader
+        loader = kind(gone, tensor, sampler, plan, config.workers)
+    return Loaded(loader, source, synthetic, stored)
 
 
 def _read(
@@ -188,15 +208,21 @@ def choose_engine(
     config: DataConfig,
     source: Source,
     synthetic: Source | None = None,
+    stored: StoredViews | None = None,
     device: torch.device | None = None,
 ) -> tuple[str, str]:
-    """Return the engine for a source, and synthetic images beside it, and the reason in words."""
+    """Return the engine for a source and what is shown beside it, and the reason in words."""
     side, count = source.native_size, len(source)
+    reason = "the images have different sizes"
     if synthetic is not None:
         side = side if synthetic.native_size == side else None
         count += len(synthetic)
+    if stored is not None and side is not None:
+        side = side if stored.source.native_size == side else None
+        count += len(stored.source)
+        reason = reason if side else "the stored views have another size than the images"
     if side is None:
-        fits, reason = False, "the images have different sizes"
+        fits = False
     else:
         megabytes = 3 * side * side * count / 1e6
         fits = side <= SMALL_SIDE and megabytes <= config.resident_limit_mb

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
+import torch
+
 from ssgear.data.decode import BadImageError
 from ssgear.data.sampler import Items
 from ssgear.data.source import BadFile, Source
@@ -75,7 +77,9 @@ class LostImages:
 class Rows(Generic[T]):
     """Reads the images of a batch row by row, and those that stand in for what is lost.
 
-    `items` say at the end what stands in each row, `found` which images turned out to be lost.
+    A stored view that is lost gives way to the image that it was made of, and a lost image with all
+    its views to another image. `items` say at the end what stands in each row, `found` which places
+    turned out to be lost.
     """
 
     def __init__(
@@ -85,55 +89,97 @@ class Rows(Generic[T]):
         read: Callable[[int], T],
         *,
         key: int,
-        num_real: int,
+        counts: tuple[int, int],
         lost: Collection[int],
+        needs_index: bool = False,
     ) -> None:
-        """Take a batch, how an image is read (or `BadImageError`), and what is lost already.
+        """Take a batch, how the image at a place is read (or `BadImageError`), and what is lost.
 
-        `key` decides the stand-ins; a real image is stood in for by one of the first `num_real`.
+        `key` decides the stand-ins. `counts` are the numbers of real and of synthetic images: each
+        is stood in for by one of its kind. `needs_index` reads the image of a row also where all
+        its views are stored ones.
         """
-        self.items = replace(items, index=items.index.clone())
+        self.items = replace(
+            items,
+            index=items.index.clone(),
+            rows=None if items.rows is None else items.rows.clone(),
+            generated=None if items.generated is None else items.generated.clone(),
+        )
         self.found: list[tuple[int, str]] = []
+        self._asked = items
         self._source = source
         self._read = read
         self._key = key
-        self._num_real = num_real
+        self._counts = counts
         self._lost = set(lost)
+        self._needs_index = needs_index
+        self._others: dict[int, Iterator[int]] = {}
 
-    def read(self, row: int) -> T:
-        """Return what is read of a row's image, or of the first that can stand in for it.
+    def read(self, row: int) -> dict[int, T]:
+        """Return what is read of every image that a row shows, by its place.
 
         Raises:
             DataError: none of the images that may stand in can be read.
         """
-        index = int(self.items.index[row])
-        for candidate in self._candidates(row, index):
+        made: dict[int, T] = {}
+        while missing := [place for place in self._places(row) if place not in made]:
             try:
-                made = self._read(candidate)
+                if missing[0] in self._lost:
+                    raise BadImageError("lost")
+                made[missing[0]] = self._read(missing[0])
             except BadImageError as error:
-                self.lose(candidate, str(error))
-                continue
-            self.items.index[row] = candidate
-            return made
-        reason = self.found[-1][1] if self.found else "lost"
-        raise DataError(
-            f"{self._source.where(index)}: {reason}; nor can {TRIES} others be read that may stand "
-            "in for it: is the disk still there?"
-        )
+                self.lose(missing[0], str(error))
+                self._replace(row, missing[0])
+        return made
 
-    def lose(self, index: int, reason: str) -> None:
+    def lose(self, place: int, reason: str) -> None:
         """Count an image as lost; rows that are read from now on do without it."""
-        if index not in self._lost:
-            self._lost.add(index)
-            self.found.append((index, reason))
+        if place not in self._lost:
+            self._lost.add(place)
+            self.found.append((place, reason))
 
-    def _candidates(self, row: int, index: int) -> Iterator[int]:
-        if index not in self._lost:
-            yield index
-        start, stop = 0, self._num_real
-        if index >= self._num_real:
-            start, stop = self._num_real, len(self._source)
+    def changed(self, row: int) -> bool:
+        """Whether a row shows something else than was asked for."""
+        now, asked = self.items, self._asked
+        if now.index[row] != asked.index[row]:
+            return True
+        both = now.rows is not None and asked.rows is not None
+        return both and not torch.equal(now.rows[:, row], asked.rows[:, row])  # type: ignore[index]
+
+    def _places(self, row: int) -> list[int]:
+        index = int(self.items.index[row])
+        if self.items.rows is None:
+            return [index]
+        shown = self.items.rows[:, row].tolist()
+        return [*dict.fromkeys(shown + [index] * self._needs_index)]
+
+    def _replace(self, row: int, place: int) -> None:
+        """Show the image of a row for one of its stored views, or another image altogether."""
+        items, index = self.items, int(self.items.index[row])
+        if place != index and items.rows is not None:
+            views = items.rows[:, row] == place
+            items.rows[views, row] = index
+            if items.generated is not None:
+                items.generated[views, row] = index >= self._counts[0]
+            return
+        other = next(self._others.setdefault(row, self._stand_ins(row, index)), None)
+        if other is None:
+            first = int(self._asked.index[row])
+            reason = dict(self.found).get(first, "lost")
+            raise DataError(
+                f"{self._source.where(first)}: {reason}; nor can {TRIES} others be read that may "
+                "stand in for it: is the disk still there?"
+            )
+        items.index[row] = other
+        if items.rows is not None:
+            items.rows[:, row] = other
+        if items.generated is not None:
+            items.generated[:, row] = other >= self._counts[0]
+
+    def _stand_ins(self, row: int, index: int) -> Iterator[int]:
+        real, synthetic = self._counts
+        start, count = (0, real) if index < real else (real, synthetic)
         draws = philox.uniform(self._key, self.items.draw[row : row + 1], TRIES)[0].double()
-        for place in (draws * (stop - start)).long().tolist():
+        for place in (draws * count).long().tolist():
             if start + place not in self._lost:
                 yield start + place

@@ -48,6 +48,10 @@ class Reader(Protocol):
         """Return the name of an image for messages."""
         ...
 
+    def own_name(self, index: int) -> str:
+        """Return the name of an image within its set, which stays when the set moves."""
+        ...
+
 
 class Names:
     """Many strings in one block of bytes."""
@@ -107,6 +111,10 @@ class FolderReader(EncodedReader):
         """Return the path of a file."""
         return printable(f"{self.root}/{self.names[index]}")
 
+    def own_name(self, index: int) -> str:
+        """Return the path of a file below the folder."""
+        return self.names[index]
+
     def _read(self, index: int, limit: int | None) -> bytes:
         try:
             with open(f"{self.root}/{self.names[index]}", "rb", buffering=0) as file:
@@ -132,6 +140,10 @@ class ArchiveReader(EncodedReader):
     def where(self, index: int) -> str:
         """Return the archive and the member's name."""
         return printable(f"{self.path}:{self.names[index]}")
+
+    def own_name(self, index: int) -> str:
+        """Return the member's name."""
+        return self.names[index]
 
     def _read(self, index: int, limit: int | None) -> bytes:
         offset, length = (int(value) for value in self.spans[index])
@@ -185,6 +197,10 @@ class ArrayReader:
     def where(self, index: int) -> str:
         """Return the set and the number."""
         return f"{self.title} image {index}"
+
+    def own_name(self, index: int) -> str:
+        """Return the number within the split: a published set has one order."""
+        return f"{self.title}/{index}"  # stores of views hold it: not to be reworded
 
     def stack(self, indices: Tensor) -> Tensor:
         """Return many images at once, uint8 [n, 3, H, W]; all of them in order are not copied."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from ssgear.data.augment import augment
 from ssgear.data.batch import Batch
 from ssgear.data.loading import Streams, ViewPlan
-from ssgear.data.sampler import Sampler
+from ssgear.data.sampler import Order, Sampler
 
 PIXELS_AT_ONCE = 512 * 32 * 32
 """Pixels of one view that are made in one call."""
@@ -36,7 +36,7 @@ class ResidentLoader:
 
     def epoch(self, epoch: int, first: int, streams: Streams) -> Iterator[Batch]:
         """Yield the batches of an epoch from its step `first` on."""
-        orders: dict[str, Tensor] = {}
+        orders: dict[str, Order] = {}
         steps = range(first, self.sampler.steps_per_epoch)
         for start in range(0, len(steps), self._steps_at_once):
             some = steps[start : start + self._steps_at_once]
@@ -58,24 +58,31 @@ class ResidentLoader:
         return max(1, PIXELS_AT_ONCE // (share * self.plan.size**2))
 
     def _batches(
-        self, order: Tensor, stream: str, epoch: int, steps: Sequence[int]
+        self, order: Order, stream: str, epoch: int, steps: Sequence[int]
     ) -> Iterator[Batch]:
         """Make the views of some steps at once and yield them step by step."""
         plan = self.plan
         items = [self.sampler.items(order, step) for step in steps]
-        index = torch.cat([each.index for each in items]).to(self.images.device)
         draw = torch.cat([each.draw for each in items]).to(self.images.device)
-        rows = self.images[index]
+        whole = self._fetch(torch.cat([each.index for each in items]))
+        shown = [whole for _ in plan.specs]
+        if self.sampler.views is not None:
+            shown = [
+                self._fetch(torch.cat([each.rows_of(view) for each in items]))
+                for view, _ in enumerate(shown)
+            ]
         seed = plan.stream_seed(stream)
         views = [
-            augment(rows, spec, size=plan.size, seed=seed, epoch=epoch, indices=draw, view=view)
+            augment(
+                shown[view], spec, size=plan.size, seed=seed, epoch=epoch, indices=draw, view=view
+            )
             for view, spec in enumerate(plan.specs)
         ]
         share = len(items[0].index)
         for place, (step, each) in enumerate(zip(steps, items, strict=True)):
             part = slice(place * share, (place + 1) * share)
             number = epoch * self.sampler.steps_per_epoch + step
-            images = rows[part] if plan.needs_images else None
+            images = whole[part] if plan.needs_images else None
             cut = [view[part] for view in views]
             fetch = self._fetch if plan.needs_images else None
             yield plan.batch(cut, each, self.labels, epoch, number, images, fetch)

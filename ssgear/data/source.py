@@ -17,6 +17,7 @@ from torch import Tensor
 from ssgear.data.decode import BadImageError, checked_size, to_tensor
 from ssgear.data.readers import ArrayReader, Reader
 from ssgear.errors import DataError
+from ssgear.storage.view_store import digest_of
 
 Triple = tuple[float, float, float]
 
@@ -113,6 +114,21 @@ class Source:
     def where(self, index: int) -> str:
         """Return the name of image `index` for messages."""
         return self.reader.where(self._row(index))
+
+    def own_name(self, index: int) -> str:
+        """Return the name of image `index` within its set: views are stored under it."""
+        return self.reader.own_name(self._row(index))
+
+    def digest(self, index: int) -> str:
+        """Return what tells image `index` from others of its name: a digest of its file, or pixels.
+
+        Raises:
+            BadImageError: it cannot be read.
+        """
+        row = self._row(index)
+        if isinstance(self.reader, ArrayReader):
+            return digest_of(self.reader.image(row).tobytes())
+        return digest_of(self.reader.encoded(row))
 
     def named(self, error: BadImageError, index: int) -> DataError:
         """Return the error with the file's name."""

@@ -37,6 +37,10 @@ class StoreReader(EncodedReader):
         """Return the shard and the number of an image."""
         return self.store.where(index)
 
+    def own_name(self, index: int) -> str:
+        """Return the number of an image."""
+        return str(index)
+
     def _read(self, index: int, limit: int | None) -> bytes:
         try:
             return self.store.encoded(index)
@@ -75,7 +79,13 @@ class JoinedReader:
         source, place = self._find(index)
         return source.where(place)
 
+    def own_name(self, index: int) -> str:
+        """Return the name of an image within its own set."""
+        source, place = self._find(index)
+        return source.own_name(place)
+
     def _find(self, index: int) -> tuple[Source, int]:
+        """Return the source of an image and its place there."""
         real = len(self.first)
         return (self.first, index) if index < real else (self.second, index - real)
 
@@ -92,9 +102,12 @@ def open_synthetic(config: DataConfig, source: Source) -> Source | None:
     share = config.synthetic_share
     if not share:
         return None
-    note = f"{100 * share:g} % of the images seen are synthetic, from {len(store)}"
+    generated = torch.from_numpy(~store.is_upscaled).nonzero()[:, 0]
+    if not len(generated):
+        raise DataError(f"--data.synthetic: {store.root} holds upscaled originals only")
+    note = f"{100 * share:g} % of the images seen are synthetic, from {len(generated)}"
     images = Images(reader=StoreReader(store), side=store.info.size, notes=(note,))
-    return Source("synthetic", images, mean=source.mean, std=source.std)
+    return Source("synthetic", images, mean=source.mean, std=source.std).subset(generated)
 
 
 def joined(source: Source, synthetic: Source) -> Source:

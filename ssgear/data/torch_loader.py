@@ -22,7 +22,7 @@ from ssgear.data.batch import Batch
 from ssgear.data.decode import BadImageError, to_tensor
 from ssgear.data.loading import Streams, ViewPlan
 from ssgear.data.lost import Found, LostImages, Rows
-from ssgear.data.sampler import Items, Sampler
+from ssgear.data.sampler import Items, Order, Sampler
 from ssgear.data.scan import GREY
 from ssgear.data.sources import load_images
 from ssgear.errors import DataError
@@ -58,13 +58,13 @@ class Made:
 class CropDataset(Dataset[Made | DataError]):
     """Answers a `Request` with uint8 crops, one tensor [n, 3, size, size] per view."""
 
-    def __init__(self, lost: LostImages, plan: ViewPlan, sizes: Tensor, num_real: int) -> None:
+    def __init__(self, lost: LostImages, plan: ViewPlan, sizes: Tensor, sampler: Sampler) -> None:
         """Keep what a worker process needs; `sizes` [N, 2] are the images' heights and widths."""
         self.source = lost.source
         self.lost = lost
         self.plan = plan
         self.sizes = sizes
-        self.num_real = num_real
+        self.counts = sampler.num_images, sampler.num_synthetic
 
     def __getitem__(self, request: Request) -> Made | DataError:
         """Decode the rows of a batch and cut every view's crop from each."""
@@ -81,8 +81,9 @@ class CropDataset(Dataset[Made | DataError]):
             request.items,
             read,
             key=philox.derive_key(seed, "stand-in", request.epoch),
-            num_real=self.num_real,
+            counts=self.counts,
             lost=self.lost.reasons,
+            needs_index=self.plan.needs_images,
         )
 
     def draw(self, request: Request) -> list[AugmentParams]:
@@ -99,20 +100,22 @@ class CropDataset(Dataset[Made | DataError]):
         images = torch.empty_like(crops[0]) if plan.needs_images else None
         whole = AugmentSpec.named("none")
         for row in range(len(index)):
-            image = rows.read(row)
-            if rows.items.index[row] != index[row]:
+            images_of = rows.read(row)
+            if rows.changed(row):
                 params = self.draw(replace(request, items=rows.items))
-            for crop, drawn, spec in zip(crops, params, plan.specs, strict=True):
+            for view, (crop, drawn, spec) in enumerate(zip(crops, params, plan.specs, strict=True)):
+                image = images_of[int(rows.items.rows_of(view)[row])]
                 crop[row] = _cut(image, drawn.box[row], plan.size, spec)
             if images is not None:
+                image = images_of[int(rows.items.index[row])]
                 box = torch.tensor([0.0, 0.0, *image.shape[1:]])
                 images[row] = _cut(image, box, plan.size, whole)
         made = replace(request, items=rows.items)
         return Made(request=made, crops=crops, images=images, found=rows.found)
 
-    def _decode(self, index: int) -> Tensor:
-        image = to_tensor(self.source.image(index))
-        if list(image.shape[1:]) != self.sizes[index].tolist():
+    def _decode(self, place: int) -> Tensor:
+        image = to_tensor(self.source.image(place))
+        if list(image.shape[1:]) != self.sizes[place].tolist():
             raise BadImageError("its size changed while training")
         return image
 
@@ -121,15 +124,15 @@ def draw_view(
     spec: AugmentSpec, plan: ViewPlan, request: Request, view: int, sizes: Tensor
 ) -> AugmentParams:
     """Draw the parameters of one view of a batch; worker and trainer get the same."""
-    index = request.items.index
+    rows = request.items.rows_of(view)
     return sample(
         spec,
         seed=plan.stream_seed(request.stream),
         epoch=request.epoch,
         indices=request.items.draw,
         view=view,
-        heights=sizes[index, 0],
-        widths=sizes[index, 1],
+        heights=sizes[rows, 0],
+        widths=sizes[rows, 1],
     )
 
 
@@ -150,7 +153,7 @@ class TorchLoader:
         self, lost: LostImages, sizes: Tensor, sampler: Sampler, plan: ViewPlan, workers: int
     ) -> None:
         """Keep the source, what is lost of it, and its images' heights and widths [N, 2]."""
-        self.dataset = CropDataset(lost, plan, sizes, sampler.num_images)
+        self.dataset = CropDataset(lost, plan, sizes, sampler)
         self.lost = lost
         self.labels = lost.source.labels
         self.sampler = sampler
@@ -179,7 +182,7 @@ class TorchLoader:
             yield made
 
     def _requests(self, epoch: int, first: int, streams: Streams) -> Iterator[Request]:
-        orders: dict[str, Tensor] = {}
+        orders: dict[str, Order] = {}
         for step in range(first, self.sampler.steps_per_epoch):
             number = epoch * self.sampler.steps_per_epoch + step
             for stream in streams(number):

@@ -1,16 +1,23 @@
-"""X union Z: which rows of an epoch are real and which synthetic, and which image each one is.
+"""What of a run's images comes from stores: X union Z row by row, stored views view by view.
 
-Pure functions of (seed, stream, epoch), called by the sampler before anything is decoded. An epoch
-has as many rows as X alone fills, whatever |Z|: the budget is images seen. Of the first t rows of a
-run floor(t * ratio) are synthetic, so every batch has its share to within a row, at random places.
-Real and synthetic images are each walked through in shuffled passes that go on across epochs: no
-image comes again before its pass is over.
+Pure functions of (seed, stream, epoch), called by the sampler before anything is decoded.
+
+X union Z (`mixed_order`): which rows are real and which synthetic, and which image each one is. An
+epoch has as many rows as X alone fills, whatever |Z|: the budget is images seen. Of the first t
+rows of a run floor(t * ratio) are synthetic, so every batch has its share to within a row, at
+random places. Real and synthetic images are each walked through in shuffled passes that go on
+across epochs: no image comes again before its pass is over.
+
+Stored views (`ViewMix`): a view of a sample is, with some probability, one of the generated views
+that a store holds of its image (MATH.md 3), each as likely as the others. What a draw says does not
+depend on the probability: the views that are generated at 0.3 are so at 0.5, from the same images.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -89,3 +96,56 @@ def _walk(
     skipped = first - begun * size
     repeat = (torch.arange(count) + skipped) // size
     return torch.cat(passes)[skipped : skipped + count], repeat
+
+
+Policy = Literal["second-only", "any", "pair"]
+"""Which views may be stored ones (`--views.policy`)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ViewMix:
+    """The stored views of each image, and when they stand for it.
+
+    Rows count all images that a loader has: real, synthetic, stored. The generated views of an
+    image stand in rows of their own, one after the other.
+    """
+
+    policy: Policy
+    """second-only: view 1; any: every view; pair: view 0 upscaled, view 1 generated, or neither."""
+    probability: float
+    """Probability of a stored view, or of a pair."""
+    num_views: int
+    """Views V of a sample."""
+    first: Tensor
+    """[N] int64: row of the first generated view of each real image."""
+    count: Tensor
+    """[N] int64: how many there are."""
+    upscaled: Tensor
+    """[N] int64: row of the image upscaled, -1 for none."""
+
+    def has_views(self, place: Tensor | slice = slice(None)) -> Tensor:
+        """Return which real images, of some or all, have what the policy asks for: bool."""
+        generated = self.count[place] > 0
+        return generated & (self.upscaled[place] >= 0) if self.policy == "pair" else generated
+
+    def choose(
+        self, index: Tensor, draw: Tensor, *, seed: int, stream: str, epoch: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the row that each view is made of, and whether that is a generated image.
+
+        `index` and `draw` [n] as in `Items`; an index past the real images is of a synthetic one,
+        which has no stored views. Both results are [V, n], int64 and bool.
+        """
+        place = index.clamp(max=len(self.count) - 1)
+        mixed = self.has_views(place) & (index < len(self.count))
+        rows = index.repeat(self.num_views, 1)
+        generated = torch.zeros_like(rows, dtype=torch.bool)
+        for view in range(self.num_views) if self.policy == "any" else (1,):
+            key = philox.derive_key(seed, "stored views", stream, epoch, view)
+            chance, which = philox.uniform(key, draw, 2).double().unbind(1)
+            generated[view] = mixed & (chance < self.probability)
+            stored = self.first[place] + (which * self.count[place]).long()
+            rows[view] = torch.where(generated[view], stored, index)
+        if self.policy == "pair":
+            rows[0] = torch.where(generated[1], self.upscaled[place], index)
+        return rows, generated

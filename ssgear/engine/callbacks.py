@@ -22,6 +22,7 @@ from torch import nn
 from ssgear.config.schema import Config
 from ssgear.data.loading import Loader, ViewPlan
 from ssgear.data.sources import Source
+from ssgear.data.stored_views import StoredViews
 from ssgear.distributed import World
 from ssgear.engine.ema import Ema
 from ssgear.engine.log import Log
@@ -52,6 +53,8 @@ class Run:
     total_steps: int
     synthetic: Source | None = None
     """Synthetic images that can be read; the loader numbers them after `source`."""
+    stored: StoredViews | None = None
+    """Stored views that can be read; the loader numbers them after both."""
     resumed: bool = False
     step: int = 0
     """Optimiser steps taken."""
@@ -62,6 +65,12 @@ class Run:
     """What callbacks pass on: figures, images for the report."""
     seconds: float = 0.0
     """Wall time of the run so far, pieces before a resume included."""
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Return all images that a step may show: real, synthetic, stored views."""
+        stored = None if self.stored is None else self.stored.source
+        return tuple(each for each in (self.source, self.synthetic, stored) if each is not None)
 
     @property
     def steps_per_epoch(self) -> int:

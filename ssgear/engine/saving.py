@@ -80,11 +80,7 @@ def _own_state(run: Run, callbacks: Sequence[Callback]) -> dict[str, Any]:
         "cuda_random": torch.cuda.get_rng_state(run.device) if run.device.type == "cuda" else None,
         "averages": {name: average.state_dict() for name, average in run.averages.items()},
         "callbacks": [callback.state_dict() for callback in callbacks],
-        "bad_files": [
-            (bad.where, bad.reason)
-            for source in (run.source, run.synthetic)
-            for bad in (source.bad if source else ())
-        ],
+        "bad_files": [(bad.where, bad.reason) for source in run.sources for bad in source.bad],
     }
 
 
@@ -106,6 +102,7 @@ def _commit(run: Run, staged: Path, final: Path) -> None:
         "lost": [(lost.where, lost.reason) for lost in run.loader.lost.files()]
         if run.loader.lost
         else [],
+        "num_stored": 0 if run.stored is None else len(run.stored.source),
     }
     checkpoint.write_manifest(staged, meta)
     commit_directory(staged, final)
@@ -157,4 +154,11 @@ def _check_same(run: Run, meta: dict[str, Any], folder: Path) -> None:
             f"{folder}: was trained with {synthetic} synthetic images, now there are "
             f"{run.loader.sampler.num_synthetic}; restore the store (generated anew with that "
             "--count it is the same), or start a new run"
+        )
+    stored = meta.get("num_stored", 0)
+    now = 0 if run.stored is None else len(run.stored.source)
+    if stored != now:
+        raise CheckpointError(
+            f"{folder}: was trained with {stored} stored views, now there are {now}; restore the "
+            "store of --views.store, or start a new run"
         )

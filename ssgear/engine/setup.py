@@ -32,6 +32,7 @@ from ssgear.data.loading import (
 )
 from ssgear.data.sampler import Sampler
 from ssgear.data.sources import BadFile, Source, check_source, open_source, scan
+from ssgear.data.stored_views import StoredViews, open_stored
 from ssgear.data.synthetic import open_synthetic
 from ssgear.distributed import World
 from ssgear.engine.callbacks import Run
@@ -105,6 +106,7 @@ def _build(
     lost = lost_files(find_latest(launch.resume)) if launch.resume else []
     source = open_source(config.data, "train", lost)
     synthetic = open_synthetic(config.data, source)
+    stored = open_stored(config.views, source)
     size = view_size(config.data, source)
     spec = augmentation(config.data, size)
     facts = Facts(
@@ -114,7 +116,7 @@ def _build(
         epochs=config.optim.epochs,
     )
     method = build_method(config, size, device, world, facts)
-    source = _wrapped(method, source, synthetic)
+    source = _wrapped(method, source, synthetic, stored)
     test = _test_source(config, lost)
     plan = ViewPlan(
         specs=method.view_specs(spec),
@@ -124,6 +126,9 @@ def _build(
         channels_last=config.engine.channels_last,
         needs_images=method.needs_images,
     )
+
+    if stored is not None:
+        stored.check_views(len(plan.specs))
 
     def sampler_for(num_images: int, num_synthetic: int) -> Sampler:
         return Sampler(
@@ -136,9 +141,9 @@ def _build(
             world_size=world.size,
         )
 
-    engine, why = choose_engine(config.data, source, synthetic, device)
-    loader, source, synthetic = build_loader(
-        config.data, source, sampler_for, plan, synthetic, lost
+    engine, why = choose_engine(config.data, source, synthetic, stored, device)
+    loader, source, synthetic, stored = build_loader(
+        config.data, source, sampler_for, plan, synthetic, stored, lost
     )
     total = loader.sampler.steps_per_epoch * config.optim.epochs
     _check_rows(method, config, world)
@@ -153,6 +158,7 @@ def _build(
         method=method,
         source=source,
         synthetic=synthetic,
+        stored=stored,
         test=test,
         loader=loader,
         plan=plan,
@@ -165,17 +171,25 @@ def _build(
     return run
 
 
-def _wrapped(method: Method, source: Source, synthetic: Source | None) -> Source:
-    """Return the images as the method wants them; refuse synthetic ones where they cannot join.
+def _wrapped(
+    method: Method, source: Source, synthetic: Source | None, stored: StoredViews | None
+) -> Source:
+    """Return the images as the method wants them; refuse stores where they cannot join.
 
     A method that makes a set of its own of the images cannot have others in it, and one that asks
-    for whole images trains a generator, which learns from real ones alone (MATH.md 2).
+    for whole images trains a generator, which learns from real ones alone (MATH.md 2): it may show
+    stored views, as they are no whole images.
     """
     wrapped = method.wrap_source(source)
     if synthetic is not None and (wrapped is not source or method.needs_images):
         raise ConfigError(
             "--data.synthetic: this method takes real images only; leave it away, or pretrain by a "
             "method that sees views alone, such as simclr"
+        )
+    if stored is not None and wrapped is not source:
+        raise ConfigError(
+            "--views.store: this method makes its own images of the data, which no stored view is "
+            "of; leave it away, or use a method that trains on the images themselves"
         )
     return wrapped
 
@@ -212,10 +226,10 @@ def _tell(run: Run, loader: str, ds: ds_json.ResolvedDeepSpeed | None) -> None:
     """Say once what a user should know about this run."""
     config, world = run.config, run.world
     run.log.say(loader)
-    for source in (run.source, run.synthetic, run.test):
-        for note in source.notes if source else ():
+    for source in (*run.sources, *([run.test] if run.test else [])):
+        for note in source.notes:
             run.log.say(note)
-        for bad in source.bad if source else ():
+        for bad in source.bad:
             run.log.note(run.step, f"skipped {bad.where}: {bad.reason}")
     known = len(run.loader.lost.reasons) if run.loader.lost else 0
     if known:

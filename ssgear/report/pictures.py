@@ -125,15 +125,20 @@ def _curve(
     )
 
 
-def views(views: Any) -> dict[str, Any] | None:
-    """Rows of an original and the views of it."""
+def views(views: Any, stored: Any = None) -> dict[str, Any] | None:
+    """Rows of an original and the views of it; `stored` marks generated ones, [rows, views]."""
     if views is None or not len(views):
         return None
     rows = np.asarray(views, dtype=np.uint8)[:MAX_ROWS, : MAX_VIEWS + 1]
+    marks = np.zeros(rows.shape[:2], dtype=bool)
+    if stored is not None:
+        marks[:, 1:] = np.asarray(stored)[:MAX_ROWS, :MAX_VIEWS]
     return {
         "count": rows.shape[1] - 1,
         "total": np.shape(views)[1] - 1,
         "rows": [[images.picture(image) for image in row] for row in rows],
+        "stored": marks.tolist(),
+        "any_stored": bool(marks.any()),
     }
 
 

@@ -54,7 +54,7 @@ def write_report(run_dir: Path, results: Mapping[str, Any]) -> Path:
         tiles=_tiles(run),
         charts=pictures.curves(run),
         verdict=judge(run),
-        views=pictures.views(results.get("views")),
+        views=pictures.views(results.get("views"), results.get("stored_views")),
         samples=pictures.samples(results.get("samples")),
         neighbours=pictures.neighbours(results.get("neighbours")),
         map=pictures.feature_map(results.get("map")),

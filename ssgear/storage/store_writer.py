@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from ssgear.storage.view_store import (
     ENCODINGS,
     FORMAT,
     STORE,
+    UPSCALED,
     StoreInfo,
     digest_of,
     list_shard,
@@ -48,13 +49,14 @@ class Sample:
     """One item to write."""
 
     id: str
-    """Id of the source image, or the number of an image that has none."""
-    k: int = 0
-    """Which view of it."""
+    """Id of the source image (`source_id`), or the number of an image that has none."""
+    k: int | Literal["up"] = 0
+    """Which view of it; `up` for the source itself, upscaled."""
     pixels: NDArray[np.uint8]
     """[H, W, 3]."""
     metadata: Mapping[str, Any]
-    """What goes into its json beside id, k and digest."""
+    """What goes into its json beside id, k and digest: `source` and `source_blake2b`, name and
+    digest of the source image, where it has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,8 @@ class Writer:
             raise ValueError(f"id {sample.id!r}: letters, digits, - and _ only, at most 80")
         image = encode(sample.pixels, self.info.encoding)
         fields = {"id": sample.id, "k": sample.k, **sample.metadata, "blake2b": digest_of(image)}
+        if sample.k == UPSCALED:
+            fields["size"] = list(sample.pixels.shape[:2])
         name = f"{sample.id}.{sample.k}"
         yield f"{name}.{self.info.encoding}", image
         yield f"{name}.json", json.dumps(fields, allow_nan=False).encode()

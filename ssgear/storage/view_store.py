@@ -5,8 +5,12 @@
 
 Item i stands in shard i // shard_size as `ID.K.webp` (or jpg) and `ID.K.json`: the source's id (the
 image's own number where it has no source), which view of it, generator, seed, parameters, digest.
-`store.json` holds the settings that all items share, and how many items there are to be. Written
-by storage/store_writer.py.
+The id of a source image is `source_id` of its name within its data set; the json has the name as
+`source` and the image's `Source.digest` as `source_blake2b`, which is compared with some of the
+images before a store is used, as sets of other images may have the same names. K numbers the views
+of a source in any order, with gaps where some failed; K = `up` is the source itself, upscaled, with
+its own `size` [height, width] in the json. `store.json` holds the settings that all items share,
+and how many items there are to be, upscaled ones among them. Written by storage/store_writer.py.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +33,12 @@ from ssgear.storage import shards
 
 STORE = "store.json"
 FORMAT = 1
+UPSCALED = "up"
+"""K of a source itself, upscaled."""
+_UPSCALED_NUMBER = -1
+"""The same among numbers (`ViewStore.ks`)."""
+_NAME = re.compile(r"([A-Za-z0-9_-]{1,80})\.(\d{1,9}|up)\.[a-z]+")
+"""Id and K of an image's name."""
 ENCODINGS: dict[str, dict[str, Any]] = {
     "webp": {"format": "WEBP", "lossless": True},
     "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
@@ -46,7 +57,7 @@ class StoreInfo:
     encoding: str
     """webp (nothing is lost) or jpg."""
     size: int
-    """Side of the images in pixels."""
+    """Side of the images in pixels, upscaled sources aside."""
     settings: Mapping[str, Any]
     """Generator, seed and whatever else decides the pixels."""
 
@@ -69,6 +80,10 @@ class Shard:
     """Its file."""
     names: list[str]
     """Name of each image."""
+    ids: NDArray[np.bytes_]
+    """[n] id of the source of each."""
+    ks: NDArray[np.int64]
+    """[n] K of each, -1 for an upscaled source."""
     spans: NDArray[np.int64]
     """[n, 4]: offset and size of each image, and of its json."""
 
@@ -86,17 +101,26 @@ class ViewStore:
         where = f"{option}: {root}" if option else str(root)
         self.info = read_info(root, where)
         found = [self._listed(shard) for shard in range(self.info.num_shards)]
-        have = sum(map(len, found))
+        have = sum(len(ids) for ids, _, _ in found)
         if have < self.info.count:
             raise DataError(
                 f"{where}: holds {have} of {self.info.count} images; finish it by the command that "
                 f"made it: python -m ssgear.generate ... --output {root}"
             )
-        self._spans: NDArray[np.int64] = np.concatenate(found)
+        ids, ks, spans = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        self.ids: NDArray[np.bytes_] = ids
+        self.ks: NDArray[np.int64] = ks
+        self._spans: NDArray[np.int64] = spans
 
     def __len__(self) -> int:
         """Return how many items there are."""
         return self.info.count
+
+    @property
+    def is_upscaled(self) -> NDArray[np.bool_]:
+        """Return which items are sources themselves, upscaled: [n]."""
+        upscaled: NDArray[np.bool_] = self.ks == _UPSCALED_NUMBER
+        return upscaled
 
     def encoded(self, item: int) -> bytes:
         """Return the image file of an item; `DataError` gives the reason without its name."""
@@ -116,12 +140,12 @@ class ViewStore:
     def _path_of(self, item: int) -> Path:
         return shard_path(self.root, item // self.info.shard_size)
 
-    def _listed(self, shard: int) -> NDArray[np.int64]:
-        """Return the places of a shard's items, as far as they are there."""
+    def _listed(self, shard: int) -> tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[Any]]:
+        """Return ids, Ks and places of a shard's items, as far as they are there."""
         path = shard_path(self.root, shard)
-        if not path.is_file():
-            return np.zeros((0, 4), dtype=np.int64)
-        return list_shard(path).spans[: len(self.info.items_of(shard))]
+        wanted = len(self.info.items_of(shard)) if path.is_file() else 0
+        found = list_shard(path) if wanted else _shard(path, [], [])
+        return found.ids[:wanted], found.ks[:wanted], found.spans[:wanted]
 
 
 def verify(root: Path, *, option: str = "") -> list[str]:
@@ -161,8 +185,12 @@ def list_shard(path: Path) -> Shard:
     if len(images) != len(texts):
         raise DataError(f"{path}: {images[-1].name} has no json")
     spans = [(*image[1:], *text[1:]) for image, text in zip(images, texts, strict=True)]
-    array = np.array(spans, dtype=np.int64).reshape(-1, 4)
-    return Shard(path=path, names=[image.name for image in images], spans=array)
+    return _shard(path, [image.name for image in images], spans)
+
+
+def source_id(name: str) -> str:
+    """Return the id of a source image: a digest of its name within its data set."""
+    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=10).hexdigest()
 
 
 def read_info(root: Path, where: str) -> StoreInfo:
@@ -190,8 +218,25 @@ def read_info(root: Path, where: str) -> StoreInfo:
 
 
 def digest_of(data: bytes) -> str:
-    """Return the digest of an image file that its json holds."""
+    """Return the digest of an image that its json holds."""
     return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def _shard(path: Path, names: list[str], spans: Sequence[tuple[int, ...]]) -> Shard:
+    ids, ks = [], []
+    for name in names:
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise DataError(f"{path}: {name} stands where ID.K.webp (or jpg) should")
+        ids.append(match[1].encode())
+        ks.append(_UPSCALED_NUMBER if match[2] == UPSCALED else int(match[2]))
+    return Shard(
+        path=path,
+        names=names,
+        ids=np.array(ids, dtype=np.bytes_),
+        ks=np.array(ks, dtype=np.int64),
+        spans=np.array(spans, dtype=np.int64).reshape(-1, 4),
+    )
 
 
 def _wrong_items(shard: Shard, size: int) -> list[str]:
@@ -210,5 +255,7 @@ def _check_item(image: bytes, metadata: Mapping[str, Any], size: int) -> None:
         raise DataError("the image is not the one that was written")
     with Image.open(io.BytesIO(image)) as opened:
         opened.load()
-        if opened.size != (size, size):
-            raise DataError(f"{opened.width} x {opened.height} pixels, not {size} x {size}")
+        upscaled = metadata["k"] == UPSCALED
+        height, width = metadata["size"] if upscaled else (size, size)
+        if opened.size != (width, height):
+            raise DataError(f"{opened.width} x {opened.height} pixels, not {width} x {height}")

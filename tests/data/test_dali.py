@@ -81,7 +81,8 @@ def built(
         )
 
     config = DataConfig(loader=engine, **{"workers": 1, "max_bad_share": 0.5} | settings)  # type: ignore[arg-type]
-    return build_loader(config, source, sampler_for, plan)[:2]
+    loaded = build_loader(config, source, sampler_for, plan)
+    return loaded.loader, loaded.source
 
 
 def loader(source: Source, engine: str = "dali", **settings: Any) -> Loader:
@@ -301,7 +302,7 @@ def test_what_dali_alone_cannot_read_is_decoded_by_us(
 
     def feed_once(self: dali.CropPipeline, inputs: dali.Feed) -> None:
         if next(refused, False):
-            inputs = inputs | {"files": [*inputs["files"][:-1], inputs["files"][-1][:200]]}
+            inputs = inputs | {"0.files": [*inputs["0.files"][:-1], inputs["0.files"][-1][:200]]}
         feed(self, inputs)
 
     monkeypatch.setattr(dali.CropPipeline, "feed", feed_once)

@@ -51,7 +51,7 @@ def test_it_agrees_with_ours(size: int, interpolation: Interpolation, antialias:
     output = Output(size=size, interpolation=interpolation, antialias=antialias)
     boxes = torch.tensor([box for _, box in BOXES], dtype=torch.float32)
     pipeline = CropPipeline([output], len(BOXES), 1, CPU)
-    pipeline.feed(feed([as_ppm(image) for image, _ in BOXES], [boxes], [output]))
+    pipeline.feed(feed([[as_ppm(image) for image, _ in BOXES]], [boxes], [output]))
     (made,) = pipeline.take()
     assert made.shape == (len(BOXES), 3, size, size) and made.dtype == torch.uint8
     differs = []
@@ -77,8 +77,8 @@ def test_several_crops_of_one_image_and_several_batches() -> None:
     files = [as_ppm(image) for image, _ in BOXES[:2]]
     boxes = torch.tensor([box for _, box in BOXES[:2]], dtype=torch.float32)
     pipeline = CropPipeline(outputs, 2, 1, CPU)
-    both = feed(files, [boxes, boxes], outputs)
-    turned = feed(files[::-1], [boxes.flip(0), boxes.flip(0)], outputs)
+    both = feed([files], [boxes, boxes], outputs)
+    turned = feed([files[::-1]], [boxes.flip(0), boxes.flip(0)], outputs)
     pipeline.feed(both)
     pipeline.feed(turned)
     first, second = pipeline.take(), pipeline.take()
@@ -87,10 +87,21 @@ def test_several_crops_of_one_image_and_several_batches() -> None:
         assert torch.equal(one, two.flip(0))
 
 
+def test_crops_of_different_images() -> None:
+    outputs = [Output(size=9, interpolation="bicubic", antialias=True)] * 2
+    files = [[as_ppm(image)] for image, _ in BOXES[:2]]
+    boxes = [torch.tensor([box], dtype=torch.float32) for _, box in BOXES[:2]]
+    pipeline = CropPipeline(outputs, 1, 1, CPU, apart=True)
+    pipeline.feed(feed(files, boxes, outputs))
+    alone = CropPipeline(outputs[:1], 2, 1, CPU)
+    alone.feed(feed([[*files[0], *files[1]]], [torch.cat(boxes)], outputs[:1]))
+    assert torch.equal(torch.cat(pipeline.take()), alone.take()[0])
+
+
 def test_a_bad_file_is_an_error_that_can_be_caught() -> None:
     output = Output(size=4, interpolation="bilinear", antialias=True)
     pipeline = CropPipeline([output], 1, 1, CPU)
-    pipeline.feed(feed([b"no image"], [torch.tensor([[0.0, 0.0, 4.0, 4.0]])], [output]))
+    pipeline.feed(feed([[b"no image"]], [torch.tensor([[0.0, 0.0, 4.0, 4.0]])], [output]))
     with pytest.raises(RuntimeError):
         pipeline.take()
 

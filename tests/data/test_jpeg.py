@@ -26,7 +26,7 @@ def by_dali(data: bytes, height: int, width: int) -> torch.Tensor:
     """Return the whole image as DALI decodes it, made a square."""
     outputs = [Output(size=40, interpolation="bilinear", antialias=True)]
     pipeline = CropPipeline(outputs, 1, 1, torch.device("cpu"))
-    pipeline.feed(feed([data], [torch.tensor([[0.0, 0.0, height, width]])], outputs))
+    pipeline.feed(feed([[data]], [torch.tensor([[0.0, 0.0, height, width]])], outputs))
     return pipeline.take()[0]
 
 

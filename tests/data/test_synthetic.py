@@ -63,7 +63,7 @@ def loaded(
             synthetic_ratio=config.synthetic_share, rank=rank, world_size=world_size,
         )  # fmt: skip
 
-    return build_loader(config, real, sampler_for, plan, open_synthetic(config, real))
+    return build_loader(config, real, sampler_for, plan, open_synthetic(config, real))[:3]
 
 
 def batches(loader: Loader, epoch: int, first: int = 0) -> list[Batch]:

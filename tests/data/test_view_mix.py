@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssgear.data.view_mix import Mix, mixed_order
+from ssgear.data.view_mix import Mix, Policy, ViewMix, mixed_order
 from ssgear.kernels import philox
 
 REAL, BATCH, STEPS = 53, 10, 5
@@ -83,3 +83,93 @@ def test_rows_are_a_function_of_seed_stream_and_epoch() -> None:
 def test_a_budget_does_not_depend_on_the_size_of_z() -> None:
     masks = [rows(size, 0.4, 1) % (REAL + size) >= REAL for size in (2, 50, 5000)]
     assert torch.equal(masks[0], masks[1]) and torch.equal(masks[0], masks[2])
+
+
+COUNTS = (3, 0, 1, 2, 5)
+"""Stored views of five real images; rows 0 to 4 are those, 5 and 6 synthetic, 7 to 17 stored."""
+
+
+def view_mix(policy: Policy, probability: float, num_views: int = 2) -> ViewMix:
+    count = torch.tensor(COUNTS)
+    return ViewMix(
+        policy=policy,
+        probability=probability,
+        num_views=num_views,
+        first=7 + count.cumsum(0) - count,
+        count=count,
+        upscaled=torch.tensor([18, 19, -1, 20, 21]),
+    )
+
+
+def chosen(mix: ViewMix, epoch: int = 0, seed: int = 3, stream: str = "") -> tuple[Tensor, Tensor]:
+    index = torch.arange(7).repeat(600)
+    return mix.choose(index, torch.arange(len(index)), seed=seed, stream=stream, epoch=epoch)
+
+
+OWN: dict[int, set[int]] = {
+    0: {7, 8, 9}, 1: set(), 2: {10}, 3: {11, 12}, 4: {13, 14, 15, 16, 17}, 5: set(), 6: set(),
+}  # fmt: skip
+"""The rows of each image's stored views."""
+
+
+@pytest.mark.parametrize("probability", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("policy", ["second-only", "any"])
+def test_a_view_is_stored_as_often_as_asked_and_each_of_them_as_often(
+    policy: Policy, probability: float
+) -> None:
+    rows, generated = chosen(view_mix(policy, probability, num_views=3))
+    index = torch.arange(7).repeat(600)
+    assert rows.shape == generated.shape == (3, 4200)
+    assert torch.equal(rows[~generated], index.expand(3, -1)[~generated])
+    for view in range(3):
+        may = policy == "any" or view == 1
+        for image, stored in OWN.items():
+            seen = rows[view][(index == image) & generated[view]]
+            # seven standard deviations of a binomial of 600 draws
+            expected = 600 * probability * (may and bool(stored))
+            spread = 7 * (expected * (1 - probability)) ** 0.5
+            assert abs(len(seen) - expected) <= spread, (view, image, len(seen), expected)
+            assert set(seen.tolist()) == (stored if expected else set())
+            for row in stored if expected else ():
+                share = len(seen) / len(stored)
+                assert abs(int((seen == row).sum()) - share) <= 7 * share**0.5, (view, row)
+    if policy == "any":  # independent of each other
+        both = float((generated[0] & generated[2])[index == 4].float().mean())
+        assert abs(both - probability**2) < 0.15
+
+
+@pytest.mark.parametrize("probability", [0.5, 1.0])
+def test_a_pair_stands_for_two_views_or_for_none(probability: float) -> None:
+    rows, generated = chosen(view_mix("pair", probability, num_views=3))
+    index = torch.arange(7).repeat(600)
+    taken = generated[1]
+    assert not generated[0].any() and not generated[2].any()  # the original is upscaled, not made
+    assert set(index[taken].tolist()) == {0, 3, 4}  # 1 has no view, 2 no upscaled original
+    upscaled = torch.tensor([18, 19, -1, 20, 21, -1, -1])
+    assert torch.equal(rows[0], torch.where(taken, upscaled[index], index))
+    assert torch.equal(rows[1][~taken], index[~taken]) and torch.equal(rows[2], index)
+    for row, image in zip(rows[1][taken].tolist(), index[taken].tolist(), strict=True):
+        assert row in OWN[image]
+    assert abs(float(taken.sum()) - 1800 * probability) <= 7 * (450 * (probability < 1)) ** 0.5
+
+
+def test_the_choice_is_of_seed_stream_epoch_and_draw_alone() -> None:
+    mix = view_mix("any", 0.5)
+    rows, generated = chosen(mix)
+    assert all(torch.equal(a, b) for a, b in zip(chosen(mix), (rows, generated), strict=True))
+    for other in ({"epoch": 1}, {"seed": 4}, {"stream": "critic.1"}):
+        assert not torch.equal(chosen(mix, **other)[0], rows)  # type: ignore[arg-type]
+    # one row alone, and in any company
+    index = torch.arange(7).repeat(600)
+    some = torch.tensor([4193, 11, 700])
+    alone, _ = mix.choose(index[some], some, seed=3, stream="", epoch=0)
+    assert torch.equal(alone, rows[:, some])
+
+
+def test_a_higher_probability_adds_stored_views_and_moves_none() -> None:
+    few_rows, few = chosen(view_mix("any", 0.3))
+    more_rows, more = chosen(view_mix("any", 0.6))
+    assert bool((more | ~few).all()) and int(more.sum()) > int(few.sum())
+    assert torch.equal(few_rows[few], more_rows[few])
+    second, _ = chosen(view_mix("second-only", 0.6))
+    assert torch.equal(second[1], more_rows[1])

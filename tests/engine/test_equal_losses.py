@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.test_synthetic import store
+from tests.data.view_stores import folder, view_store
 from tests.engine.training import train
 from tests.ranks import Ranks
 
@@ -71,6 +72,18 @@ def test_two_deepspeed_ranks_equal_one(
 def test_two_ranks_mix_synthetic_images_as_one_does(pair: Ranks, tmp_path: Path) -> None:
     few = store(tmp_path / "store", 11)
     options = ("--data.synthetic", str(few), "--data.synthetic-ratio", "0.6", *STEPS)
+    one = train(tmp_path / "one", *options)
+    two = pair.run(train, tmp_path / "two", *options)[0]
+    assert two == pytest.approx(one, abs=TOLERANCE)
+
+
+def test_two_ranks_mix_stored_views_as_one_does(pair: Ranks, tmp_path: Path) -> None:
+    images = folder(tmp_path / "images", 40, size=32)
+    views = view_store(tmp_path / "store", images, size=32)
+    options = (
+        "--data.path", str(images), "--data.source", "folder", "--views.store", str(views),
+        "--views.policy", "any", "--views.probability", "0.6", "--optim.max-steps", "8",
+    )  # fmt: skip
     one = train(tmp_path / "one", *options)
     two = pair.run(train, tmp_path / "two", *options)[0]
     assert two == pytest.approx(one, abs=TOLERANCE)

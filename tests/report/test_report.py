@@ -393,6 +393,20 @@ def test_views_and_sizes(tmp_path: Path) -> None:
     assert shapes == {("80", "96"), ("32", "32")}
 
 
+def test_stored_views_are_marked(tmp_path: Path) -> None:
+    results = make_results()
+    page = read(make_run(tmp_path / "plain"), results)
+    assert "dashed frame" not in page.words and "small stored" not in page.values("class")
+    results["stored_views"] = np.array([[False, True], [True, True], [False, False], [False, True]])
+    page = read(make_run(tmp_path / "mixed"), results)
+    assert "With a dashed frame, views of a stored generated image" in page.words
+    texts = page.values("alt")
+    assert page.values("class").count("small stored") == 4
+    marked = [text for text in texts if text.endswith("of a stored generated image")]
+    assert marked == [f"view {n}, of a stored generated image" for n in (2, 1, 2, 2)]
+    assert texts.count("view 1") == 3 and texts.count("view 2") == 1
+
+
 def test_ticks_hold_the_data() -> None:
     rng = np.random.default_rng(0)
     for low, width in zip(

@@ -16,8 +16,9 @@ from PIL import Image
 
 from ssgear.errors import CheckpointError, ConfigError, DataError
 from ssgear.storage.lock import hold
+from ssgear.storage.shards import tar_bytes
 from ssgear.storage.store_writer import Sample, Writer, create
-from ssgear.storage.view_store import StoreInfo, ViewStore, verify
+from ssgear.storage.view_store import StoreInfo, ViewStore, source_id, verify
 
 INFO = StoreInfo(
     count=7, shard_size=3, encoding="webp", size=9,
@@ -205,3 +206,42 @@ def test_verify_names_every_damaged_place(tmp_path: Path) -> None:
         f"{tmp_path / '000001.tar'}:00004.0.webp",
     ]
     assert "the image is not the one that was written" in problems[1]
+
+
+def test_an_upscaled_source_stands_among_its_views(tmp_path: Path) -> None:
+    source = source_id("cat/1.jpg")
+    assert source == source_id("cat/1.jpg") != source_id("cat/2.jpg") and len(source) == 20
+    wide = np.random.default_rng(5).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    items = [
+        Sample(id=source, k=0, pixels=pixels(0), metadata={"source": "cat/1.jpg"}),
+        Sample(id=source, k="up", pixels=wide, metadata={"source": "cat/1.jpg"}),
+        Sample(id="000007", k=12, pixels=pixels(1), metadata={}),
+    ]
+    with create(tmp_path, replace(INFO, count=3)) as writer:
+        writer.write_shard(0, items)
+        assert writer.missing() == []
+    store = pickle.loads(pickle.dumps(ViewStore(tmp_path)))
+    assert store.ids.tolist() == [source.encode(), source.encode(), b"000007"]
+    assert store.is_upscaled.tolist() == [False, True, False]
+    assert (store.ks[0], store.ks[2]) == (0, 12)
+    fields = store.metadata(1)
+    assert (fields["k"], fields["size"], fields["source"]) == ("up", [12, 20], "cat/1.jpg")
+    np.testing.assert_array_equal(Image.open(io.BytesIO(store.encoded(1))), wide)
+    assert verify(tmp_path) == []
+
+
+def test_verify_names_an_upscaled_source_of_another_size_than_its_json(tmp_path: Path) -> None:
+    with create(tmp_path, replace(INFO, count=1)) as writer:
+        writer.write_shard(0, [Sample(id="a", k="up", pixels=pixels(0), metadata={})])
+    path = tmp_path / "000000.tar"
+    path.write_bytes(path.read_bytes().replace(b'"size": [9, 9]', b'"size": [9, 8]'))
+    assert verify(tmp_path) == [f"{path}:a.up.webp: 9 x 9 pixels, not 8 x 9"]
+
+
+@pytest.mark.parametrize("name", ["a.b.0", "a.-1", "a.down", "a", "a.1234567890"])
+def test_a_shard_with_names_of_another_kind_is_refused(name: str, tmp_path: Path) -> None:
+    make(tmp_path)
+    members = [(f"{name}.webp", b""), (f"{name}.json", b"")] * 3
+    (tmp_path / "000001.tar").write_bytes(tar_bytes(members))
+    with pytest.raises(DataError, match=r"000001\.tar: .* stands where ID\.K\.webp"):
+        ViewStore(tmp_path)
