@@ -35,7 +35,8 @@ class DataConfig:
     size: int | None = None
     """Side of a training view in pixels; by default the images' own size up to 96, else 224."""
     augmentation: str = "auto"
-    """Named augmentation (simclr, simclr-cifar, none); auto: simclr-cifar up to 64 pixels."""
+    """simclr, simclr-cifar, moco-v2, byol, barlow, swav-multicrop, crop-only, autoaugment,
+    autoaugment-cifar, none; auto: simclr-cifar up to 64 pixels, else simclr."""
     min_scale: float | None = None
     """Smallest share of an image that a random crop covers; by default the augmentation's own."""
     loader: Literal["auto", "resident", "dali", "torch"] = "auto"

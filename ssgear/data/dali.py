@@ -89,10 +89,12 @@ class DaliLoader(TorchLoader):
     def _outputs(self) -> list[Output]:
         """Return what is cut from every image: each view's crop, then the whole where asked for."""
         plan = self.plan
-        whole = [AugmentSpec.named("none")] if plan.needs_images else []
+        cut = [*zip(plan.specs, plan.sides, strict=True)]
+        if plan.needs_images:
+            cut.append((AugmentSpec.named("none"), plan.size))
         return [
-            Output(size=plan.size, interpolation=spec.interpolation, antialias=spec.antialias)
-            for spec in (*plan.specs, *whole)
+            Output(size=side, interpolation=spec.interpolation, antialias=spec.antialias)
+            for spec, side in cut
         ]
 
     def _fill(self, running: deque[Prepared], ahead: _Preparation) -> None:

@@ -73,10 +73,8 @@ class ResidentLoader:
             ]
         seed = plan.stream_seed(stream)
         views = [
-            augment(
-                shown[view], spec, size=plan.size, seed=seed, epoch=epoch, indices=draw, view=view
-            )
-            for view, spec in enumerate(plan.specs)
+            augment(shown[view], spec, size=side, seed=seed, epoch=epoch, indices=draw, view=view)
+            for view, (spec, side) in enumerate(zip(plan.specs, plan.sides, strict=True))
         ]
         share = len(items[0].index)
         for place, (step, each) in enumerate(zip(steps, items, strict=True)):

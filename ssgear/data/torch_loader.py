@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -22,6 +23,7 @@ from ssgear.data.batch import Batch
 from ssgear.data.decode import BadImageError, to_tensor
 from ssgear.data.loading import Streams, ViewPlan
 from ssgear.data.lost import Found, LostImages, Rows
+from ssgear.data.policy import apply_policy
 from ssgear.data.sampler import Items, Order, Sampler
 from ssgear.data.scan import GREY
 from ssgear.data.sources import load_images
@@ -56,7 +58,7 @@ class Made:
 
 
 class CropDataset(Dataset[Made | DataError]):
-    """Answers a `Request` with uint8 crops, one tensor [n, 3, size, size] per view."""
+    """Answers a `Request` with uint8 crops, one tensor [n, 3, side, side] per view."""
 
     def __init__(self, lost: LostImages, plan: ViewPlan, sizes: Tensor, sampler: Sampler) -> None:
         """Keep what a worker process needs; `sizes` [N, 2] are the images' heights and widths."""
@@ -94,10 +96,9 @@ class CropDataset(Dataset[Made | DataError]):
     def _make(self, request: Request) -> Made:
         plan, index = self.plan, request.items.index
         rows, params = self.rows(request, self._decode), self.draw(request)
-        crops = [
-            torch.empty(len(index), 3, plan.size, plan.size, dtype=torch.uint8) for _ in params
-        ]
-        images = torch.empty_like(crops[0]) if plan.needs_images else None
+        empty = partial(torch.empty, dtype=torch.uint8)
+        crops = [empty(len(index), 3, side, side) for side in plan.sides]
+        images = empty(len(index), 3, plan.size, plan.size) if plan.needs_images else None
         whole = AugmentSpec.named("none")
         for row in range(len(index)):
             images_of = rows.read(row)
@@ -105,11 +106,22 @@ class CropDataset(Dataset[Made | DataError]):
                 params = self.draw(replace(request, items=rows.items))
             for view, (crop, drawn, spec) in enumerate(zip(crops, params, plan.specs, strict=True)):
                 image = images_of[int(rows.items.rows_of(view)[row])]
-                crop[row] = _cut(image, drawn.box[row], plan.size, spec)
+                crop[row] = _cut(image, drawn.box[row], crop.shape[-1], spec)
             if images is not None:
                 image = images_of[int(rows.items.index[row])]
                 box = torch.tensor([0.0, 0.0, *image.shape[1:]])
                 images[row] = _cut(image, box, plan.size, whole)
+        for view, (drawn, spec) in enumerate(zip(params, plan.specs, strict=True)):
+            if spec.policy is not None:
+                crops[view] = apply_policy(
+                    crops[view],
+                    drawn.flip,
+                    spec.policy,
+                    seed=plan.stream_seed(request.stream),
+                    epoch=request.epoch,
+                    indices=request.items.draw,
+                    view=view,
+                )
         made = replace(request, items=rows.items)
         return Made(request=made, crops=crops, images=images, found=rows.found)
 

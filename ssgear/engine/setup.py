@@ -108,9 +108,9 @@ def _build(
     synthetic = open_synthetic(config.data, source)
     stored = open_stored(config.views, source)
     size = view_size(config.data, source)
-    spec = augmentation(config.data, size)
+    views = augmentation(config.data, size)
     facts = Facts(
-        augmentation=spec,
+        augmentation=views,
         num_images=len(source),
         num_classes=_num_classes(source),
         epochs=config.optim.epochs,
@@ -119,13 +119,14 @@ def _build(
     source = _wrapped(method, source, synthetic, stored)
     test = _test_source(config, lost)
     plan = ViewPlan(
-        specs=method.view_specs(spec),
+        specs=method.view_specs(views),
         size=size,
         seed=config.seed,
         device=device,
         channels_last=config.engine.channels_last,
         needs_images=method.needs_images,
     )
+    _check_sides(method, plan)
 
     if stored is not None:
         stored.check_views(len(plan.specs))
@@ -141,7 +142,7 @@ def _build(
             world_size=world.size,
         )
 
-    engine, why = choose_engine(config.data, source, synthetic, stored, device)
+    engine, why = choose_engine(config.data, source, synthetic, stored, plan.specs, device)
     loader, source, synthetic, stored = build_loader(
         config.data, source, sampler_for, plan, synthetic, stored, lost
     )
@@ -192,6 +193,24 @@ def _wrapped(
             "of; leave it away, or use a method that trains on the images themselves"
         )
     return wrapped
+
+
+@torch.no_grad()
+def _check_sides(method: Method, plan: ViewPlan) -> None:
+    """Refuse views of several sizes where the encoder takes one size only."""
+    network = method.encoder.network
+    training = network.training
+    network.eval()
+    for side in sorted({*plan.sides} - {plan.size}):
+        try:
+            network(torch.zeros(1, 3, side, side, device=plan.device))
+        except (AssertionError, RuntimeError):  # networks of one size; maps smaller than a kernel
+            raise ConfigError(
+                f"--data.augmentation: makes views of {side} pixels too, and "
+                f"{method.encoder.name} cannot take them; use a set of one size such as simclr, "
+                "or a ResNet"
+            ) from None
+    network.train(training)
 
 
 def _test_source(config: Config, lost: Sequence[BadFile]) -> Source | None:
