@@ -163,6 +163,20 @@ def disk() -> Findings:
     yield Finding(what="disk", found=found, state="note" if few else "ok", mend=mend)
 
 
+def caches() -> Findings:
+    """Where listings and checks of many images are remembered."""
+    from ssgear.storage import cache
+
+    place = cache.folder()
+    files = list(place.iterdir()) if place.is_dir() else []
+    megabytes = sum(file.stat().st_size for file in files) / 1e6
+    there = next(folder for folder in (place, *place.parents) if folder.exists())
+    writable = os.access(there, os.W_OK)
+    found = f"{place}: {megabytes:.0f} MB{'' if writable else ', cannot be written'}"
+    mend = "" if writable else "XDG_CACHE_HOME=DIR, or every start reads all images anew"
+    yield Finding(what="cache", found=found, state="ok" if writable else "note", mend=mend)
+
+
 def kernels() -> Findings:
     """Every implementation of the loss that a device can run, held to the reference."""
     import torch
@@ -268,7 +282,7 @@ def extras() -> Findings:
 
 
 PROBES: tuple[Probe, ...] = (
-    python, packages, processor, gpus, memory, disk, kernels, engines, dali, extras
+    python, packages, processor, gpus, memory, disk, caches, kernels, engines, dali, extras
 )  # fmt: skip
 
 

@@ -54,6 +54,19 @@ def test_the_command_prints_one_table_and_leaves_with_0() -> None:
     assert done.stdout.count("what would change it") == 1
 
 
+def test_the_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ssgear.storage import cache
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
+    assert by_name(doctor.caches())["cache"].found == f"{tmp_path}/new/ssgear: 0 MB"
+    cache.folder().mkdir(parents=True)
+    (cache.folder() / "x").write_bytes(bytes(3_200_000))
+    assert by_name(doctor.caches())["cache"].found.endswith("ssgear: 3 MB")
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
+    row = by_name(doctor.caches())["cache"]
+    assert "cannot be written" in row.found and row.state == "note" and row.mend
+
+
 def test_here_the_loss_works_on_the_cpu() -> None:
     from ssgear.kernels import native
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ssgear.config.schema import ViewsConfig
 from ssgear.data.decode import BadImageError
-from ssgear.data.readers import printable
+from ssgear.data.names import printable
 from ssgear.data.source import Images, Source
 from ssgear.data.synthetic import StoreReader
 from ssgear.data.view_mix import ViewMix

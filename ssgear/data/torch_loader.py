@@ -183,7 +183,7 @@ class TorchLoader:
         """Yield what was made of each request, in order."""
         loader: DataLoader[Made | DataError] = DataLoader(
             self.dataset,
-            sampler=list(requests),
+            sampler=requests,
             batch_size=None,
             num_workers=self.workers,
             pin_memory=False,
