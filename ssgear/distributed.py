@@ -139,6 +139,11 @@ def world_from_environment() -> World:
         ) from None
 
 
+def usable_cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def initialise(device: torch.device, timeout_s: float) -> World:
     """Join the other ranks: NCCL for GPU tensors, gloo for those on the CPU."""
     import dataclasses

@@ -228,6 +228,24 @@ def engines() -> Findings:
     )
 
 
+def dali() -> Findings:
+    """The loader that decodes on the GPU: there, and of the right CUDA."""
+    import torch
+
+    from ssgear.data.dali_pipeline import why_not
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    problem, _, mend = why_not(device).partition("; ")
+    if problem:
+        found = f"{problem} (files decoded on the GPU, --data.loader dali)"
+        yield Finding(what="DALI", found=found, state="note", mend=mend)
+        return
+    import nvidia.dali
+
+    place = "decodes on the GPU" if device.type == "cuda" else "on the CPU: no GPU here"
+    yield Finding(what="DALI", found=f"{nvidia.dali.__version__}, {place}")
+
+
 def extras() -> Findings:
     """Optional packages, and what would install them."""
     for package, brings in EXTRAS.items():
@@ -279,7 +297,7 @@ def _faster(limit: str, workers: int, has_gpu: bool) -> str:
 
 
 PROBES: tuple[Probe, ...] = (
-    python, packages, processor, gpus, memory, disk, caches, kernels, engines, extras
+    python, packages, processor, gpus, memory, disk, caches, kernels, engines, dali, extras
 )  # fmt: skip
 
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from ssgear.data.augment import augment
 from ssgear.data.batch import Batch
 from ssgear.data.resident import ResidentLoader
-from ssgear.data.sources import Source, load_images, open_probe_source
+from ssgear.data.scan import GREY, load_images, load_readable
+from ssgear.data.sources import Source, open_probe_source
 from ssgear.engine.callbacks import Callback, Reason, Run
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.health import health
@@ -61,11 +62,13 @@ class Splits:
             if run.test is None:
                 run.log.note(run.step, "no test images: figures are of the training images")
             test = run.test or train
+            train_images, train_labels = self._part(train)
+            test_images, test_labels = self._part(test)
             self._loaded = EvalData(
-                train_images=self._images(train),
-                train_labels=self._labels(train),
-                test_images=self._images(test),
-                test_labels=self._labels(test),
+                train_images=train_images,
+                train_labels=train_labels,
+                test_images=test_images,
+                test_labels=test_labels,
                 classes=train.classes,
             )
         return self._loaded
@@ -74,15 +77,16 @@ class Splits:
         count = len(source) if self.limit is None else min(self.limit, len(source))
         return torch.linspace(0, len(source) - 1, count).round().long()
 
-    def _images(self, source: Source) -> Tensor:
+    def _part(self, source: Source) -> tuple[Tensor, Tensor | None]:
+        """Return images and labels of a split, without those that vanished since the run began."""
         loader, size = self.run.loader, self.run.plan.size
-        ours = source is self.run.source
+        ours, rows = source is self.run.source, self._pick(source)
         if isinstance(loader, ResidentLoader) and ours and loader.images.shape[-1] == size:
-            return loader.images.cpu()[self._pick(source)]
-        return load_images(source, self._pick(source), size, workers=self.run.config.data.workers)
-
-    def _labels(self, source: Source) -> Tensor | None:
-        return None if source.labels is None else source.labels[self._pick(source)]
+            images = loader.images.cpu()[rows]
+        else:
+            workers = self.run.config.data.workers
+            images, rows = load_readable(source, rows, size, workers=workers)
+        return images, None if source.labels is None else source.labels[rows]
 
 
 class Readings(Callback):
@@ -318,7 +322,7 @@ def batch_grid(run: Run) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     batch = next(iter(run.loader.epoch(0, 0, lambda _: [""])))
     real = (batch.index < len(run.source)).nonzero()[:SHOWN_IMAGES, 0]
     workers, size = run.config.data.workers, run.plan.size
-    images = load_images(run.source, batch.index[real], size, workers=workers)
+    images = load_images(run.source, batch.index[real], size, workers=workers, missing=GREY)
     places = [place for place, view in enumerate(batch.views) if view.shape[-1] == size]
     assert batch.generated is not None
     marks = batch.generated.cpu()[places][:, real].T.numpy()

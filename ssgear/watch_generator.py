@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssgear.data.sources import Source, load_images
+from ssgear.data.scan import load_readable
+from ssgear.data.sources import Source
 from ssgear.engine.callbacks import Callback, Reason, Run
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.fid import frechet_distance
@@ -87,7 +88,7 @@ class Samples(Callback):
             # neighbours in the data set are often of one class
             index = index[torch.randperm(count, generator=torch.Generator().manual_seed(SEED))]
             workers = run.config.data.workers
-            images = load_images(source, index, run.plan.size, workers=workers)
+            images, index = load_readable(source, index, run.plan.size, workers=workers)
             self._real = images, None if source.labels is None else source.labels[index]
         return self._real
 

@@ -49,7 +49,7 @@ LIGHT = (
 )  # fmt: skip
 HEAVY = {"torch", "torchvision", "timm", "deepspeed", "tensorboard", "sklearn", "matplotlib"}
 
-DISTRIBUTIONS = {"pillow": "PIL", "scikit-learn": "sklearn"}
+DISTRIBUTIONS = {"pillow": "PIL", "scikit-learn": "sklearn", "nvidia-dali-cuda130": "nvidia"}
 
 
 @dataclass(frozen=True)

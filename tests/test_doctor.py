@@ -41,7 +41,18 @@ def test_the_command_prints_one_table_and_leaves_with_0() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    for word in ("python", "torch", "CPU", "GPU", "memory", "disk", "nt_xent", "deepspeed", "gloo"):
+    for word in (
+        "python",
+        "torch",
+        "CPU",
+        "GPU",
+        "memory",
+        "disk",
+        "nt_xent",
+        "deepspeed",
+        "DALI",
+        "gloo",
+    ):
         assert word in done.stdout
     assert done.stdout.count("what would change it") == 1
 
@@ -117,6 +128,17 @@ def test_optional_packages_say_what_installs_them(monkeypatch: pytest.MonkeyPatc
     needed = by_name(doctor.packages())
     assert (needed["triton"].state, needed["timm"].state) == ("note", "missing")
     assert needed["timm"].mend == "pip install timm"
+
+
+def test_dali_says_whether_it_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    (here,) = doctor.dali()
+    assert here.state == "ok" and here.what == "DALI" and here.found[0].isdigit()
+    monkeypatch.setattr(
+        "ssgear.data.dali_pipeline.why_not", lambda device: "it is not there; pip install it"
+    )
+    (absent,) = doctor.dali()
+    assert (absent.state, absent.mend) == ("note", "pip install it")
+    assert absent.found.startswith("it is not there (")
 
 
 def test_missing_requirements(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,10 +39,10 @@ class DataConfig:
     autoaugment-cifar, none; auto: simclr-cifar up to 64 pixels, else simclr."""
     min_scale: float | None = None
     """Smallest share of an image that a random crop covers; by default the augmentation's own."""
-    loader: Literal["auto", "resident", "torch"] = "auto"
-    """resident: decoded once, kept in memory as uint8; torch: decoded every epoch by workers."""
+    loader: Literal["auto", "resident", "dali", "torch"] = "auto"
+    """resident: decoded once, kept in memory as uint8; every epoch: dali (GPU), torch (workers)."""
     workers: int = 2
-    """Worker processes of the torch loader and threads of the decoder."""
+    """Worker processes of the torch loader, threads of dali (0: one a core) and of the decoder."""
     resident_limit_mb: int = 4096
     """The resident loader is chosen for sets up to this size, decoded."""
     max_bad_share: float = 0.01

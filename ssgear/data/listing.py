@@ -76,6 +76,14 @@ class Listing:
             digests=digests,
         )
 
+    def with_images(self, where: Iterable[str]) -> Listing:
+        """Return the listing of a folder with images that were there, by path, added."""
+        root = f"{self.root}/"
+        added = {path.removeprefix(root) for path in where if path.startswith(root)}
+        if not added or self.spans is not None:
+            return self
+        return _listing(self.root, {*self.images, *self.others, *added}, None)
+
     def text(self, name: str) -> str:
         """Return the content of another file, a text."""
         row = self.others.find(name)

@@ -2,7 +2,7 @@
 
 What the engines share stands here. A loader is asked for an epoch from some step on; it has no
 state of its own, so a resumed run asks for the same. Engines differ in who decodes: `resident`
-(once, before the run) or `torch` (worker processes, every epoch).
+(once, before the run), `dali` (NVIDIA's DALI, every epoch) or `torch` (worker processes, likewise).
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from ssgear.config.schema import DataConfig
+from ssgear.data import dali_pipeline
 from ssgear.data.augment import AugmentSpec
 from ssgear.data.augment_spec import view_set
 from ssgear.data.batch import Batch
+from ssgear.data.lost import LostImages
 from ssgear.data.sampler import Items, Sampler
-from ssgear.data.sources import Source
+from ssgear.data.sources import BadFile, Source
 from ssgear.data.stored_views import StoredViews
 from ssgear.data.synthetic import joined
 from ssgear.errors import ConfigError
@@ -104,6 +106,11 @@ class Loader(Protocol):
     name: str
     sampler: Sampler
 
+    @property
+    def lost(self) -> LostImages | None:
+        """What could be read before the run and cannot any more; None where all is in memory."""
+        ...
+
     def epoch(self, epoch: int, first: int, streams: Streams) -> Iterator[Batch]:
         """Yield the batches of an epoch from its step `first` on.
 
@@ -165,23 +172,28 @@ def build_loader(
     plan: ViewPlan,
     synthetic: Source | None = None,
     stored: StoredViews | None = None,
+    lost: Sequence[BadFile] = (),
 ) -> Loaded:
     """Decode or scan what there is and build the engine.
 
-    `sampler_for` gets the numbers of real and of synthetic images.
+    `sampler_for` gets the numbers of real and of synthetic images. `lost` are files that the
+    resumed run has lost already.
     """
+    from ssgear.data.dali import DaliLoader
     from ssgear.data.resident import ResidentLoader
     from ssgear.data.torch_loader import TorchLoader
 
-    engine, _ = choose_engine(config, source, synthetic, stored, plan.specs)
-    tensor, source = _read(engine, source, config)
+    engine, _ = choose_engine(config, source, synthetic, stored, plan.specs, plan.device)
+    if engine == "dali":
+        dali_pipeline.require(plan.device)
+    tensor, source = _read(engine, source, config, lost)
     everything = source
     if synthetic is not None:
-        more, synthetic = _read(engine, synthetic, config)
+        more, synthetic = _read(engine, synthetic, config, lost)
         tensor, everything = torch.cat([tensor, more]), joined(everything, synthetic)
     sampler = sampler_for(len(source), len(synthetic or ()))
     if stored is not None:
-        more, views = _read(engine, stored.source, config)
+        more, views = _read(engine, stored.source, config, lost)
         stored = replace(stored, source=views)
         mix = stored.mix(source, first_row=len(everything), num_views=len(plan.specs))
         sampler, stored = replace(sampler, views=mix), stored.noted(mix)
@@ -190,17 +202,21 @@ def build_loader(
     if engine == "resident":
         loader = ResidentLoader(tensor, everything.labels, sampler, plan)
     else:
-        loader = TorchLoader(everything, tensor, sampler, plan, config.workers)
+        gone = LostImages(everything, config.max_bad_share, lost)
+        kind = DaliLoader if engine == "dali" else TorchLoader
+        loader = kind(gone, tensor, sampler, plan, config.workers)
     return Loaded(loader, source, synthetic, stored)
 
 
-def _read(engine: str, source: Source, config: DataConfig) -> tuple[Tensor, Source]:
+def _read(
+    engine: str, source: Source, config: DataConfig, lost: Sequence[BadFile]
+) -> tuple[Tensor, Source]:
     """Return what an engine keeps of the images that can be read (pixels, or sizes), and these."""
     from ssgear.data.sources import decode_all, scan
 
     if engine == "resident":
         return decode_all(source, config)
-    good, sizes = scan(source, config)
+    good, sizes = scan(source, config, lost=lost)
     return sizes, good
 
 
@@ -210,6 +226,7 @@ def choose_engine(
     synthetic: Source | None = None,
     stored: StoredViews | None = None,
     specs: Sequence[AugmentSpec] = (),
+    device: torch.device | None = None,
 ) -> tuple[str, str]:
     """Return the engine for a source and what is shown beside it, and the reason in words.
 
@@ -232,14 +249,26 @@ def choose_engine(
         megabytes = 3 * side * side * count / 1e6
         fits = side <= SMALL_SIDE and megabytes <= config.resident_limit_mb
         reason = f"{count} images of {side} px are {megabytes:.0f} MB decoded"
+    if config.loader == "auto" and fits:
+        return "resident", reason
     if config.loader == "auto":
-        return ("resident" if fits else "torch"), reason
+        return _by_files(reason, device)
     if config.loader == "resident" and side is None:
         raise ConfigError(
             "--data.loader: resident needs images of one square size; "
             "use --data.loader torch, or resize them first"
         )
     return config.loader, "asked for by --data.loader"
+
+
+def _by_files(reason: str, device: torch.device | None) -> tuple[str, str]:
+    """Choose among the engines that read files: DALI where it can use a GPU."""
+    if device is None or device.type != "cuda":
+        return "torch", reason
+    problem = dali_pipeline.why_not(device)
+    if problem:
+        return "torch", f"{reason}; {problem}"
+    return "dali", f"{reason}; the GPU decodes them"
 
 
 def _policy_engine(config: DataConfig) -> tuple[str, str]:

@@ -97,15 +97,15 @@ class FolderReader(EncodedReader):
         """Return the path of a file."""
         return printable(f"{self.root}/{self.names[index]}")
 
+    def own_name(self, index: int) -> str:
+        """Return the path of a file below the folder."""
+        return self.names[index]
+
     def stamps(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return numbers that change with name, size or time of a file; 0: do not rely on it."""
         states = states_of(os.fsencode(self.root), self.names, rows)
         stamps = mixed(self.digests[rows], states[:, 0], states[:, 1])
         return np.where(states[:, 0] < 0, np.uint64(0), stamps)
-
-    def own_name(self, index: int) -> str:
-        """Return the path of a file below the folder."""
-        return self.names[index]
 
     def _read(self, index: int, limit: int | None) -> bytes:
         try:

@@ -23,6 +23,7 @@ class ResidentLoader:
     """Batches from images [N, 3, H, W] uint8 in memory. Deterministic in (seed, epoch, step)."""
 
     name = "resident"
+    lost = None
 
     def __init__(
         self, images: Tensor, labels: Tensor | None, sampler: Sampler, plan: ViewPlan

@@ -7,7 +7,7 @@ Pillow lets go of the interpreter while it decodes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
@@ -19,9 +19,11 @@ from ssgear.data.checked import checked
 from ssgear.data.decode import BadImageError, fit
 from ssgear.data.progress import progress
 from ssgear.data.readers import ArrayReader
-from ssgear.data.source import Source
+from ssgear.data.source import BadFile, Source
 from ssgear.errors import DataError
 
+GREY = 128
+"""Value of the pixels of an image that is lost, where none can stand in for it."""
 _CHUNK = 64
 """Images of one task of a thread."""
 _SHOWN = 3
@@ -68,11 +70,14 @@ def decode_all(
     return images, good
 
 
-def scan(source: Source, config: DataConfig, *, progress: bool = True) -> tuple[Source, Tensor]:
+def scan(
+    source: Source, config: DataConfig, *, progress: bool = True, lost: Iterable[BadFile] = ()
+) -> tuple[Source, Tensor]:
     """Find the sizes of all images and the files that cannot be read.
 
     Every image is read once; of many images, those that were found good before and have not
-    changed since are not read again (data/checked.py).
+    changed since are not read again (data/checked.py). `lost` are files that a resumed run knows to
+    be lost: they keep their numbers (data/lost.py) and count as a pixel.
 
     Returns:
         The source of the images that can be read, and their upright heights and widths [N, 2].
@@ -80,6 +85,7 @@ def scan(source: Source, config: DataConfig, *, progress: bool = True) -> tuple[
     Raises:
         DataError: more than `--data.max-bad-share` cannot be read.
     """
+    gone = {file.where for file in lost}
     sizes = np.zeros((len(source), 2), dtype=np.int64)
     missing = np.arange(len(source))
     label = "Checking" if progress and not isinstance(source.reader, ArrayReader) else ""
@@ -89,19 +95,31 @@ def scan(source: Source, config: DataConfig, *, progress: bool = True) -> tuple[
 
         def read(place: int) -> None:
             index = int(missing[place])
-            sizes[index] = source.checked_size(index)
+            if not gone or source.where(index) not in gone:
+                sizes[index] = source.checked_size(index)
 
         found = _for_each(read, len(missing), config.workers, label)
     bad = [(int(missing[place]), reason) for place, reason in found]
     source = source.subset(torch.arange(len(source)))
-    source.sizes = torch.from_numpy(sizes)
+    source.sizes = torch.from_numpy(sizes).clamp(min=1)
     good = _without_bad(source, bad, config)
     assert good.sizes is not None
     return good, good.sizes
 
 
-def load_images(source: Source, indices: Tensor, size: int, *, workers: int = 0) -> Tensor:
+def load_images(
+    source: Source,
+    indices: Tensor,
+    size: int,
+    *,
+    workers: int = 0,
+    missing: int | None = None,
+    bad: Bad | None = None,
+) -> Tensor:
     """Return some images as uint8 [n, 3, size, size]: centre squares, resized (bicubic).
+
+    Where `missing` is given, an image that cannot be read has all pixels of that value, and its row
+    and the reason are added to `bad`.
 
     Raises:
         DataError: one of them cannot be read.
@@ -113,8 +131,25 @@ def load_images(source: Source, indices: Tensor, size: int, *, workers: int = 0)
         pixels[row] = np.asarray(fit(source.image(rows[row]), size)).transpose(2, 0, 1)
 
     for row, reason in sorted(_for_each(read, len(rows), workers, "")):
-        raise source.named(BadImageError(reason), rows[row])
+        if missing is None:
+            raise source.named(BadImageError(reason), rows[row])
+        pixels[row] = missing
+        if bad is not None:
+            bad.append((row, reason))
     return torch.from_numpy(pixels)
+
+
+def load_readable(
+    source: Source, indices: Tensor, size: int, *, workers: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return those of some images that can be read, as `load_images` does, and their indices."""
+    bad: Bad = []
+    images = load_images(source, indices, size, workers=workers, missing=GREY, bad=bad)
+    if not bad:
+        return images, indices
+    good = torch.ones(len(indices), dtype=torch.bool)
+    good[[row for row, _ in bad]] = False
+    return images[good], indices[good]
 
 
 def _for_each(read: Callable[[int], None], count: int, workers: int, label: str) -> Bad:

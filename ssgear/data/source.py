@@ -112,9 +112,13 @@ class Source:
     def encoded(self, index: int) -> bytes:
         """Return the file of image `index` as it is stored."""
         try:
-            return self.reader.encoded(self._row(index))
+            return self.stored(index)
         except BadImageError as error:
             raise self.named(error, index) from error
+
+    def stored(self, index: int) -> bytes:
+        """Return the same; `BadImageError` gives the reason without the file's name."""
+        return self.reader.encoded(self._row(index))
 
     def checked_size(self, index: int) -> tuple[int, int]:
         """Return the upright height and width of image `index`, having read all of its file."""

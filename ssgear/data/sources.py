@@ -58,8 +58,8 @@ Wanted = Literal["train", "test", "probe"]
 class DataSet:
     """An entry of `SOURCES`."""
 
-    read: Callable[[DataConfig, Wanted], Images]
-    """Reads a split."""
+    read: Callable[[DataConfig, Wanted, Sequence[BadFile]], Images]
+    """Reads a split; names files that a resumed run has lost, as if they were there."""
     mean: Triple = IMAGENET[0]
     """Mean of red, green and blue in [0, 1]."""
     std: Triple = IMAGENET[1]
@@ -68,14 +68,19 @@ class DataSet:
     """Whether --data.labels can say what is on the images."""
 
 
-def open_source(config: DataConfig, split: Literal["train", "test"]) -> Source:
+def open_source(
+    config: DataConfig, split: Literal["train", "test"], lost: Sequence[BadFile] = ()
+) -> Source:
     """Open the images that the settings name.
+
+    `lost` are files that vanished while the run that is resumed was training: they keep their
+    numbers (data/lost.py).
 
     Raises:
         ConfigError: an unknown source, or options that contradict each other.
         DataError: a path without images, or files that are not what they should be.
     """
-    return _open(config, split)
+    return _open(config, split, lost)
 
 
 def open_probe_source(config: DataConfig) -> Source:
@@ -86,7 +91,7 @@ def open_probe_source(config: DataConfig) -> Source:
     return _open(config, "probe")
 
 
-def _open(config: DataConfig, wanted: Wanted) -> Source:
+def _open(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile] = ()) -> Source:
     name = _name(config)
     entry = SOURCES[name]
     if config.labels and not entry.labels_from_files:
@@ -98,7 +103,7 @@ def _open(config: DataConfig, wanted: Wanted) -> Source:
     if wanted == "test" and config.test_path:
         images = _read_test_path(config, entry, config.test_path)
     else:
-        images = entry.read(config, wanted)
+        images = entry.read(config, wanted, lost)
     return Source(name, images, mean=entry.mean, std=entry.std, remember=config.cache)
 
 
@@ -134,13 +139,14 @@ def _is_there(path: Path) -> bool:
     return path.expanduser().exists() or is_pattern(path)
 
 
-def _list(config: DataConfig) -> Listing:
+def _list(config: DataConfig, lost: Sequence[BadFile]) -> Listing:
     if config.path is None:
         raise ConfigError(f"--data.path: --data.source {config.source} needs a path")
-    return list_files(config.path, "--data.path", remember=config.cache)
+    listing = list_files(config.path, "--data.path", remember=config.cache)
+    return listing.with_images(file.where for file in lost)
 
 
-def _read_mini(config: DataConfig, wanted: Wanted) -> Images:
+def _read_mini(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile]) -> Images:
     if config.path is not None:
         raise ConfigError(
             f"--data.path: the embedded images need none; leave {config.path} or "
@@ -150,8 +156,8 @@ def _read_mini(config: DataConfig, wanted: Wanted) -> Images:
     return replace(_images(config, wanted, listing, folder_layout(listing)), side=32)
 
 
-def _read_tiny_imagenet(config: DataConfig, wanted: Wanted) -> Images:
-    listing = _list(config)
+def _read_tiny_imagenet(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile]) -> Images:
+    listing = _list(config, lost)
     layout = tiny_imagenet_layout(listing)
     if layout is None:
         raise DataError(
@@ -161,27 +167,27 @@ def _read_tiny_imagenet(config: DataConfig, wanted: Wanted) -> Images:
     return _images(config, wanted, listing, layout)
 
 
-def _read_folder(config: DataConfig, wanted: Wanted) -> Images:
+def _read_folder(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile]) -> Images:
     if config.path is not None and config.path.expanduser().is_file():
         raise ConfigError(f"--data.source: {config.path} is a file; use --data.source tar")
-    return _read_files(config, wanted)
+    return _read_files(config, wanted, lost)
 
 
-def _read_tar(config: DataConfig, wanted: Wanted) -> Images:
+def _read_tar(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile]) -> Images:
     if config.path is not None and config.path.expanduser().is_dir():
         raise ConfigError(f"--data.source: {config.path} is a folder; use --data.source folder")
-    return _read_files(config, wanted)
+    return _read_files(config, wanted, lost)
 
 
-def _read_shards(config: DataConfig, wanted: Wanted) -> Images:
+def _read_shards(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile]) -> Images:
     if config.path is None:
         raise ConfigError("--data.path: --data.source webdataset needs tar shards")
     listing = list_shards(config.path, "--data.path", remember=config.cache)
     return _images(config, wanted, listing, shard_layout(listing))
 
 
-def _read_files(config: DataConfig, wanted: Wanted) -> Images:
-    listing = _list(config)
+def _read_files(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile]) -> Images:
+    listing = _list(config, lost)
     labels = None if config.labels is None else read_labels(config.labels, listing)
     layout = None if labels else tiny_imagenet_layout(listing)
     return _images(config, wanted, listing, layout or folder_layout(listing, labels))
@@ -216,7 +222,7 @@ def _part_images(listing: Listing, part: Part, keys: Sequence[str] | None) -> Im
 
 def _read_test_path(config: DataConfig, entry: DataSet, path: Path) -> Images:
     """Read --data.test-path with the classes of the training images."""
-    training = entry.read(config, "probe")
+    training = entry.read(config, "probe", ())
     option, remember = "--data.test-path", config.cache
     if is_pattern(path) or holds_shards(path.expanduser()) or config.source == "webdataset":
         listing = list_shards(path, option, remember=remember)
@@ -228,8 +234,8 @@ def _read_test_path(config: DataConfig, entry: DataSet, path: Path) -> Images:
     return replace(images, classes=training.classes)
 
 
-def _published(name: str) -> Callable[[DataConfig, Wanted], Images]:
-    return lambda config, wanted: read_published(name, config, wanted)
+def _published(name: str) -> Callable[[DataConfig, Wanted, Sequence[BadFile]], Images]:
+    return lambda config, wanted, _: read_published(name, config, wanted)
 
 
 SOURCES: dict[str, DataSet] = {

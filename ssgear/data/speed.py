@@ -75,7 +75,7 @@ def measure(source: Source, config: DataConfig, device: torch.device) -> Speed:
     """
     size = view_size(config, source)
     specs = augmentation(config, size)
-    engine, reason = choose_engine(config, source, specs=specs)
+    engine, reason = choose_engine(config, source, specs=specs, device=device)
     some = _readable(source.subset(philox.permutation(0, len(source))[:SAMPLE]))
     shapes = [_shape(some.decode(index)) for index in range(min(len(some), BATCH))]
     ordered = sorted(shapes, key=lambda shape: shape[0] * shape[1])

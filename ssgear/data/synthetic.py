@@ -62,7 +62,7 @@ class JoinedReader:
     def encoded(self, index: int) -> bytes:
         """Return the file of an image as it is stored."""
         source, place = self._find(index)
-        return source.encoded(place)
+        return source.stored(place)
 
     def image(self, index: int) -> Image.Image:
         """Return an image, upright RGB."""
@@ -114,7 +114,9 @@ def joined(source: Source, synthetic: Source) -> Source:
     """Return both as one source."""
     labels = joined_labels(source.labels, len(synthetic))
     images = Images(reader=JoinedReader(source, synthetic), labels=labels)
-    return Source(source.name, images, mean=source.mean, std=source.std)
+    both = Source(source.name, images, mean=source.mean, std=source.std)
+    both.bad = (*source.bad, *synthetic.bad)
+    return both
 
 
 def joined_labels(labels: Tensor | None, num_synthetic: int) -> Tensor | None:

@@ -8,9 +8,11 @@ engine. A worker makes whole batches, so that Philox runs once per batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,11 +20,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssgear.data.augment import AugmentParams, AugmentSpec, crop_resize, finish, sample
 from ssgear.data.batch import Batch
+from ssgear.data.decode import BadImageError, to_tensor
 from ssgear.data.loading import Streams, ViewPlan
+from ssgear.data.lost import Found, LostImages, Rows
 from ssgear.data.policy import apply_policy
 from ssgear.data.sampler import Items, Order, Sampler
-from ssgear.data.sources import Source, load_images
+from ssgear.data.scan import GREY
+from ssgear.data.sources import load_images
 from ssgear.errors import DataError
+from ssgear.kernels import philox
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,38 +43,74 @@ class Request:
     number: int
 
 
-Made = tuple[Request, list[Tensor], Tensor | None]
-"""A request, its crops for each view, and the whole images where they are asked for."""
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What an engine that reads files makes of a request."""
+
+    request: Request
+    """What was asked for, but with the images that really stand in the rows."""
+    crops: list[Tensor]
+    """uint8 [n, 3, size, size] for each view."""
+    images: Tensor | None
+    """The whole images, of the same shape, where they are asked for."""
+    found: Found = ()
+    """Images that turned out to be lost."""
 
 
-class CropDataset(Dataset[Made]):
+class CropDataset(Dataset[Made | DataError]):
     """Answers a `Request` with uint8 crops, one tensor [n, 3, side, side] per view."""
 
-    def __init__(self, source: Source, plan: ViewPlan, sizes: Tensor) -> None:
+    def __init__(self, lost: LostImages, plan: ViewPlan, sizes: Tensor, sampler: Sampler) -> None:
         """Keep what a worker process needs; `sizes` [N, 2] are the images' heights and widths."""
-        self.source = source
+        self.source = lost.source
+        self.lost = lost
         self.plan = plan
         self.sizes = sizes
+        self.counts = sampler.num_images, sampler.num_synthetic
 
-    def __getitem__(self, request: Request) -> Made:
+    def __getitem__(self, request: Request) -> Made | DataError:
         """Decode the rows of a batch and cut every view's crop from each."""
+        try:
+            return self._make(request)
+        except DataError as error:
+            return error  # raised here, it would reach the trainer as the text of a traceback
+
+    def rows(self, request: Request, read: Callable[[int], T]) -> Rows[T]:
+        """Return the reader of a batch's rows, which replaces what is lost."""
+        seed = self.plan.stream_seed(request.stream)
+        return Rows(
+            self.source,
+            request.items,
+            read,
+            key=philox.derive_key(seed, "stand-in", request.epoch),
+            counts=self.counts,
+            lost=self.lost.reasons,
+            needs_index=self.plan.needs_images,
+        )
+
+    def draw(self, request: Request) -> list[AugmentParams]:
+        """Draw the parameters of every view of a batch."""
+        specs = self.plan.specs
+        return [draw_view(s, self.plan, request, view, self.sizes) for view, s in enumerate(specs)]
+
+    def _make(self, request: Request) -> Made:
         plan, index = self.plan, request.items.index
-        params = [
-            draw_view(spec, plan, request, view, self.sizes) for view, spec in enumerate(plan.specs)
-        ]
+        rows, params = self.rows(request, self._decode), self.draw(request)
         empty = partial(torch.empty, dtype=torch.uint8)
         crops = [empty(len(index), 3, side, side) for side in plan.sides]
         images = empty(len(index), 3, plan.size, plan.size) if plan.needs_images else None
         whole = AugmentSpec.named("none")
-        shown = torch.stack([request.items.rows_of(view) for view in range(len(params))], dim=1)
-        for row, (place, places) in enumerate(zip(index.tolist(), shown.tolist(), strict=True)):
-            wanted = {*places, *([place] if plan.needs_images else [])}
-            decoded = {each: self._decode(each) for each in wanted}
-            for crop, drawn, spec, each in zip(crops, params, plan.specs, places, strict=True):
-                crop[row] = _cut(decoded[each], drawn.box[row], crop.shape[-1], spec)
+        for row in range(len(index)):
+            images_of = rows.read(row)
+            if rows.changed(row):
+                params = self.draw(replace(request, items=rows.items))
+            for view, (crop, drawn, spec) in enumerate(zip(crops, params, plan.specs, strict=True)):
+                image = images_of[int(rows.items.rows_of(view)[row])]
+                crop[row] = _cut(image, drawn.box[row], crop.shape[-1], spec)
             if images is not None:
-                box = torch.tensor([0.0, 0.0, *decoded[place].shape[1:]])
-                images[row] = _cut(decoded[place], box, plan.size, whole)
+                image = images_of[int(rows.items.index[row])]
+                box = torch.tensor([0.0, 0.0, *image.shape[1:]])
+                images[row] = _cut(image, box, plan.size, whole)
         for view, (drawn, spec) in enumerate(zip(params, plan.specs, strict=True)):
             if spec.policy is not None:
                 crops[view] = apply_policy(
@@ -78,14 +122,13 @@ class CropDataset(Dataset[Made]):
                     indices=request.items.draw,
                     view=view,
                 )
-        return request, crops, images
+        made = replace(request, items=rows.items)
+        return Made(request=made, crops=crops, images=images, found=rows.found)
 
     def _decode(self, place: int) -> Tensor:
-        image = self.source.decode(place)
+        image = to_tensor(self.source.image(place))
         if list(image.shape[1:]) != self.sizes[place].tolist():
-            raise DataError(
-                f"{self.source.where(place)}: its size changed while training; start again"
-            )
+            raise BadImageError("its size changed while training")
         return image
 
 
@@ -119,26 +162,36 @@ class TorchLoader:
     name = "torch"
 
     def __init__(
-        self, source: Source, sizes: Tensor, sampler: Sampler, plan: ViewPlan, workers: int
+        self, lost: LostImages, sizes: Tensor, sampler: Sampler, plan: ViewPlan, workers: int
     ) -> None:
-        """Keep the source and the heights and widths [N, 2] of its images."""
-        self.dataset = CropDataset(source, plan, sizes)
-        self.labels = source.labels
+        """Keep the source, what is lost of it, and its images' heights and widths [N, 2]."""
+        self.dataset = CropDataset(lost, plan, sizes, sampler)
+        self.lost = lost
+        self.labels = lost.source.labels
         self.sampler = sampler
         self.plan = plan
         self.workers = workers
 
     def epoch(self, epoch: int, first: int, streams: Streams) -> Iterator[Batch]:
         """Yield the batches of an epoch from its step `first` on."""
-        loader: DataLoader[Made] = DataLoader(
+        with contextlib.closing(self._made(self._requests(epoch, first, streams))) as made:
+            for each in made:
+                self.lost.add(each.found)
+                yield self._batch(each)
+
+    def _made(self, requests: Iterator[Request]) -> Generator[Made, None, None]:
+        """Yield what was made of each request, in order."""
+        loader: DataLoader[Made | DataError] = DataLoader(
             self.dataset,
-            sampler=self._requests(epoch, first, streams),
+            sampler=requests,
             batch_size=None,
             num_workers=self.workers,
             pin_memory=False,
         )
-        for request, crops, images in loader:
-            yield self._batch(request, crops, images)
+        for made in loader:
+            if isinstance(made, DataError):
+                raise made
+            yield made
 
     def _requests(self, epoch: int, first: int, streams: Streams) -> Iterator[Request]:
         orders: dict[str, Order] = {}
@@ -150,18 +203,20 @@ class TorchLoader:
                 items = self.sampler.items(orders[stream], step)
                 yield Request(items=items, stream=stream, epoch=epoch, number=number)
 
-    def _batch(self, request: Request, crops: list[Tensor], images: Tensor | None) -> Batch:
-        plan = self.plan
+    def _batch(self, made: Made) -> Batch:
+        plan, request = self.plan, made.request
         views = []
-        for view, (crop, spec) in enumerate(zip(crops, plan.specs, strict=True)):
-            drawn = draw_view(spec, plan, request, view, self.dataset.sizes)
+        drawn = self.dataset.draw(request)
+        for crop, params, spec in zip(made.crops, drawn, plan.specs, strict=True):
             there = crop.to(plan.device)
-            views.append(finish(there, drawn, spec, channels_last=plan.channels_last))
+            views.append(finish(there, params, spec, channels_last=plan.channels_last))
         fetch = self._fetch if plan.needs_images else None
         return plan.batch(
-            views, request.items, self.labels, request.epoch, request.number, images, fetch
+            views, request.items, self.labels, request.epoch, request.number, made.images, fetch
         )
 
     def _fetch(self, index: Tensor) -> Tensor:
         workers = self.workers
-        return load_images(self.dataset.source, index.cpu(), self.plan.size, workers=workers)
+        return load_images(
+            self.dataset.source, index.cpu(), self.plan.size, workers=workers, missing=GREY
+        )

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ssgear.data.sources import BadFile
 from ssgear.engine.callbacks import Callback, Run
 from ssgear.errors import CheckpointError
 from ssgear.storage import checkpoint
@@ -83,6 +84,12 @@ def _own_state(run: Run, callbacks: Sequence[Callback]) -> dict[str, Any]:
     }
 
 
+def lost_files(folder: Path) -> list[BadFile]:
+    """Return the images that a run had lost when it was saved (data/lost.py)."""
+    lost = checkpoint.read_manifest(folder).get("lost", [])
+    return [BadFile(where, reason) for where, reason in lost]
+
+
 def _commit(run: Run, staged: Path, final: Path) -> None:
     meta = {
         "step": run.step,
@@ -92,6 +99,9 @@ def _commit(run: Run, staged: Path, final: Path) -> None:
         "runtime": run.runtime.name,
         "num_images": len(run.source),
         "num_synthetic": run.loader.sampler.num_synthetic,
+        "lost": [(lost.where, lost.reason) for lost in run.loader.lost.files()]
+        if run.loader.lost
+        else [],
         "num_stored": 0 if run.stored is None else len(run.stored.source),
     }
     checkpoint.write_manifest(staged, meta)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -21,6 +21,7 @@ from ssgear import distributed, registry
 from ssgear.config import cli
 from ssgear.config import deepspeed as ds_json
 from ssgear.config.schema import Config
+from ssgear.data import dali_pipeline
 from ssgear.data.loading import (
     SMALL_SIDE,
     ViewPlan,
@@ -30,7 +31,7 @@ from ssgear.data.loading import (
     view_size,
 )
 from ssgear.data.sampler import Sampler
-from ssgear.data.sources import Source, check_source, open_source, scan
+from ssgear.data.sources import BadFile, Source, check_source, open_source, scan
 from ssgear.data.stored_views import StoredViews, open_stored
 from ssgear.data.synthetic import open_synthetic
 from ssgear.distributed import World
@@ -39,6 +40,7 @@ from ssgear.engine.deepspeed_runtime import DeepSpeedRuntime, import_deepspeed
 from ssgear.engine.grad_cache import even_slices
 from ssgear.engine.log import Log, cut_metrics
 from ssgear.engine.runtime import Runtime, TorchRuntime
+from ssgear.engine.saving import lost_files
 from ssgear.errors import CheckpointError, ConfigError, DataError, SsgearError
 from ssgear.kernels import philox
 from ssgear.methods.base import Facts, Method
@@ -66,7 +68,8 @@ def prepare(launch: cli.Launch) -> Run:
         read_manifest(find_latest(launch.resume))  # nothing there, or damaged: refused first
     device = pick_device(config)
     world = distributed.initialise(device, config.engine.timeout_s)
-    torch.set_num_threads(config.engine.threads or max(1, _cores() // world.local_size))
+    cores = distributed.usable_cores() // world.local_size
+    torch.set_num_threads(config.engine.threads or max(1, cores))
     config, ds = _with_deepspeed(config, launch.given, world, device)
     if launch.resume is not None:
         refuse_changes(config, launch.resume)
@@ -86,6 +89,8 @@ def resolve(launch: cli.Launch) -> Config:
     config, _ = _with_deepspeed(launch.config, launch.given, world, pick_device(launch.config))
     check_model(config.model.name)
     check_source(config.data.source)
+    if config.data.loader == "dali":
+        dali_pipeline.require(pick_device(config))
     augmentation(config.data, config.data.size or SMALL_SIDE)
     return config
 
@@ -98,7 +103,8 @@ def _build(
     launch: cli.Launch,
 ) -> Run:
     world, device = machine.world, machine.device
-    source = open_source(config.data, "train")
+    lost = lost_files(find_latest(launch.resume)) if launch.resume else []
+    source = open_source(config.data, "train", lost)
     synthetic = open_synthetic(config.data, source)
     stored = open_stored(config.views, source)
     size = view_size(config.data, source)
@@ -111,7 +117,7 @@ def _build(
     )
     method = build_method(config, size, device, world, facts)
     source = _wrapped(method, source, synthetic, stored)
-    test = _test_source(config)
+    test = _test_source(config, lost)
     plan = ViewPlan(
         specs=method.view_specs(views),
         size=size,
@@ -136,9 +142,9 @@ def _build(
             world_size=world.size,
         )
 
-    engine, why = choose_engine(config.data, source, synthetic, stored, plan.specs)
+    engine, why = choose_engine(config.data, source, synthetic, stored, plan.specs, device)
     loader, source, synthetic, stored = build_loader(
-        config.data, source, sampler_for, plan, synthetic, stored
+        config.data, source, sampler_for, plan, synthetic, stored, lost
     )
     total = loader.sampler.steps_per_epoch * config.optim.epochs
     _check_rows(method, config, world)
@@ -207,14 +213,14 @@ def _check_sides(method: Method, plan: ViewPlan) -> None:
     network.train(training)
 
 
-def _test_source(config: Config) -> Source | None:
+def _test_source(config: Config, lost: Sequence[BadFile]) -> Source | None:
     """Open and check the test images now: a mistake in them must not end a run hours later."""
     if config.data.test_share == 0 and config.data.test_path is None:
         try:
-            return scan(open_source(config.data, "test"), config.data)[0]
+            return scan(open_source(config.data, "test", lost), config.data)[0]
         except DataError:
             return None  # no split of its own, and none was asked for
-    return scan(open_source(config.data, "test"), config.data)[0]
+    return scan(open_source(config.data, "test", lost), config.data)[0]
 
 
 def _check_rows(method: Method, config: Config, world: World) -> None:
@@ -244,6 +250,9 @@ def _tell(run: Run, loader: str, ds: ds_json.ResolvedDeepSpeed | None) -> None:
             run.log.say(note)
         for bad in source.bad:
             run.log.note(run.step, f"skipped {bad.where}: {bad.reason}")
+    known = len(run.loader.lost.reasons) if run.loader.lost else 0
+    if known:
+        run.log.say(f"{known} images were lost before this step; others stand in for them")
     for note in ds.notes if ds else ():
         run.log.note(run.step, note)
     share = config.data.synthetic_share * config.optim.batch_size
@@ -277,10 +286,6 @@ def _tell(run: Run, loader: str, ds: ds_json.ResolvedDeepSpeed | None) -> None:
 def pick_device(config: Config) -> torch.device:
     """Return this rank's device, or say that there is no GPU."""
     return distributed.choose_device(config.engine.device, "--engine.device")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _with_deepspeed(

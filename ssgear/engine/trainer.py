@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ssgear.data.batch import Batch
+from ssgear.data.scan import GREY
 from ssgear.data.sources import load_images
 from ssgear.distributed import is_lost_rank
 from ssgear.engine.callbacks import Callback, Reason, Run, unchanged
@@ -214,6 +215,7 @@ class Trainer:
         run = self.run_state
         if not bool(self._finite):
             self._refuse(" or ".join(self._terms))
+        self._tell_lost()
         now = time.perf_counter()
         speed = (run.images_seen - self._tick_images) / (now - self._tick)
         values: dict[str, Any] = {"epoch": round(run.epoch, 4), "images_seen": run.images_seen}
@@ -223,6 +225,21 @@ class Trainer:
         values["data_wait"] = round(self._waited / (now - self._tick), 4)
         run.log.train(run.step, **values)
         self._restart_clock()
+
+    def _tell_lost(self) -> None:
+        """Name the images that any rank has lost since this was last called; all ranks call it."""
+        run = self.run_state
+        lost = run.loader.lost
+        if lost is None:
+            return
+        found = dict(each for rank in run.world.gather(lost.untold()) for each in rank)
+        lost.add([*found.items()], told=True)
+        for index, reason in found.items():
+            run.log.note(
+                run.step,
+                f"skipped {lost.source.where(index)}: {reason}; another image stands in for it "
+                f"({len(lost.reasons)} of {len(lost.source)} while training)",
+            )
 
     def _losses(self) -> dict[str, float]:
         """Return the step's losses as means over ranks: `loss` is the sum over phases."""
@@ -245,6 +262,7 @@ class Trainer:
     def _save(self) -> None:
         if not bool(self._finite):
             self._refuse(" or ".join(self._terms))
+        self._tell_lost()  # every rank's, for the checkpoint
         now = time.perf_counter()
         save_checkpoint(self.run_state, self.callbacks)
         self._forget(time.perf_counter() - now)
@@ -279,7 +297,9 @@ class Trainer:
             return torch.cat(
                 [
                     encoder(
-                        load_images(run.source, part, run.plan.size, workers=workers).to(run.device)
+                        load_images(
+                            run.source, part, run.plan.size, workers=workers, missing=GREY
+                        ).to(run.device)
                     )
                     for part in parts
                 ]

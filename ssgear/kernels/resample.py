@@ -82,7 +82,7 @@ def resize_taps(
     taps = torch.arange(shape[0], device=start.device).reshape(shape)
     steps = taps.float()
     distance = steps * (1 / widen).float() + ((first + 0.5 - centre) / widen).float()
-    weights = _kernel(distance.abs_(), interpolation)
+    weights = kernel(distance.abs_(), interpolation)
     weights *= ((length - first).float() - steps).clamp_(0, 1)  # 0 past the crop's edge, else 1
     weights /= sum(weights.unbind())  # tap by tap: zeros at the end change no bit
     pixel = torch.minimum((first + start).long() + taps, (start + length).long() - 1)
@@ -120,7 +120,7 @@ def _round_(pixels: Tensor) -> Tensor:
     return pixels.add_(0.5).floor_().clamp_(0, 255)
 
 
-def _kernel(distance: Tensor, interpolation: Interpolation) -> Tensor:
+def kernel(distance: Tensor, interpolation: Interpolation) -> Tensor:
     """Return the kernel at distances >= 0, without branches.
 
     Keys' cubic with a = -1/2 is t^2 (t - 1) / 2 + s^2 (1 - 2 s) with the truncated powers of

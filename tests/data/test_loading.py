@@ -1,4 +1,4 @@
-"""Both engines give the same batches, from any step on, whatever is made together."""
+"""The engines give the same batches, from any step on, whatever is made together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ssgear.config.schema import DataConfig
-from ssgear.data import resident
+from ssgear.data import dali_pipeline, resident
 from ssgear.data.augment import augment
 from ssgear.data.augment_spec import AugmentSpec, view_set
 from ssgear.data.batch import Batch
@@ -26,9 +26,9 @@ from ssgear.data.loading import (
 )
 from ssgear.data.sampler import Sampler
 from ssgear.data.sources import Source, open_source
-from ssgear.errors import ConfigError
+from ssgear.errors import ConfigError, MissingDependencyError
 
-Engine = Literal["resident", "torch"]
+Engine = Literal["resident", "dali", "torch"]
 ENGINES: tuple[Engine, ...] = ("resident", "torch")
 
 
@@ -119,6 +119,20 @@ def test_autoaugment_in_the_torch_engine_is_that_of_augment(source: Source, work
             assert torch.equal(batch.views[view], augment(images, each, size=32, **keyed))
 
 
+def test_dali_makes_views_of_several_sizes(source: Source) -> None:
+    large, small = view_set("swav-multicrop")[1:3]
+    specs = (large, small, dataclasses.replace(small, turn=1))
+    one, two = (
+        next(iter(loader(source, name, True, specs).epoch(0, 7, main_only)))
+        for name in ("torch", "dali")
+    )
+    assert torch.equal(one.index, two.index)
+    for ours, theirs in zip(one.views, two.views, strict=True):
+        assert ours.shape == theirs.shape and (ours - theirs).abs().mean() < 0.01
+    assert one.images is not None and two.images is not None
+    assert (one.images - two.images).abs().max() < 1e-6
+
+
 def test_autoaugment_is_the_torch_engines_alone(source: Source) -> None:
     specs = view_set("autoaugment")
     engine, why = choose_engine(DataConfig(), source, specs=specs)
@@ -128,7 +142,7 @@ def test_autoaugment_is_the_torch_engines_alone(source: Source) -> None:
         choose_engine(DataConfig(loader="resident"), source, specs=specs)
 
 
-@pytest.mark.parametrize("engine", ["resident", "torch"])
+@pytest.mark.parametrize("engine", ["resident", "dali", "torch"])
 def test_streams_have_orders_of_their_own_and_leave_the_main_one_alone(
     source: Source, engine: Engine
 ) -> None:
@@ -173,3 +187,20 @@ def test_the_choice_of_engine_size_and_augmentation(source: Source, tmp_path: Pa
     assert view_size(DataConfig(), mixed) == 224
     with pytest.raises(ConfigError, match=r"--data\.loader: resident needs images of one square"):
         choose_engine(DataConfig(loader="resident"), mixed)
+
+
+def test_dali_is_chosen_where_there_is_a_gpu(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, gpu = DataConfig(resident_limit_mb=0), torch.device("cuda")
+    problem = ""
+    monkeypatch.setattr(dali_pipeline, "why_not", lambda device: problem)
+    chosen, why = choose_engine(files, source, device=gpu)
+    assert chosen == "dali" and why.endswith("; the GPU decodes them")
+    assert choose_engine(DataConfig(), source, device=gpu)[0] == "resident"
+    assert choose_engine(files, source, device=torch.device("cpu"))[0] == "torch"
+    problem = "NVIDIA DALI is not installed; pip install it"
+    chosen, why = choose_engine(files, source, device=gpu)
+    assert chosen == "torch" and why.endswith(problem)
+    with pytest.raises(MissingDependencyError, match=r"pip install it, or --data\.loader"):
+        loader(source, "dali")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ssgear.config.schema import DataConfig
 from ssgear.data.decode import fit, open_rgb, to_tensor
+from ssgear.data.scan import GREY, load_readable
 from ssgear.data.sources import BadFile, Source, decode_all, load_images, open_source, scan
 from ssgear.errors import DataError
 from tests.data.pictures import encode, noise, pack, picture, write_classes
@@ -150,6 +151,19 @@ def test_load_images(tmp_path: Path) -> None:
     (tmp_path / "2.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"2\.png: empty file"):
         load_images(source, indices, 12, workers=2)
+
+
+def test_images_that_vanished_are_left_out_or_grey(tmp_path: Path) -> None:
+    source = open_source(DataConfig(path=write_classes(tmp_path, {"a": 5}), test_share=0), "train")
+    indices = torch.tensor([4, 0, 2, 1])
+    every = load_images(source, indices, 8)
+    images, kept = load_readable(source, indices, 8)
+    assert torch.equal(images, every) and torch.equal(kept, indices)
+    (tmp_path / "a" / "2.png").unlink()
+    images, kept = load_readable(source, indices, 8)
+    assert kept.tolist() == [4, 0, 1] and torch.equal(images, every[[0, 1, 3]])
+    with_grey = load_images(source, indices, 8, missing=GREY)
+    assert (with_grey[2] == GREY).all() and torch.equal(with_grey[[0, 1, 3]], images)
 
 
 def test_nothing_is_drawn_where_there_is_no_terminal(

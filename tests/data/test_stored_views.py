@@ -86,7 +86,7 @@ def notes(made: Loaded) -> tuple[str, ...]:
     return () if made.stored is None else made.stored.source.notes
 
 
-@pytest.mark.parametrize("engine", ["resident", "torch"])
+@pytest.mark.parametrize("engine", ["resident", "dali", "torch"])
 @pytest.mark.parametrize("policy", ["second-only", "any", "pair"])
 def test_a_view_shows_what_the_batch_says(
     policy: Any, engine: Any, images: Path, store: Path
@@ -145,7 +145,7 @@ def test_at_one_every_second_view_is_stored(images: Path, store: Path) -> None:
     assert notes(made) == (f"the second view is a stored one: 60 views of 30 images from {store}",)
 
 
-@pytest.mark.parametrize("engine", ["resident", "torch"])
+@pytest.mark.parametrize("engine", ["resident", "dali", "torch"])
 def test_zero_is_the_run_without_a_store(engine: Any, images: Path, store: Path) -> None:
     plain = batches(loaded(data(images, loader=engine), ViewsConfig(), CIFAR), 1)
     zero = ViewsConfig(store=store, probability=0.0, policy="any")
@@ -156,7 +156,7 @@ def test_zero_is_the_run_without_a_store(engine: Any, images: Path, store: Path)
         assert all(torch.equal(x, y) for x, y in zip(a.views, b.views, strict=True))
 
 
-@pytest.mark.parametrize("engine", ["resident", "torch"])
+@pytest.mark.parametrize("engine", ["resident", "dali", "torch"])
 def test_views_that_are_not_stored_are_those_of_the_run_without_a_store(
     engine: Any, images: Path, store: Path
 ) -> None:
@@ -291,7 +291,7 @@ def test_what_is_picked_does_not_depend_on_the_order_of_the_store(
         assert torch.equal(a.views[1], b.views[1])
 
 
-@pytest.mark.parametrize("engine", ["resident", "torch"])
+@pytest.mark.parametrize("engine", ["resident", "dali", "torch"])
 def test_synthetic_rows_beside_stored_views(
     engine: Any, images: Path, store: Path, tmp_path: Path
 ) -> None:
@@ -320,7 +320,7 @@ def test_bad_views_are_named_and_left_out(images: Path, tmp_path: Path) -> None:
     for item in (0, 1, 9):  # both views of the first image, one of another
         path, image = shard_path(root, item // 7), opened.encoded(item)
         path.write_bytes(path.read_bytes().replace(image, bytes(len(image))))
-    for engine in ("resident", "torch"):
+    for engine in ("resident", "dali", "torch"):
         made = loaded(data(images, loader=engine, max_bad_share=0.1), ViewsConfig(store=root))
         assert made.stored is not None and len(made.stored.source) == 57
         assert [bad.where for bad in made.stored.source.bad] == [

@@ -98,6 +98,21 @@ def test_both_engines_mix_alike_and_show_the_right_images(
             assert int(a.labels[row]) == (-1 if synthetic else int(real.labels[place]))
 
 
+def test_dali_mixes_as_they_do(real: Source, tmp_path: Path) -> None:
+    root = store(tmp_path, 7)
+    one, two = (
+        batches(loaded(real, DataConfig(loader=engine, synthetic=root))[0], 1)  # type: ignore[arg-type]
+        for engine in ("resident", "dali")
+    )
+    for a, b in zip(one, two, strict=True):
+        assert torch.equal(a.index, b.index) and a.generated is not None and b.generated is not None
+        assert torch.equal(a.generated, b.generated)
+        assert a.images is not None and b.images is not None
+        torch.testing.assert_close(a.images, b.images, atol=1e-6, rtol=0)
+        for left, right in zip(a.views, b.views, strict=True):
+            assert (left - right).abs().mean() < 0.01
+
+
 @pytest.mark.parametrize("engine", ["resident", "torch"])
 def test_an_image_that_comes_again_in_an_epoch_gets_other_views(
     engine: str, real: Source, tmp_path: Path

@@ -88,7 +88,7 @@ def test_both_engines_train_alike(images: Path, store: Path, tmp_path: Path) -> 
     assert columns[0] == pytest.approx(columns[1], abs=1e-4)
 
 
-@pytest.mark.parametrize("loader", ["resident", "torch"])
+@pytest.mark.parametrize("loader", ["resident", "dali", "torch"])
 def test_a_resumed_run_equals_one_that_never_stopped(
     loader: str, images: Path, store: Path, tmp_path: Path
 ) -> None:
@@ -211,7 +211,7 @@ def test_a_run_of_stored_views_alone_shows_no_real_image(images: Path, tmp_path:
         assert torch.equal(one[1], two[1]) and not torch.equal(one[0], two[0])
 
 
-@pytest.mark.parametrize("loader", ["resident", "torch"])
+@pytest.mark.parametrize("loader", ["resident", "dali", "torch"])
 def test_the_report_shows_views_as_the_run_saw_them(
     loader: str, images: Path, store: Path, tmp_path: Path
 ) -> None:

@@ -84,6 +84,20 @@ def test_one_line_and_nothing_left(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_dali_where_it_is_not_installed(
+    options: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    line = refused(capsys, "--data.loader", "dali", *options)
+    assert "NVIDIA DALI is not installed; pip install " in line and "--data.loader torch" in line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     assert str(tmp_path / "empty") in refused(capsys, "--data.path", str(tmp_path / "empty"))
