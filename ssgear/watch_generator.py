@@ -39,7 +39,7 @@ class Samples(Callback):
         """Start without looks."""
         self.early: Tensor | None = None
         self.looks: list[tuple[int, Tensor]] = []
-        self._warned = False
+        self.collapsed = False
         self._real: tuple[Tensor, Tensor | None] | None = None
 
     def on_step(self, run: Run) -> None:
@@ -70,6 +70,7 @@ class Samples(Callback):
             if not self.looks or self.looks[-1][0] != run.step:
                 self._keep(run, made[:SHOWN])
             distances = self._distances(run, images, made) if reason == "finished" else {}
+            run.results.setdefault("generator", {})["collapsed"] = self.collapsed
             run.results["samples"] = {
                 "real": _pixels(images[:SHOWN]),
                 "steps": [(step, _pixels(look)) for step, look in self.looks],
@@ -93,11 +94,12 @@ class Samples(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the looks so far."""
-        return {"early": self.early, "looks": [[step, look] for step, look in self.looks]}
+        looks = [[step, look] for step, look in self.looks]
+        return {"early": self.early, "looks": looks, "collapsed": self.collapsed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back the looks so far."""
-        self.early = state["early"]
+        self.early, self.collapsed = state["early"], state["collapsed"]
         self.looks = [(int(step), look) for step, look in state["looks"]]
 
     def _look(self, run: Run, early: bool) -> None:
@@ -122,14 +124,14 @@ class Samples(Callback):
         """Say so where all synthetic images look alike."""
         spread = [images.float().std(dim=0).mean().item() for images in (real, made)]
         collapsed = spread[1] < ALIKE * spread[0]
-        if collapsed and not self._warned:
+        if collapsed and not self.collapsed:
             run.log.note(
                 run.step,
                 f"the generator has collapsed: its images vary by {spread[1]:.1f} grey levels, "
                 f"real ones by {spread[0]:.1f}; try a lower --method.critic-lr, a penalty, or "
                 "--method.critic-augment diffaugment",
             )
-        self._warned = collapsed
+        self.collapsed = collapsed
 
     def _distances(self, run: Run, images: Tensor, made: Tensor) -> dict[str, float]:
         """Return Frechet distances in the space of the final encoder, which scores both times."""
@@ -142,11 +144,11 @@ class Samples(Callback):
         found = {"at the end": frechet_distance(features(made), real)}
         if self.early is not None:
             found = {"at 5 % of training": frechet_distance(features(self.early), real), **found}
-        run.results["generator"] = {
-            "frechet_own_encoder": found["at the end"],
-            "frechet_own_encoder_at_5_percent": found.get("at 5 % of training"),
-            "images_compared": len(images),
-        }
+        run.results.setdefault("generator", {}).update(
+            frechet_own_encoder=found["at the end"],
+            frechet_own_encoder_at_5_percent=found.get("at 5 % of training"),
+            images_compared=len(images),
+        )
         return found
 
 

@@ -245,6 +245,8 @@ class GanSSL(Method):
         if phase.name == CRITIC:
             if isinstance(self.game.augment, Ada):
                 self.game.augment.update(self._over_ranks(carry["signs"]))
+            if "r1" in carry:
+                self.game.last_r1.copy_(self._over_ranks(carry["r1"], mean=True))
         elif phase.name == GENERATOR:
             self._after_generator(carry)
         else:
