@@ -15,12 +15,15 @@ from torch import Tensor
 
 from ssgear.data.sources import Source, load_images
 from ssgear.engine.callbacks import Callback, Reason, Run
+from ssgear.engine.shown import as_pixels, make_views
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.fid import frechet_distance
 from ssgear.storage.atomic import write_files
 
 SHOWN = 64
 """Samples of one look."""
+PAIRS = 12
+"""Positives that the report shows side by side."""
 COMPARED = 1000
 """Real and synthetic images of a distance."""
 EARLY = 0.05
@@ -75,6 +78,7 @@ class Samples(Callback):
                 "real": _pixels(images[:SHOWN]),
                 "steps": [(step, _pixels(look)) for step, look in self.looks],
                 "paired": getattr(run.config.method, "condition", "none") != "none",
+                "pairs": _pairs(run, images[:PAIRS], made[:PAIRS]),
                 "frechet": distances,
                 "count": len(images),
             }
@@ -150,6 +154,21 @@ class Samples(Callback):
             images_compared=len(images),
         )
         return found
+
+
+def _pairs(run: Run, images: Tensor, made: Tensor) -> dict[str, Any] | None:
+    """Return positives [N, 2, S, S, 3] uint8 as the encoder sees them; None where there are none.
+
+    A synthetic image beside the real one of its row, or two views of it.
+    """
+    kind = run.method.pairs_with
+    if kind == "nothing":
+        return None
+    second = made if kind == "synthetic" else images
+    # the real row is the first view; synthetic ones are drawn as views of their own
+    both = [*make_views(run, second, 1), *make_views(run, made, 1, first=len(run.plan.specs))]
+    shown = torch.stack([as_pixels(run, view) for view in both], dim=1)
+    return {"kind": kind, "images": shown.permute(0, 1, 3, 4, 2).numpy()}
 
 
 def _resized(images: Tensor, size: int) -> Tensor:

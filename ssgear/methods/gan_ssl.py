@@ -132,6 +132,8 @@ class GanSSL(Method):
         super().__init__(config, encoder)
         self.max_skipped = config.max_skipped
         self.generates, self.trains_encoder = config.has_gan, config.train_encoder
+        if config.pairs_synthetic:
+            self.pairs_with = "synthetic" if config.condition == "none" else "real"
         self.spec = facts.augmentation
         self.ssl = _inner_method(config, encoder, facts)
         self.game = Game(

@@ -27,6 +27,8 @@ MAX_TIMES = 6
 """Points in time of which synthetic images are shown."""
 MAX_SAMPLES = 16
 """Synthetic images of one point in time."""
+MAX_PAIRS = 12
+"""Positives shown side by side."""
 MAX_EXTRAS = 16
 """Charts of values that a method logs by itself."""
 _KNOWN = {
@@ -160,6 +162,18 @@ def samples(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
             for name, value in (found.get("frechet") or {}).items()
         ],
         "count": found.get("count"),
+        "pairs": _pairs(found.get("pairs")),
+    }
+
+
+def _pairs(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Positives of which at least one is synthetic, two pictures each."""
+    if not found or not len(found["images"]):
+        return None
+    pairs = np.asarray(found["images"], dtype=np.uint8)[:MAX_PAIRS]
+    return {
+        "real": found["kind"] == "real",
+        "rows": [[images.picture(image) for image in pair] for pair in pairs],
     }
 
 
