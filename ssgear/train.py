@@ -68,6 +68,7 @@ def train(launch: cli.Launch) -> int:
 
     run = None
     try:
+        watch_generator.check(launch.config)
         run = prepare(launch)
         readings = watch.Readings()
         callbacks = [

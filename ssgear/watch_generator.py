@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ssgear.config.schema import Config
 from ssgear.data.sources import Source, load_images
 from ssgear.engine.callbacks import Callback, Reason, Run
 from ssgear.engine.shown import as_pixels, make_views
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.fid import frechet_distance
+from ssgear.evaluation.inception import About, fid, load_inception
 from ssgear.storage.atomic import write_files
 
 SHOWN = 64
@@ -35,6 +37,12 @@ ALIKE = 0.2
 SEED = 0
 
 
+def check(config: Config) -> None:
+    """Find out before the run begins whether --eval.inception can be used at its end."""
+    if config.eval.inception is not None:
+        load_inception(config.eval.inception, option="--eval.inception")
+
+
 class Samples(Callback):
     """Draws from the generator at regular times; does nothing where a method has none."""
 
@@ -44,6 +52,11 @@ class Samples(Callback):
         self.looks: list[tuple[int, Tensor]] = []
         self.collapsed = False
         self._real: tuple[Tensor, Tensor | None] | None = None
+
+    def on_start(self, run: Run) -> None:
+        """Say so where an option means nothing."""
+        if run.config.eval.inception is not None and not run.method.generates:
+            run.log.note(run.step, "--eval.inception: no generator is trained, so there is no FID")
 
     def on_step(self, run: Run) -> None:
         """Look where it is time to."""
@@ -72,8 +85,12 @@ class Samples(Callback):
                 return
             if not self.looks or self.looks[-1][0] != run.step:
                 self._keep(run, made[:SHOWN])
-            distances = self._distances(run, images, made) if reason == "finished" else {}
-            run.results.setdefault("generator", {})["collapsed"] = self.collapsed
+            figures = run.results.setdefault("generator", {})
+            figures["collapsed"] = self.collapsed
+            distances: dict[str, float] = {}
+            if reason == "finished":
+                distances = self._distances(run, images, made)
+                figures |= _fid(run)
             run.results["samples"] = {
                 "real": _pixels(images[:SHOWN]),
                 "steps": [(step, _pixels(look)) for step, look in self.looks],
@@ -81,6 +98,8 @@ class Samples(Callback):
                 "pairs": _pairs(run, images[:PAIRS], made[:PAIRS]),
                 "frechet": distances,
                 "count": len(images),
+                "fid": figures.get("fid"),
+                "fid_protocol": figures.get("fid_protocol"),
             }
 
     def real(self, run: Run) -> tuple[Tensor, Tensor | None]:
@@ -154,6 +173,33 @@ class Samples(Callback):
             images_compared=len(images),
         )
         return found
+
+
+def _fid(run: Run) -> dict[str, Any]:
+    """Return the FID of as many synthetic images as there are test images, where it is wanted."""
+    config = run.config
+    source: Source = run.test or run.source
+    count = min(len(source), config.eval.max_images)
+    if config.eval.inception is None or count < 2:
+        return {}
+    index = torch.linspace(0, len(source) - 1, count).round().long()
+    images = load_images(source, index, run.plan.size, workers=config.data.workers)
+    made = run.method.samples(
+        images, None if source.labels is None else source.labels[index], seed=SEED
+    )
+    assert made is not None
+    side = made.shape[-1]
+    if side != run.plan.size:
+        images = load_images(source, index, side, workers=config.data.workers)
+    about = About(
+        real=f"{'test' if run.test else 'training'} images of {source.name}",
+        condition=getattr(config.method, "condition", "none"),
+        seed=SEED,
+    )
+    inception = load_inception(config.eval.inception, option="--eval.inception")
+    found = fid(inception, made, images, about=about, device=run.device)
+    run.log.say(f"FID {found['fid']:.2f}: {found['fid_protocol']}")
+    return found
 
 
 def _pairs(run: Run, images: Tensor, made: Tensor) -> dict[str, Any] | None:

@@ -32,6 +32,7 @@ from ssgear.methods._gan_parts import Synthetic, at_resolution, condition_of
 from ssgear.methods.base import Extract, Facts, Group, LossTerms, Method, OptimizerSpec, Phase
 from ssgear.models.critic_augment import Ada
 from ssgear.models.generators import save_generator
+from ssgear.models.instances import save_instance_encoder
 from ssgear.models.sampling import sample, to_uint8
 
 if TYPE_CHECKING:
@@ -233,12 +234,16 @@ class GanSSL(Method):
         return to_uint8(made).cpu()
 
     def save_generator(self, directory: Path, classes: Sequence[str] | None) -> None:
-        """Write the averaged generator."""
+        """Write the averaged generator, and the encoder that makes its condition."""
         if not self.generates:
             return
         named = classes if self.config.condition == "label" else None
         with self.game.average.applied():
             save_generator(self.game.generator, directory, classes=named)
+        if self.instances is not None:
+            mean, std = self.spec.mean, self.spec.std
+            with self.instances.applied(self.encoder):
+                save_instance_encoder(self.encoder, directory, mean=mean, std=std)
 
     # after a step: every rank moves buffers by the numbers of all
 

@@ -6,6 +6,7 @@ shows, so that the page stays a few megabytes whatever it is given.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -162,8 +163,17 @@ def samples(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
             for name, value in (found.get("frechet") or {}).items()
         ],
         "count": found.get("count"),
+        "fid": _fid(found),
         "pairs": _pairs(found.get("pairs")),
     }
+
+
+def _fid(found: Mapping[str, Any]) -> tuple[str, str] | None:
+    """FID and its protocol, which is never left out."""
+    value = charts.as_number(found.get("fid"))
+    if not math.isfinite(value):
+        return None
+    return charts.number_text(value, 4), str(found.get("fid_protocol"))
 
 
 def _pairs(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
