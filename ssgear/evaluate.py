@@ -78,9 +78,7 @@ def parse(run: Path, words: Sequence[str]) -> Evaluation:
     """Read the options; images that the command line does not name are the run's own."""
     given, help_wanted = arguments.read(words)
     given = arguments.check(given, options_of(Evaluation), listing="--help")
-    data = own_images(run)
-    if {"data.source", "data.path"} & {each.key for each in given}:
-        data = DataConfig(size=data.size, workers=data.workers)
+    data = cli.images_of(run, (each.key for each in given))
     words = ["--help"] if help_wanted else arguments.words_for_tyro(given)
     return _read(words, Evaluation(data=data))
 
@@ -88,12 +86,6 @@ def parse(run: Path, words: Sequence[str]) -> Evaluation:
 def _read(words: Sequence[str], default: Evaluation) -> Evaluation:
     about = "Measure an encoder on the images of its run, or on any others."
     return arguments.parse(Evaluation, words, prog=USAGE, description=about, default=default)
-
-
-def own_images(run: Path) -> DataConfig:
-    """Return the images of a run, or the embedded ones where its settings are not there."""
-    settings = (run if run.is_dir() else run.parent) / "config.json"
-    return cli.load_file(settings).data if settings.is_file() else DataConfig()
 
 
 def evaluate(run: Path, asked: Evaluation) -> int:
@@ -145,7 +137,7 @@ def figures_path(run: Path, asked: Evaluation) -> Path | None:
 def figures_name(run: Path, asked: Evaluation, source: str) -> Path:
     """Return a name that says which images: other images never replace the run's own figures."""
     parts = ["evaluation", source]
-    if asked.data.path is not None and asked.data.path != own_images(run).path:
+    if asked.data.path is not None and asked.data.path != cli.images_of(run).path:
         parts.append(asked.data.path.resolve().stem)
     if asked.max_images is not None:
         parts.append(f"{asked.max_images}-images")

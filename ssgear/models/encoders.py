@@ -95,10 +95,15 @@ class PretrainedEncoder(Normalized):
         mean: Sequence[float],
         std: Sequence[float],
         extra: Mapping[str, Any] | None = None,
+        digest: str = "",
     ) -> None:
-        """Wrap `encoder` and put it into eval mode; `extra` is what `save_encoder` was given."""
+        """Wrap `encoder` and put it into eval mode.
+
+        `extra` is what `save_encoder` was given, `digest` that of the file of weights.
+        """
         super().__init__(encoder, mean, std)
         self.extra = dict(extra or {})
+        self.digest = digest
         self.eval()
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
@@ -186,7 +191,7 @@ def read_encoder(run_dir_or_file: str | Path, name: str) -> PretrainedEncoder:
     try:
         encoder = build_encoder(config, size)
         _fill(encoder, state, str(weights))
-        return PretrainedEncoder(encoder, mean, std, extra)
+        return PretrainedEncoder(encoder, mean, std, extra, digest)
     except (ArgumentError, ConfigError) as error:
         raise CheckpointError(f"{description}: {error}") from None
 
