@@ -58,6 +58,10 @@ def images(tmp_path: Path) -> Path:
         (["--data.path", "nowhere"], "nowhere"),
         (["--optim.batch-size", "5000"], "4000"),
         (["--optim.micro-batch", "1"], "--optim.micro-batch"),
+        (
+            ["--method", "gan-ssl", "--optim.micro-batch", "8"],
+            "--optim.micro-batch: gan-ssl needs its batch whole",
+        ),
         (["--resume", "nowhere"], "nowhere"),
         (["--config", "nowhere.json"], "nowhere.json"),
         (["--deepspeed", "nowhere.json"], "nowhere.json"),
