@@ -137,7 +137,7 @@ def generate(asked: Generation, own: Any, named: Sequence[str] = ()) -> Path:
 
     `named` are the options that say which images views are to be made of.
     """
-    from ssgear.data.scan import progress
+    from ssgear.data.progress import progress
     from ssgear.storage.store_writer import create
     from ssgear.storage.view_store import StoreInfo
 
