@@ -30,7 +30,10 @@ class Evaluation:
     """What to measure, and on which images."""
 
     protocol: tuple[str, ...] = ("linear", "knn")
-    """linear, linear-sgd, knn, health: one or several."""
+    """linear, linear-sgd, knn, health; of a run's generator fid (as many synthetic images as test
+    images, against these) and fid-train (the same with training images). One or several."""
+    inception: Path | None = None
+    """For fid: file of Inception-v3's weights as torch-fidelity publishes them."""
     output: Path | None = None
     """File of the figures; by default evaluation-SOURCE.json in the run's directory, with the
     name of --data.path and the number of images where they were given."""
@@ -45,6 +48,14 @@ class Evaluation:
         """Refuse a number of images that can be no number of rows to compare."""
         if self.max_images is not None and self.max_images < 2:
             raise ConfigError(f"--max-images: {self.max_images} is not possible; use at least 2")
+        wanted = {"fid", "fid-train"} & set(self.protocol)
+        if self.inception is not None and not wanted:
+            raise ConfigError("--inception: is for --protocol fid and fid-train; add one of them")
+        if self.inception is None and wanted:
+            raise ConfigError(
+                "--inception: FID needs Inception-v3's weights; name the file that torch-fidelity "
+                "publishes, weights-inception-2015-12-05-6726825d.pth"
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,9 +78,7 @@ def parse(run: Path, words: Sequence[str]) -> Evaluation:
     """Read the options; images that the command line does not name are the run's own."""
     given, help_wanted = arguments.read(words)
     given = arguments.check(given, options_of(Evaluation), listing="--help")
-    data = own_images(run)
-    if {"data.source", "data.path"} & {each.key for each in given}:
-        data = DataConfig(size=data.size, workers=data.workers)
+    data = cli.images_of(run, (each.key for each in given))
     words = ["--help"] if help_wanted else arguments.words_for_tyro(given)
     return _read(words, Evaluation(data=data))
 
@@ -79,33 +88,37 @@ def _read(words: Sequence[str], default: Evaluation) -> Evaluation:
     return arguments.parse(Evaluation, words, prog=USAGE, description=about, default=default)
 
 
-def own_images(run: Path) -> DataConfig:
-    """Return the images of a run, or the embedded ones where its settings are not there."""
-    settings = (run if run.is_dir() else run.parent) / "config.json"
-    return cli.load_file(settings).data if settings.is_file() else DataConfig()
-
-
 def evaluate(run: Path, asked: Evaluation) -> int:
     """Load the encoder, run the protocols, print and write the figures."""
     from ssgear.evaluation import protocols
+    from ssgear.evaluation.inception import load_inception
     from ssgear.models.encoders import load_encoder
     from ssgear.storage.atomic import write_json
 
     chosen = [protocols.find(name) for name in asked.protocol]
     path = figures_path(run, asked)
+    inception = None if asked.inception is None else load_inception(asked.inception)
     device = distributed.choose_device(asked.device, "--device")
     encoder = load_encoder(run).to(device)
     data, facts = load_data(asked, encoder.size)
-    subject = protocols.Subject(encoder, data, device)
+    subject = protocols.Subject(
+        encoder,
+        data,
+        device,
+        run=run,
+        inception=inception,
+        name=facts["source"],
+        load=lambda size: load_data(asked, size)[0],
+    )
     figures: dict[str, Any] = {}
     for protocol in chosen:
         figures |= protocol(subject)
-    _show(figures, facts)
+    _show(figures, facts, subject.stated)
     path = path or figures_name(run, asked, facts["source"])
     if path.exists():
         print(f"ssgear: {path} is replaced", file=sys.stderr)
     asked_for = {"protocols": list(asked.protocol), "max_images": asked.max_images}
-    write_json(path, {**figures, **facts, **asked_for, "path": asked.data.path})
+    write_json(path, {**figures, **subject.stated, **facts, **asked_for, "path": asked.data.path})
     print(path)
     return 0
 
@@ -124,7 +137,7 @@ def figures_path(run: Path, asked: Evaluation) -> Path | None:
 def figures_name(run: Path, asked: Evaluation, source: str) -> Path:
     """Return a name that says which images: other images never replace the run's own figures."""
     parts = ["evaluation", source]
-    if asked.data.path is not None and asked.data.path != own_images(run).path:
+    if asked.data.path is not None and asked.data.path != cli.images_of(run).path:
         parts.append(asked.data.path.resolve().stem)
     if asked.max_images is not None:
         parts.append(f"{asked.max_images}-images")
@@ -157,7 +170,7 @@ def load_data(asked: Evaluation, size: int) -> tuple[EvalData, dict[str, Any]]:
     return data, facts
 
 
-def _show(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def _show(figures: Mapping[str, Any], facts: Mapping[str, Any], stated: Mapping[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -166,8 +179,12 @@ def _show(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in figures.items():
-        table.add_row(name, f"{value:.2f}" if "rank" in name else f"{100 * value:.2f} %")
-    Console().print(table)
+        share = "rank" not in name and "fid" not in name
+        table.add_row(name, f"{100 * value:.2f} %" if share else f"{value:.2f}")
+    console = Console()
+    console.print(table)
+    for name, text in stated.items():
+        console.print(f"{name}: {text}", highlight=False, markup=False)
 
 
 if __name__ == "__main__":

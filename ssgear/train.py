@@ -62,18 +62,20 @@ def resolved(launch: cli.Launch) -> Config:
 
 def train(launch: cli.Launch) -> int:
     """Train, evaluate and report; the heavy imports happen here."""
-    from ssgear import distributed, watch, watch_generator
+    from ssgear import distributed, watch, watch_critic, watch_generator
     from ssgear.engine.setup import prepare
     from ssgear.engine.trainer import Stopped, Trainer
 
     run = None
     try:
+        watch_generator.check(launch.config)
         run = prepare(launch)
         readings = watch.Readings()
         callbacks = [
             readings,
             watch.Export(),
             watch_generator.Samples(),
+            watch_critic.CriticWatch(),
             watch.FinalFigures(readings),
             watch.Report(readings),
         ]

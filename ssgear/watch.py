@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssgear.data.augment import augment
 from ssgear.data.batch import Batch
 from ssgear.data.resident import ResidentLoader
 from ssgear.data.scan import GREY, load_images, load_readable
 from ssgear.data.sources import Source, open_probe_source
 from ssgear.engine.callbacks import Callback, Reason, Run
+from ssgear.engine.shown import as_pixels, make_views
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.health import health
 from ssgear.evaluation.knn import knn_accuracy, nearest
@@ -164,27 +164,6 @@ def embed_two_views(run: Run, images: Tensor) -> tuple[Tensor, Tensor]:
     return first.float(), second.float()
 
 
-def make_views(run: Run, images: Tensor, count: int) -> list[Tensor]:
-    """Return augmented views of images, by the run's own specification.
-
-    Epoch -1 is nobody's in training.
-    """
-    specs = run.plan.specs
-    images = images.to(run.device)
-    return [
-        augment(
-            images,
-            specs[view % len(specs)],
-            size=run.plan.size,
-            seed=run.config.seed,
-            epoch=-1,
-            indices=torch.arange(len(images), device=run.device),
-            view=view,
-        )
-        for view in range(count)
-    ]
-
-
 class Export(Callback):
     """At the end: `encoder.safetensors` and `encoder.json`."""
 
@@ -311,7 +290,7 @@ def view_grid(run: Run, images: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
     Each image and views that the encoder saw of such images.
     """
-    return _grid(run, images, make_views(run, images, SHOWN_VIEWS))
+    return _grid(images, [as_pixels(run, view) for view in make_views(run, images, SHOWN_VIEWS)])
 
 
 def batch_grid(run: Run) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -327,15 +306,11 @@ def batch_grid(run: Run) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     assert batch.generated is not None
     marks = batch.generated.cpu()[places][:, real].T.numpy()
     real = real.to(run.device)
-    return _grid(run, images, [batch.views[place][real] for place in places]), marks
+    shown = [as_pixels(run, batch.views[place][real]) for place in places]
+    return _grid(images, shown), marks
 
 
-def _grid(run: Run, images: Tensor, views: Sequence[Tensor]) -> np.ndarray[Any, Any]:
-    spec = run.plan.specs[0]
-    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (spec.mean, spec.std))
-    shown = [
-        ((view.float().cpu() * std + mean) * 255).round().clamp(0, 255).byte() for view in views
-    ]
+def _grid(images: Tensor, shown: Sequence[Tensor]) -> np.ndarray[Any, Any]:
     grid = torch.stack([images.cpu(), *shown], dim=1)
     return grid.permute(0, 1, 3, 4, 2).numpy()
 

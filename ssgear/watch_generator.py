@@ -13,15 +13,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssgear.data.scan import load_readable
+from ssgear.config.schema import Config
+from ssgear.data.scan import GREY, load_images, load_readable
 from ssgear.data.sources import Source
 from ssgear.engine.callbacks import Callback, Reason, Run
+from ssgear.engine.shown import as_pixels, make_views
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.fid import frechet_distance
+from ssgear.evaluation.inception import About, fid, load_inception
 from ssgear.storage.atomic import write_files
 
 SHOWN = 64
 """Samples of one look."""
+PAIRS = 12
+"""Positives that the report shows side by side."""
 COMPARED = 1000
 """Real and synthetic images of a distance."""
 EARLY = 0.05
@@ -33,6 +38,12 @@ ALIKE = 0.2
 SEED = 0
 
 
+def check(config: Config) -> None:
+    """Find out before the run begins whether --eval.inception can be used at its end."""
+    if config.eval.inception is not None:
+        load_inception(config.eval.inception, option="--eval.inception")
+
+
 class Samples(Callback):
     """Draws from the generator at regular times; does nothing where a method has none."""
 
@@ -40,8 +51,13 @@ class Samples(Callback):
         """Start without looks."""
         self.early: Tensor | None = None
         self.looks: list[tuple[int, Tensor]] = []
-        self._warned = False
+        self.collapsed = False
         self._real: tuple[Tensor, Tensor | None] | None = None
+
+    def on_start(self, run: Run) -> None:
+        """Say so where an option means nothing."""
+        if run.config.eval.inception is not None and not run.method.generates:
+            run.log.note(run.step, "--eval.inception: no generator is trained, so there is no FID")
 
     def on_step(self, run: Run) -> None:
         """Look where it is time to."""
@@ -70,13 +86,21 @@ class Samples(Callback):
                 return
             if not self.looks or self.looks[-1][0] != run.step:
                 self._keep(run, made[:SHOWN])
-            distances = self._distances(run, images, made) if reason == "finished" else {}
+            figures = run.results.setdefault("generator", {})
+            figures["collapsed"] = self.collapsed
+            distances: dict[str, float] = {}
+            if reason == "finished":
+                distances = self._distances(run, images, made)
+                figures |= _fid(run)
             run.results["samples"] = {
                 "real": _pixels(images[:SHOWN]),
                 "steps": [(step, _pixels(look)) for step, look in self.looks],
                 "paired": getattr(run.config.method, "condition", "none") != "none",
+                "pairs": _pairs(run, images[:PAIRS], made[:PAIRS]),
                 "frechet": distances,
                 "count": len(images),
+                "fid": figures.get("fid"),
+                "fid_protocol": figures.get("fid_protocol"),
             }
 
     def real(self, run: Run) -> tuple[Tensor, Tensor | None]:
@@ -94,11 +118,12 @@ class Samples(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the looks so far."""
-        return {"early": self.early, "looks": [[step, look] for step, look in self.looks]}
+        looks = [[step, look] for step, look in self.looks]
+        return {"early": self.early, "looks": looks, "collapsed": self.collapsed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back the looks so far."""
-        self.early = state["early"]
+        self.early, self.collapsed = state["early"], state["collapsed"]
         self.looks = [(int(step), look) for step, look in state["looks"]]
 
     def _look(self, run: Run, early: bool) -> None:
@@ -123,14 +148,14 @@ class Samples(Callback):
         """Say so where all synthetic images look alike."""
         spread = [images.float().std(dim=0).mean().item() for images in (real, made)]
         collapsed = spread[1] < ALIKE * spread[0]
-        if collapsed and not self._warned:
+        if collapsed and not self.collapsed:
             run.log.note(
                 run.step,
                 f"the generator has collapsed: its images vary by {spread[1]:.1f} grey levels, "
                 f"real ones by {spread[0]:.1f}; try a lower --method.critic-lr, a penalty, or "
                 "--method.critic-augment diffaugment",
             )
-        self._warned = collapsed
+        self.collapsed = collapsed
 
     def _distances(self, run: Run, images: Tensor, made: Tensor) -> dict[str, float]:
         """Return Frechet distances in the space of the final encoder, which scores both times."""
@@ -143,12 +168,54 @@ class Samples(Callback):
         found = {"at the end": frechet_distance(features(made), real)}
         if self.early is not None:
             found = {"at 5 % of training": frechet_distance(features(self.early), real), **found}
-        run.results["generator"] = {
-            "frechet_own_encoder": found["at the end"],
-            "frechet_own_encoder_at_5_percent": found.get("at 5 % of training"),
-            "images_compared": len(images),
-        }
+        run.results.setdefault("generator", {}).update(
+            frechet_own_encoder=found["at the end"],
+            frechet_own_encoder_at_5_percent=found.get("at 5 % of training"),
+            images_compared=len(images),
+        )
         return found
+
+
+def _fid(run: Run) -> dict[str, Any]:
+    """Return the FID of as many synthetic images as there are test images, where it is wanted."""
+    config = run.config
+    source: Source = run.test or run.source
+    count = min(len(source), config.eval.max_images)
+    if config.eval.inception is None or count < 2:
+        return {}
+    index = torch.linspace(0, len(source) - 1, count).round().long()
+    images = load_images(source, index, run.plan.size, workers=config.data.workers, missing=GREY)
+    made = run.method.samples(
+        images, None if source.labels is None else source.labels[index], seed=SEED
+    )
+    assert made is not None
+    side = made.shape[-1]
+    if side != run.plan.size:
+        images = load_images(source, index, side, workers=config.data.workers, missing=GREY)
+    about = About(
+        real=f"{'test' if run.test else 'training'} images of {source.name}",
+        condition=getattr(config.method, "condition", "none"),
+        seed=SEED,
+    )
+    inception = load_inception(config.eval.inception, option="--eval.inception")
+    found = fid(inception, made, images, about=about, device=run.device)
+    run.log.say(f"FID {found['fid']:.2f}: {found['fid_protocol']}")
+    return found
+
+
+def _pairs(run: Run, images: Tensor, made: Tensor) -> dict[str, Any] | None:
+    """Return positives [N, 2, S, S, 3] uint8 as the encoder sees them; None where there are none.
+
+    A synthetic image beside the real one of its row, or two views of it.
+    """
+    kind = run.method.pairs_with
+    if kind == "nothing":
+        return None
+    second = made if kind == "synthetic" else images
+    # the real row is the first view; synthetic ones are drawn as views of their own
+    both = [*make_views(run, second, 1), *make_views(run, made, 1, first=len(run.plan.specs))]
+    shown = torch.stack([as_pixels(run, view) for view in both], dim=1)
+    return {"kind": kind, "images": shown.permute(0, 1, 3, 4, 2).numpy()}
 
 
 def _resized(images: Tensor, size: int) -> Tensor:

@@ -28,7 +28,7 @@ LAYERS = (
     ("data", "models", "losses"),
     ("methods",),
     ("engine", "evaluation", "views", "report"),
-    ("watch", "watch_generator"),
+    ("watch", "watch_critic", "watch_generator"),
     ("train", "generate", "evaluate", "doctor"),
     ("__init__", "__main__"),
 )

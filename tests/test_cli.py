@@ -34,7 +34,7 @@ OPTIONS = """
 --engine.deterministic --engine.threads --engine.timeout-s
 --log.every --log.tensorboard --log.progress
 --checkpoint.every --checkpoint.keep
---eval.every --eval.final --eval.max-images
+--eval.every --eval.final --eval.max-images --eval.inception
 --method.temperature --method.learned-temperature --method.projector-dims
 """.split()  # noqa: SIM905
 

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,12 +21,15 @@ import torch
 from PIL import Image
 
 from ssgear.generate import samples
+from ssgear.kernels import philox
 from ssgear.models.conditions import Condition
 from ssgear.models.dcgan import DCGANConfig, DCGANGenerator
-from ssgear.models.generators import save_generator
+from ssgear.models.encoders import read_encoder, save_encoder
+from ssgear.models.generators import load_generator, save_generator
 from ssgear.storage import store_writer
 from ssgear.storage.view_store import ViewStore
 from ssgear.views.base import Generator, Views
+from tests.methods.gan import SIDE, build
 
 Ssgear = Callable[..., Any]
 SMALL = ("--shard-size", 7, "--batch-size", 4)
@@ -214,3 +218,88 @@ def test_store_json_says_what_it_was_made_with(
     assert (fields["count"], fields["size"], fields["encoding"]) == (5, 8, "webp")
     assert fields["settings"]["model"] == digest
     assert fields["settings"]["parameters"] == {"truncation": 1.0}
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose generator is conditioned on images, and a folder of nine of these."""
+    root = tmp_path_factory.mktemp("instance")
+    method = build(condition="instance")
+    method.save_generator(root / "run", None)
+    (root / "images").mkdir()
+    for number in range(9):
+        values = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        Image.fromarray(values).save(root / "images" / f"{number}.png")
+    return root
+
+
+def of_images(paired: Path, store: Path, *options: object) -> tuple[object, ...]:
+    data = ("--data.path", paired / "images", "--data.test-share", 0)
+    return ("generate", "--run", paired / "run", *data, "--output", store, *SMALL, *options)
+
+
+def test_views_of_real_images(run_ssgear: Ssgear, paired: Path, tmp_path: Path) -> None:
+    assert run_ssgear(*of_images(paired, tmp_path / "grown")).status == 0
+    assert len(ViewStore(tmp_path / "grown")) == 9
+    for store in ("grown", "whole"):
+        assert run_ssgear(*of_images(paired, tmp_path / store, "--views", 3)).status == 0
+    assert contents(tmp_path / "grown") == contents(tmp_path / "whole")
+    store = ViewStore(tmp_path / "whole")
+    fields = [store.metadata(item) for item in range(len(store))]
+    assert [(each["id"], each["k"]) for each in fields] == [
+        (f"{i:09d}", k) for k in range(3) for i in range(9)
+    ]
+    assert all("label" not in each for each in fields)
+    made = np.stack([np.asarray(Image.open(io.BytesIO(store.encoded(i)))) for i in range(27)])
+    assert len({picture.tobytes() for picture in made}) == 27
+    wanted = by_hand(paired, [each["seed"] for each in fields])
+    assert np.abs(made.astype(int) - wanted).max() <= 1
+    assert store.info.settings["images"] == 9 and store.info.settings["source"] == "folder"
+
+
+def by_hand(paired: Path, seeds: list[int]) -> Any:
+    """Three views of each image: noise of the seed, condition of the image."""
+    files = [paired / "images" / f"{number}.png" for number in range(9)]
+    images = torch.stack([torch.from_numpy(np.asarray(Image.open(f)).copy()) for f in files])
+    unit = images.permute(0, 3, 1, 2).float() / 255
+    encoder = read_encoder(paired / "run", "instance_encoder")
+    with torch.no_grad():
+        condition = torch.nn.functional.normalize(encoder(unit)).repeat(3, 1)
+        generator = load_generator(paired / "run")
+        noise = philox.normal(philox.derive_key("gan"), torch.tensor(seeds), generator.noise_dim)
+        pixels = (generator(noise, condition).clamp(-1, 1) + 1) * 127.5
+    return pixels.round().permute(0, 2, 3, 1).numpy().astype(int)
+
+
+def test_other_images_or_another_encoder_are_refused(
+    run_ssgear: Ssgear, paired: Path, tmp_path: Path
+) -> None:
+    assert run_ssgear(*of_images(paired, tmp_path / "store")).status == 0
+    more = tmp_path / "more"
+    shutil.copytree(paired, more)
+    shutil.copy(more / "images" / "3.png", more / "images" / "9.png")
+    done = run_ssgear(*of_images(more, tmp_path / "store"))
+    assert done.status == 2 and "made with other settings: images (9, now 10)" in done.complaint
+    (more / "images" / "9.png").unlink()
+    load = read_encoder(more / "run", "instance_encoder")
+    with torch.no_grad():
+        next(load.parameters()).add_(1)
+    save_encoder(load.encoder, more / "run", mean=load.mean, std=load.std, name="instance_encoder")
+    done = run_ssgear(*of_images(more, tmp_path / "store"))
+    assert done.status == 2 and "instance_encoder (" in done.complaint
+
+
+def test_options_of_the_other_kind_of_generator(
+    run_ssgear: Ssgear, paired: Path, run: Path, tmp_path: Path
+) -> None:
+    done = run_ssgear(*of_images(paired, tmp_path / "store", "--count", 5))
+    assert done.status == 2 and done.complaint.startswith("ssgear: --count: this generator makes")
+    for option in (("--views", 2), ("--data.path", paired / "images"), ("--data.source", "mini")):
+        done = run_ssgear(
+            "generate", "--run", run, "--count", 5, "--output", tmp_path / "x", *option
+        )
+        assert done.status == 2
+        assert done.complaint.startswith(f"ssgear: {option[0]}: this generator draws from noise")
+    done = run_ssgear(*of_images(paired, tmp_path / "store", "--views", 0))
+    assert done.complaint == "ssgear: --views: 0 is not possible; use at least 1"
+    assert not (tmp_path / "store").exists() and not (tmp_path / "x").exists()

@@ -92,3 +92,41 @@ def test_a_collapse_is_told_once(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     told = [line for line in lines if line["kind"] == "note" and "collapsed" in line["message"]]
     assert [line["step"] for line in told] == [8]
+
+
+def ended(output: Path, *options: str) -> tuple[Run, dict[str, object]]:
+    """What the callback leaves of a run that was stopped before its first step."""
+    run = prepare(cli.parse([*QUICK, *SMALL, *options, "--output", str(output)]))
+    Samples().on_end(run, "stopped")
+    run.log.close()
+    return run, run.results["samples"]
+
+
+@pytest.mark.parametrize("condition", ["none", "label", "instance"])
+def test_positives_stand_side_by_side(condition: str, tmp_path: Path) -> None:
+    """Without augmentation a view is the image, so that it can be told which one is where."""
+    options = ("--method.condition", condition)
+    plain = ("--data.augmentation", "none", "--data.min-scale", "None")
+    run, found = ended(tmp_path / "plain", *options, *plain)
+    pairs = found["pairs"]["images"]  # type: ignore[index]
+    assert pairs.shape == (12, 2, 32, 32, 3) and pairs.dtype == np.uint8
+    images, labels = Samples().real(run)
+    made = run.method.samples(images[:64], None if labels is None else labels[:64], seed=SEED)
+    assert made is not None
+    left = made if condition == "none" else images
+    for place, wanted in enumerate((left, made)):
+        pixels = wanted[:12].permute(0, 2, 3, 1).numpy().astype(int)
+        assert np.abs(pairs[:, place] - pixels).max() <= 1, place
+    run, found = ended(tmp_path / "augmented", *options)
+    drawn = found["pairs"]["images"]  # type: ignore[index]
+    assert (drawn[:, 0] != drawn[:, 1]).any(axis=(1, 2, 3)).all()
+    page = write_report(run.directory, run.results).read_text()
+    said = "Two views of each synthetic image" if condition == "none" else "Left a view of a real"
+    assert said in page and page.count('<div class="pair">') == 12
+
+
+def test_where_no_ssl_loss_sees_synthetic_images_there_are_no_pairs(tmp_path: Path) -> None:
+    alone = ("--method.generator-ssl-weight", "0", "--method.phi", "constant")
+    run, found = ended(tmp_path / "run", *alone, "--method.no-synthetic-rows")
+    assert found["pairs"] is None
+    assert "side by side" not in write_report(run.directory, run.results).read_text()

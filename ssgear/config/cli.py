@@ -14,7 +14,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -24,7 +24,7 @@ from ssgear.config import arguments, presets
 from ssgear.config.arguments import Given
 from ssgear.config.layers import Layer, build, layer_of, read_json
 from ssgear.config.options import options_for, options_of
-from ssgear.config.schema import Config
+from ssgear.config.schema import Config, DataConfig
 from ssgear.config.values import plain
 from ssgear.errors import CheckpointError, ConfigError
 
@@ -192,6 +192,18 @@ def load(mapping: Mapping[str, Any], where: str = "settings") -> Config:
 def load_file(path: Path) -> Config:
     """Return the settings of a JSON file."""
     return load(read_json(path), str(path))
+
+
+def images_of(run: Path, given: Iterable[str] = ()) -> DataConfig:
+    """Return the images of a run, or the embedded ones where its settings are not there.
+
+    Where the keys `given` name other images, only its size and workers are left of them.
+    """
+    settings = (run if run.is_dir() else run.parent) / "config.json"
+    data = load_file(settings).data if settings.is_file() else DataConfig()
+    if {"data.source", "data.path"} & set(given):
+        return DataConfig(size=data.size, workers=data.workers)
+    return data
 
 
 def differences(before: Config, now: Config) -> list[str]:

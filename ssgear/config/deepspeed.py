@@ -118,13 +118,15 @@ def resolve(
     device: Literal["cpu", "cuda"],
     where: str,
     has_penalty: bool = False,
+    cacheable: bool = True,
     ema: bool = False,
 ) -> ResolvedDeepSpeed:
     """Check the settings against the run and complete them.
 
     `given` holds the dotted names of the options that the command line states, such as
     "optim.batch_size"; `where` names the file in errors. `has_penalty`: a loss differentiates a
-    gradient; `ema`: a moving average is kept that needs the weights whole.
+    gradient; `cacheable`: a batch can be computed in slices; `ema`: a moving average is kept that
+    needs the weights whole.
     """
     check_block(raw, "", where)
     draft = Draft(
@@ -135,6 +137,7 @@ def resolve(
         device=device,
         where=where,
         has_penalty=has_penalty,
+        cacheable=cacheable,
         ema=ema,
     )
     optim.take_optimizer(draft)

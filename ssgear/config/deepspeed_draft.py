@@ -26,6 +26,7 @@ class Draft:
     device: str
     where: str
     has_penalty: bool = False
+    cacheable: bool = True
     ema: bool = False
     ds: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

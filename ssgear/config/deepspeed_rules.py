@@ -42,8 +42,13 @@ def take_batch(draft: Draft) -> None:
         )
     draft.ds |= {_BATCH: total, _MICRO: micro, _STEPS: steps}
     draft.set("optim.batch_size", total)
-    draft.set("optim.micro_batch", micro if steps > 1 else None)
-    if steps > 1:
+    draft.set("optim.micro_batch", micro if steps > 1 and draft.cacheable else None)
+    if steps > 1 and not draft.cacheable:
+        draft.notes.append(
+            f"{_STEPS} {steps}: this method needs its batch whole, so each rank computes its "
+            f"{per_rank} images at once; no memory is saved"
+        )
+    elif steps > 1:
         draft.notes.append(
             f"{_STEPS} {steps}: gradient caching, {micro} images at a time on each rank, with the "
             f"gradient of the whole batch of {total}"

@@ -222,6 +222,9 @@ class EvalConfig:
     """Linear probe, kNN and their baselines after the last epoch."""
     max_images: int = 10000
     """Images of each split used by the readings while training."""
+    inception: Path | None = None
+    """File of Inception-v3's weights as torch-fidelity publishes them: FID of a generator's images
+    against as many test images, --eval.max-images at most, at the end of the run."""
 
     def __post_init__(self) -> None:
         """Refuse a negative interval and readings of nothing."""

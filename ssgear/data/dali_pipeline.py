@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssgear.data.resample import RADIUS, Interpolation, kernel
 from ssgear.errors import MissingDependencyError
+from ssgear.kernels.resample import RADIUS, Interpolation, kernel
 
 EXTRA = ("nvidia-dali-cuda130",)
 """What the extra `dali` installs."""

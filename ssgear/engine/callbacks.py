@@ -61,6 +61,10 @@ class Run:
     images_seen: int = 0
     averages: dict[str, Ema] = field(default_factory=dict)
     """Moving averages by group."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """Losses and their parts as they were last logged, means over ranks; the same on every rank."""
+    figures_step: int = 0
+    """Step of `figures`; 0 before the first."""
     results: dict[str, Any] = field(default_factory=dict)
     """What callbacks pass on: figures, images for the report."""
     seconds: float = 0.0

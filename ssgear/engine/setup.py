@@ -291,9 +291,14 @@ def pick_device(config: Config) -> torch.device:
 def _with_deepspeed(
     config: Config, given: frozenset[str], world: World, device: torch.device
 ) -> tuple[Config, ds_json.ResolvedDeepSpeed | None]:
+    method = registry.load("methods", config.method_name)
+    if config.optim.micro_batch is not None and not method.cacheable:
+        raise ConfigError(
+            f"--optim.micro-batch: {config.method_name} needs its batch whole, since its losses "
+            "are not of embeddings alone; leave it away, or use a smaller --optim.batch-size"
+        )
     if config.deepspeed is None:
         return config, None
-    method = registry.load("methods", config.method_name)
     resolved = ds_json.resolve(
         ds_json.read(config.deepspeed),
         config,
@@ -302,6 +307,7 @@ def _with_deepspeed(
         device="cuda" if device.type == "cuda" else "cpu",
         where=str(config.deepspeed),
         has_penalty=getattr(method, "has_penalty", False),
+        cacheable=method.cacheable,
         ema=config.optim.ema > 0,
     )
     import_deepspeed()

@@ -219,7 +219,8 @@ class Trainer:
         now = time.perf_counter()
         speed = (run.images_seen - self._tick_images) / (now - self._tick)
         values: dict[str, Any] = {"epoch": round(run.epoch, 4), "images_seen": run.images_seen}
-        values |= self._losses()
+        run.figures, run.figures_step = self._losses(), run.step
+        values |= run.figures
         values["lr"] = [*run.runtime.last_lr.values()][-1]  # the encoder's phase comes last
         values["images_per_second"] = round(speed, 2)
         values["data_wait"] = round(self._waited / (now - self._tick), 4)

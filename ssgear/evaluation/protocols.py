@@ -9,17 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ssgear.errors import ConfigError, DataError, did_you_mean
+from ssgear.errors import ArgumentError, ConfigError, DataError, did_you_mean
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.health import effective_rank
+from ssgear.evaluation.inception import About, Inception
+from ssgear.evaluation.inception import fid as compute_fid
 from ssgear.evaluation.knn import knn_accuracy
 from ssgear.evaluation.linear import linear_probe, linear_probe_sgd
+from ssgear.models.generators import read_generator
+from ssgear.models.instances import synthetic_for
 
 Figures = dict[str, float]
+FID_SEED = 0
+"""Of the noise that synthetic images are made of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +39,12 @@ class EvalData:
     test_images: Tensor
     test_labels: Tensor | None
     classes: tuple[str, ...] | None = None
+
+    def split(self, name: Literal["test", "training"]) -> tuple[Tensor, Tensor | None]:
+        """Return images and labels of one split."""
+        if name == "test":
+            return self.test_images, self.test_labels
+        return self.train_images, self.train_labels
 
     @property
     def labelled(self) -> bool:
@@ -48,6 +62,16 @@ class Subject:
     encoder: nn.Module
     data: EvalData
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    run: Path | None = None
+    """The run, for protocols that need more of it than the encoder."""
+    inception: Inception | None = None
+    """Inception-v3 for FID."""
+    name: str = ""
+    """Name of the images."""
+    load: Callable[[int], EvalData] | None = None
+    """The same images as squares of another side."""
+    stated: dict[str, str] = field(default_factory=dict)
+    """What protocols say of their figures."""
 
     @cached_property
     def train(self) -> Tensor:
@@ -126,6 +150,38 @@ def knn(subject: Subject) -> Figures:
         "knn": knn_accuracy(subject.train, train, subject.test, test, k=200),
         "knn_20": knn_accuracy(subject.train, train, subject.test, test, k=20),
     }
+
+
+@protocol("fid")
+def fid(subject: Subject) -> Figures:
+    """FID of as many synthetic images as there are test images against these."""
+    return _fid(subject, "test")
+
+
+@protocol("fid-train")
+def fid_train(subject: Subject) -> Figures:
+    """FID of as many synthetic images as there are training images against these."""
+    return _fid(subject, "training")
+
+
+def _fid(subject: Subject, split: Literal["test", "training"]) -> Figures:
+    if subject.inception is None or subject.run is None:
+        raise ArgumentError("fid: the subject has no run, or no Inception to measure it by")
+    found = read_generator(subject.run)
+    side = found.generator.resolution
+    images, labels = subject.data.split(split)
+    made = synthetic_for(found, subject.run, images, labels, seed=FID_SEED, device=subject.device)
+    if side != images.shape[-1] and subject.load is not None:
+        images, _ = subject.load(side).split(split)
+    about = About(
+        real=f"{split} images of {subject.name}".strip(),
+        condition=found.generator.config.condition.kind,
+        seed=FID_SEED,
+    )
+    figures = compute_fid(subject.inception, made, images, about=about, device=subject.device)
+    name = "fid" if split == "test" else "fid_train"
+    subject.stated[f"{name}_protocol"] = figures["fid_protocol"]
+    return {name: figures["fid"]}
 
 
 @protocol("health")

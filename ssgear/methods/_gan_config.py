@@ -177,6 +177,12 @@ class GanSettings:
         return "cosine" if self.condition == "none" else "loss"
 
     @property
+    def pairs_synthetic(self) -> bool:
+        """Whether an SSL loss sees synthetic images: the encoder's, or the generator's own."""
+        encoder_sees = self.train_encoder and self.synthetic_rows
+        return self.has_gan and (encoder_sees or self.generator_ssl_weight > 0)
+
+    @property
     def has_gan(self) -> bool:
         """Whether generator and critic are trained at all."""
         return self.adversarial_weight > 0 or self.generator_ssl_weight > 0 or self.aux_weight > 0

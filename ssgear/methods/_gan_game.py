@@ -44,6 +44,8 @@ EMA_RAMP = 0.05
 class Game(nn.Module):
     """Generator, critic, what is done to the critic's images, and the generator's average."""
 
+    last_r1: Tensor
+
     def __init__(
         self,
         config: GanSettings,
@@ -64,6 +66,8 @@ class Game(nn.Module):
             self.generator, half_life=config.generator_half_life, ramp=EMA_RAMP
         )
         self.path_length = PathLength() if config.path_length else None
+        if config.r1_gamma:
+            self.register_buffer("last_r1", torch.zeros(()))
 
     def compiled(self) -> tuple[nn.Module, ...]:
         """Return what may be compiled: not the critic under a penalty, nor G under path lengths."""
@@ -92,28 +96,48 @@ class Game(nn.Module):
         loss = critic_loss(self.config.adversarial, d_real, d_fake)
         parts = {"d_real": d_real.detach().mean(), "d_fake": d_fake.detach().mean()}
         parts["critic_loss"] = loss.detach()
-        penalty = self._critic_penalty(batch, real, fake, condition)
-        if penalty is not None:
-            loss = loss + penalty
-            parts["penalty"] = penalty.detach()
-        if not isinstance(self.augment, Ada):
-            return LossTerms(total=loss, parts=parts)
-        parts["ada_p"] = self.augment.p.detach().clone()
-        return LossTerms(total=loss, parts=parts, carry={"signs": Ada.signs(d_real)})
+        terms = LossTerms(total=loss, parts=parts)
+        self._add_penalty(terms, batch, real, fake, condition)
+        if isinstance(self.augment, Ada):
+            parts["ada_p"] = self.augment.p.detach().clone()
+            terms.carry["signs"] = Ada.signs(d_real)
+        return terms
 
-    def _critic_penalty(
-        self, batch: Batch, real: Tensor, fake: Tensor, condition: Tensor | None
-    ) -> Tensor | None:
-        """Return the weighted penalty on the critic's gradient; None where there is none."""
+    def _add_penalty(
+        self, terms: LossTerms, batch: Batch, real: Tensor, fake: Tensor, condition: Tensor | None
+    ) -> None:
+        """Add the penalty on the critic's gradient, and log what it comes to in a step."""
         config = self.config
         if config.adversarial == "wgan" and config.gp_weight:
-            eps = batch.draw("eps") if config.gp_at == "mixed" else None
-            seen = self._seen(batch, f"critic_augment.{config.gp_at}")
-            return config.gp_weight * gradient_penalty(
-                seen, real, fake, condition=condition, at=config.gp_at, eps=eps
-            )
-        if not config.r1_gamma:
-            return None
+            penalty = self._norm_penalty(batch, real, fake, condition)
+            terms.parts["penalty"] = penalty.detach()
+        elif not config.r1_gamma:
+            return
+        elif self._critic_step(batch) % config.r1_interval:  # lazy: what it was when last due
+            terms.parts["penalty"] = self.last_r1.clone()
+            return
+        else:
+            penalty = self._r1(batch, real, fake, condition)
+            terms.carry["r1"] = terms.parts["penalty"] = penalty.detach() / config.r1_interval
+        terms.total = terms.total + penalty
+
+    def _norm_penalty(
+        self, batch: Batch, real: Tensor, fake: Tensor, condition: Tensor | None
+    ) -> Tensor:
+        """Return gp_weight (||grad D|| - 1)^2."""
+        config = self.config
+        eps = batch.draw("eps") if config.gp_at == "mixed" else None
+        seen = self._seen(batch, f"critic_augment.{config.gp_at}")
+        return config.gp_weight * gradient_penalty(
+            seen, real, fake, condition=condition, at=config.gp_at, eps=eps
+        )
+
+    def _critic_step(self, batch: Batch) -> int:
+        return batch.step * self.config.n_critic + batch.repeat
+
+    def _r1(self, batch: Batch, real: Tensor, fake: Tensor, condition: Tensor | None) -> Tensor:
+        """Return R1, and R2 for pairs, of a step in which it is due."""
+        config = self.config
         seen = self._seen(batch, "critic_augment" if self.paired else "critic_augment.real")
         penalties = [
             zero_centred_penalty(
@@ -122,7 +146,7 @@ class Game(nn.Module):
                 gamma=config.r1_gamma,
                 condition=condition,
                 interval=config.r1_interval,
-                step=batch.step * config.n_critic + batch.repeat,
+                step=self._critic_step(batch),
             )
             for images in ((real, fake) if self.paired else (real,))
         ]

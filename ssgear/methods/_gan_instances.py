@@ -7,6 +7,7 @@ found again every epoch. Shapes: N images of the set, n rows, K neighbours, F nu
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ssgear.data.batch import Batch
-from ssgear.optim import move_average
+from ssgear.optim import move_average, replaced
 
 if TYPE_CHECKING:
     from ssgear.models.encoders import Encoder
@@ -53,6 +54,10 @@ class Instances(nn.Module):
         finally:
             encoder.train(training)
         return F.normalize(found.float())
+
+    def applied(self, encoder: Encoder) -> AbstractContextManager[None]:
+        """Put the average in the place of the encoder's weights inside the block."""
+        return replaced(dict(encoder.named_parameters()), self._average())
 
     def rebuild(self, features_NF: Tensor) -> None:
         """Find every image's neighbours again."""

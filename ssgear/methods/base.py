@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 import torch.distributed as dist
@@ -141,6 +141,9 @@ class Method(nn.Module):
     """Whether `Batch.images` is filled."""
     generates: bool = False
     """Whether a generator is trained, so that `samples` returns images."""
+    pairs_with: Literal["nothing", "real", "synthetic"] = "nothing"
+    """Positive of a synthetic image in the SSL losses: the real image of its row, another view of
+    itself; nothing where no SSL loss sees synthetic images."""
     trains_encoder: bool = True
     """Whether the encoder is trained, so that its figures mean anything."""
     max_skipped: int = 0

@@ -32,6 +32,7 @@ from ssgear.methods._gan_parts import Synthetic, at_resolution, condition_of
 from ssgear.methods.base import Extract, Facts, Group, LossTerms, Method, OptimizerSpec, Phase
 from ssgear.models.critic_augment import Ada
 from ssgear.models.generators import save_generator
+from ssgear.models.instances import save_instance_encoder
 from ssgear.models.sampling import sample, to_uint8
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ class GanSSL(Method):
         super().__init__(config, encoder)
         self.max_skipped = config.max_skipped
         self.generates, self.trains_encoder = config.has_gan, config.train_encoder
+        if config.pairs_synthetic:
+            self.pairs_with = "synthetic" if config.condition == "none" else "real"
         self.ssl = _inner_method(config, encoder, facts)
         self.specs = self.view_specs(facts.augmentation)
         self.game = Game(
@@ -236,12 +239,16 @@ class GanSSL(Method):
         return to_uint8(made).cpu()
 
     def save_generator(self, directory: Path, classes: Sequence[str] | None) -> None:
-        """Write the averaged generator."""
+        """Write the averaged generator, and the encoder that makes its condition."""
         if not self.generates:
             return
         named = classes if self.config.condition == "label" else None
         with self.game.average.applied():
             save_generator(self.game.generator, directory, classes=named)
+        if self.instances is not None:
+            mean, std = self.specs[0].mean, self.specs[0].std
+            with self.instances.applied(self.encoder):
+                save_instance_encoder(self.encoder, directory, mean=mean, std=std)
 
     # after a step: every rank moves buffers by the numbers of all
 
@@ -250,6 +257,8 @@ class GanSSL(Method):
         if phase.name == CRITIC:
             if isinstance(self.game.augment, Ada):
                 self.game.augment.update(self._over_ranks(carry["signs"]))
+            if "r1" in carry:
+                self.game.last_r1.copy_(self._over_ranks(carry["r1"], mean=True))
         elif phase.name == GENERATOR:
             self._after_generator(carry)
         else:

@@ -95,10 +95,15 @@ class PretrainedEncoder(Normalized):
         mean: Sequence[float],
         std: Sequence[float],
         extra: Mapping[str, Any] | None = None,
+        digest: str = "",
     ) -> None:
-        """Wrap `encoder` and put it into eval mode; `extra` is what `save_encoder` was given."""
+        """Wrap `encoder` and put it into eval mode.
+
+        `extra` is what `save_encoder` was given, `digest` that of the file of weights.
+        """
         super().__init__(encoder, mean, std)
         self.extra = dict(extra or {})
+        self.digest = digest
         self.eval()
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
@@ -138,8 +143,12 @@ def save_encoder(
     mean: Sequence[float],
     std: Sequence[float],
     extra: Mapping[str, Any] | None = None,
+    name: str = NAME,
 ) -> None:
-    """Write the weights and what is needed to use them; `extra` is any JSON that goes with them."""
+    """Write the weights and what is needed to use them; `extra` is any JSON that goes with them.
+
+    `name` is that of both files without their ending.
+    """
     model = dataclasses.asdict(dataclasses.replace(encoder.config, weights=None))
     del model["weights"]
     fields = {
@@ -150,7 +159,7 @@ def save_encoder(
         "std": list(std),
         "extra": dict(extra or {}),
     }
-    saved.write(encoder, directory, NAME, fields)
+    saved.write(encoder, directory, name, fields)
 
 
 def load_encoder(run_dir_or_file: str | Path) -> PretrainedEncoder:
@@ -159,8 +168,17 @@ def load_encoder(run_dir_or_file: str | Path) -> PretrainedEncoder:
     The module is in eval mode and maps images [N, 3, H, W], uint8 or float in [0, 1], to features
     [N, F].
     """
-    weights, description = saved.locate(run_dir_or_file, NAME)
-    state, digest = saved.read_weights(weights, NAME)
+    return read_encoder(run_dir_or_file, NAME)
+
+
+def read_encoder(run_dir_or_file: str | Path, name: str) -> PretrainedEncoder:
+    """Read an encoder that `save_encoder` wrote under some name.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or not what `save_encoder` writes.
+    """
+    weights, description = saved.locate(run_dir_or_file, name)
+    state, digest = saved.read_weights(weights, name)
     fields = saved.read_description(description)
     try:
         config = _model_config(fields["model"])
@@ -173,7 +191,7 @@ def load_encoder(run_dir_or_file: str | Path) -> PretrainedEncoder:
     try:
         encoder = build_encoder(config, size)
         _fill(encoder, state, str(weights))
-        return PretrainedEncoder(encoder, mean, std, extra)
+        return PretrainedEncoder(encoder, mean, std, extra, digest)
     except (ArgumentError, ConfigError) as error:
         raise CheckpointError(f"{description}: {error}") from None
 

@@ -6,6 +6,7 @@ shows, so that the page stays a few megabytes whatever it is given.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -27,6 +28,8 @@ MAX_TIMES = 6
 """Points in time of which synthetic images are shown."""
 MAX_SAMPLES = 16
 """Synthetic images of one point in time."""
+MAX_PAIRS = 12
+"""Positives shown side by side."""
 MAX_EXTRAS = 16
 """Charts of values that a method logs by itself."""
 _KNOWN = {
@@ -174,6 +177,27 @@ def samples(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
             for name, value in (found.get("frechet") or {}).items()
         ],
         "count": found.get("count"),
+        "fid": _fid(found),
+        "pairs": _pairs(found.get("pairs")),
+    }
+
+
+def _fid(found: Mapping[str, Any]) -> tuple[str, str] | None:
+    """FID and its protocol, which is never left out."""
+    value = charts.as_number(found.get("fid"))
+    if not math.isfinite(value):
+        return None
+    return charts.number_text(value, 4), str(found.get("fid_protocol"))
+
+
+def _pairs(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Positives of which at least one is synthetic, two pictures each."""
+    if not found or not len(found["images"]):
+        return None
+    pairs = np.asarray(found["images"], dtype=np.uint8)[:MAX_PAIRS]
+    return {
+        "real": found["kind"] == "real",
+        "rows": [[images.picture(image) for image in pair] for pair in pairs],
     }
 
 

@@ -8,6 +8,7 @@ as if independent).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,12 @@ from ssgear.report.reading import RunFiles
 
 Level = Literal["good", "info", "warn", "bad"]
 _RANK: dict[Level, int] = {"good": 0, "info": 0, "warn": 1, "bad": 2}
+_CRITIC = {
+    "blind": "It tells real from synthetic images no better than a constant score would.",
+    "won": "It is certain of every image, so that hardly a gradient is left in its loss.",
+    "exploded": "Its scores or its penalty have grown beyond what its game can mean.",
+}
+"""What is said of a critic by how it failed (evaluation/critic_health.py)."""
 _HEADLINE = ("The run looks healthy", "Worth a second look", "Something went wrong")
 
 
@@ -39,7 +46,9 @@ class Verdict:
 
 def judge(run: RunFiles) -> Verdict:
     """Look at a run's figures."""
-    candidates = (_collapse(run), _loss(run), _gain(run), _trend(run), _unfinished(run))
+    candidates = (
+        _collapse(run), _loss(run), _gain(run), _trend(run), _game(run), _unfinished(run)
+    )  # fmt: skip
     findings = tuple(finding for finding in candidates if finding is not None)
     worst = max((_RANK[f.level] for f in findings), default=0)
     if not any(f.level != "info" for f in findings):
@@ -157,6 +166,21 @@ def _trend(run: RunFiles) -> Finding | None:
         title="kNN has levelled off",
         text="It moved by less than a point in the last fifth.",
     )
+
+
+def _game(run: RunFiles) -> Finding | None:
+    """Say how generator and critic stood at the end."""
+    found = run.facts.get("generator")
+    if not isinstance(found, Mapping):
+        return None
+    if found.get("collapsed"):
+        text = "All its images look alike; see the samples below, and the notes for what to try."
+        return Finding(level="bad", title="The generator has collapsed", text=text)
+    critic = str(found.get("critic", ""))
+    if critic in _CRITIC:
+        text = f"{_CRITIC[critic]} The notes below have the figures and what to try."
+        return Finding(level="warn", title="The critic has failed", text=text)
+    return None
 
 
 def _unfinished(run: RunFiles) -> Finding | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +38,8 @@ class Generator(ABC):
     class Config:
         """Options of a generator; subclasses add theirs."""
 
-    needs_images: ClassVar[bool] = False
-    """Whether it makes views of images that it is given."""
+    image_size: int | None = None
+    """Side in pixels of the images that it makes views of; None: it draws from noise alone."""
     size: int
     """Side of what it makes in pixels."""
     settings: Mapping[str, Any]
@@ -54,7 +54,7 @@ class Generator(ABC):
         """Make a view of each image, or where there are none, an image for each id.
 
         Args:
-            images: [n, 3, H, W] uint8, or None where `needs_images` is False.
+            images: [n, 3, image_size, image_size] uint8, or None where `image_size` is.
             ids: Ids of the images; without images, the numbers of what is made.
             seeds: The only source of chance, one for each row (`item_seed`).
         """

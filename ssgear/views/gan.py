@@ -1,9 +1,12 @@
-"""Images from a trained GAN: noise to images, labels in turn where it has classes.
+"""Images from a trained GAN: of noise alone, of a class, or of a real image.
 
     python -m ssgear.generate --generator gan --run RUN --count 10000 --output STORE
+    python -m ssgear.generate --generator gan --run RUN --views 4 --output STORE    # of real images
 
 RUN holds generator.safetensors and generator.json (models/generators.py). Image i has the label
-i mod classes, so that classes are balanced in every part of a store.
+i mod classes, so that classes are balanced in every part of a store. A generator that is
+conditioned on instances makes views of the images of its run (or of `--data.path`): synthetic
+positives, conditioned on their features by instance_encoder.safetensors (models/instances.py).
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from ssgear.views.base import Generator, Views
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from ssgear.models.encoders import PretrainedEncoder
 
 
 class GAN(Generator):
@@ -52,18 +57,13 @@ class GAN(Generator):
             raise ConfigError("--run: name the run whose generator draws the images")
         found = read_generator(config.run)
         condition = found.generator.config.condition
-        if condition.kind == "vector":
-            raise ConfigError(
-                f"--run: the generator of {config.run} is conditioned on features of images, which "
-                "this command does not compute; use one without a condition, or with labels"
-            )
         if config.truncation != 1 and found.kind != "stylegan2":
             raise ConfigError(
                 f"--truncation: {config.truncation:g}: a {found.kind} has no styles; leave it away"
             )
         self.generator = found.generator.to(device)
         self.device, self.truncation = device, config.truncation
-        self.num_labels = condition.size
+        self.num_labels = condition.size if condition.kind == "label" else 0
         self.size = found.generator.resolution
         self.settings = {
             "model": found.digest,
@@ -71,18 +71,32 @@ class GAN(Generator):
             "num_labels": self.num_labels,
             "classes": None if found.classes is None else list(found.classes),
         }
+        self.encoder: PretrainedEncoder | None = None
+        if condition.kind == "vector":
+            self._condition_on_images(config.run, condition.size)
+
+    def _condition_on_images(self, run: Path, size: int) -> None:
+        """Read the encoder whose features the generator takes."""
+        from ssgear.models.instances import fitting, load_instance_encoder
+
+        encoder = fitting(load_instance_encoder(run), size, run).to(self.device)
+        self.encoder, self.image_size = encoder, encoder.size
+        self.settings = {**self.settings, "instance_encoder": encoder.digest}
 
     def generate(self, images: Tensor | None, ids: Sequence[str], seeds: Sequence[int]) -> Views:
-        """Draw an image for each id, which is its number."""
+        """Draw an image for each id, which is its number; or for each image."""
         import torch
 
         from ssgear.kernels import philox
+        from ssgear.models.instances import instance_features
         from ssgear.models.sampling import render, to_uint8
 
         key = philox.derive_key("gan")
         noise_NZ = philox.normal(key, torch.tensor(seeds), self.generator.noise_dim)
         labels = [int(number) % self.num_labels for number in ids] if self.num_labels else None
         condition = None if labels is None else torch.tensor(labels, device=self.device)
+        if self.encoder is not None and images is not None:
+            condition = instance_features(self.encoder, images, self.device)
         drawn = render(self.generator, noise_NZ.to(self.device), condition, self.truncation)
         pixels = to_uint8(drawn).cpu()
         common: dict[str, Any] = {

@@ -54,6 +54,15 @@ def test_batch_sizes(resolved: Any, in_file: Any, in_argv: Any, world: int, expe
     assert any("gradient caching" in note for note in result.notes) == (steps > 1)
 
 
+def test_a_batch_that_cannot_be_cut_is_computed_whole(resolved: Any) -> None:
+    sizes = {"train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2}
+    result = resolved(sizes, world=3, cacheable=False)
+    assert (result.config.optim.batch_size, result.config.optim.micro_batch) == (24, None)
+    told = [note for note in result.notes if note.startswith("gradient_accumulation_steps 2")]
+    assert len(told) == 1 and "computes its 8 images at once" in told[0]
+    assert not any("gradient caching" in note for note in result.notes)
+
+
 @pytest.mark.parametrize(
     ("in_file", "in_argv", "world", "message"),
     [

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ssgear.data.resample import Interpolation, crop_resize
 from torch import Tensor
 
 from ssgear.data import dali_pipeline
 from ssgear.data.dali import as_ppm
 from ssgear.data.dali_pipeline import CropPipeline, Output, edge_gain, feed
 from ssgear.data.decode import to_tensor
-from ssgear.data.resample import Interpolation, crop_resize
 from ssgear.errors import MissingDependencyError
 from tests.data.pictures import noise
 

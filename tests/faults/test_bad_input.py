@@ -62,6 +62,10 @@ def images(tmp_path: Path) -> Path:
         (["--data.path", "nowhere"], "nowhere"),
         (["--optim.batch-size", "5000"], "4000"),
         (["--optim.micro-batch", "1"], "--optim.micro-batch"),
+        (
+            ["--method", "gan-ssl", "--optim.micro-batch", "8"],
+            "--optim.micro-batch: gan-ssl needs its batch whole",
+        ),
         (["--data.augmentation", "swav-multicrop", *VIT], "of 14 pixels too, and vit_tiny"),
         (["--data.augmentation", "autoaugment", *RESIDENT], "use --data.loader torch or auto"),
         (["--method", "gan-ssl", "--data.augmentation", "autoaugment"], "use simclr, say"),

@@ -542,3 +542,24 @@ def test_projection_of_collapsed_and_broken_features() -> None:
         project_2d(np.zeros((1501, 2)))
     with pytest.raises(ArgumentError, match=r"\[n, F\]"):
         project_2d(np.zeros(7))
+
+
+@pytest.mark.parametrize(
+    ("found", "level", "title"),
+    [
+        ({"critic": "blind"}, "warn", "The critic has failed"),
+        ({"critic": "won", "collapsed": False}, "warn", "The critic has failed"),
+        ({"critic": "exploded", "collapsed": True}, "bad", "The generator has collapsed"),
+        ({"critic": "fine", "collapsed": False}, None, None),
+        ("not an object", None, None),
+    ],
+)
+def test_the_verdict_on_a_game(
+    found: object, level: str | None, title: str | None, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", summary=SUMMARY | {"generator": found})
+    findings = {each.title: each for each in judge(read_run(run)).findings}
+    games = [name for name in findings if "critic" in name or "generator" in name]
+    assert games == ([] if title is None else [title])
+    if title is not None:
+        assert findings[title].level == level

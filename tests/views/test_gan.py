@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssgear.config.schema import ModelConfig
 from ssgear.errors import CheckpointError, ConfigError
 from ssgear.models.conditions import Condition
 from ssgear.models.dcgan import DCGANConfig, DCGANGenerator
+from ssgear.models.encoders import build_encoder
 from ssgear.models.generators import save_generator
+from ssgear.models.instances import save_instance_encoder
 from ssgear.models.stylegan2 import StyleGAN2Generator
 from ssgear.models.stylegan2_config import StyleGAN2Config
 from ssgear.views.base import item_seed
@@ -78,7 +81,11 @@ def test_what_it_cannot_use_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--truncation: 0\.5: a dcgan has no styles"):
         gan(saved(tmp_path / "dcgan"), truncation=0.5)
     instance = saved(tmp_path / "instance", "stylegan2", Condition(kind="vector", size=5))
-    with pytest.raises(ConfigError, match="conditioned on features of images"):
+    with pytest.raises(CheckpointError, match=r"instance_encoder\.safetensors"):
+        gan(instance)
+    encoder = build_encoder(ModelConfig(name="resnet_tiny"), 8)
+    save_instance_encoder(encoder, instance, mean=(0.5,) * 3, std=(0.2,) * 3)
+    with pytest.raises(CheckpointError, match=r"features of \d+ numbers, the generator takes 5"):
         gan(instance)
 
 

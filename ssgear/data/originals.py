@@ -1,0 +1,66 @@
+"""Real images that views are made of, by the number of a view in its store.
+
+Item n of a store is view n // N of image n % N, so that more views of each image are added at its
+end. An image goes by its place among all files of its source: what cannot be read today takes no
+other's place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssgear.config.schema import DataConfig
+from ssgear.data.scan import load_images, scan
+from ssgear.data.source import Source
+from ssgear.data.sources import open_source
+
+LOOKED_AT = 64
+"""Images that `settings` are made of: enough to tell one set from another."""
+
+
+@dataclass(frozen=True)
+class Originals:
+    """The training images that can be read, as squares."""
+
+    source: Source
+    """Which images."""
+    size: int
+    """Side of the squares in pixels."""
+    workers: int = 0
+    """Threads that decode."""
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+        return len(self.source)
+
+    def name_of(self, item: int) -> tuple[str, int]:
+        """Return id of the image and number of the view of an item."""
+        view, image = divmod(item, len(self))
+        return f"{int(self.source.index[image]):09d}", view
+
+    def load(self, items: Sequence[int]) -> Tensor:
+        """Return the images of some items, uint8 [n, 3, size, size]."""
+        images = torch.tensor([item % len(self) for item in items])
+        return load_images(self.source, images, self.size, workers=self.workers)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Return which images these are, without where they lie: plain JSON."""
+        some = torch.linspace(0, len(self) - 1, min(LOOKED_AT, len(self))).round().long()
+        pixels = self.load(some.tolist()).numpy().tobytes()
+        names = self.source.index.numpy().tobytes()
+        digest = hashlib.blake2b(names + pixels, digest_size=8).hexdigest()
+        return {"source": self.source.name, "images": len(self), "images_blake2b": digest}
+
+
+def open_originals(config: DataConfig, size: int) -> Originals:
+    """Open the training images that the settings name, without those that cannot be read."""
+    source, _ = scan(open_source(config, "train"), config)
+    return Originals(source, size, config.workers)
