@@ -71,12 +71,20 @@ def check(code: Compiled, capability: int, product: bool = True) -> None:
     assert not re.search(r"\b(atom|red)\.", code.ptx), "an atomic: results would not be repeatable"
     assert not re.search(r"\b(ATOM|ATOMG|RED|REDG)\b", code.sass)
     if product:
-        assert MATRIX_UNIT[capability] in code.ptx
+        found = {name for name in MATRIX_UNIT.values() if name in code.ptx}
+        assert found == {MATRIX_UNIT[capability]}, f"a product by {found or 'no matrix unit'}"
 
 
 def check_sums(
-    dtype: torch.dtype, width: int, rows: int, capability: int, bounded: bool, has_ids: bool
+    dtype: torch.dtype,
+    width: int,
+    rows: int,
+    capability: int,
+    bounded: bool,
+    has_ids: bool,
+    ranks: bool = False,
 ) -> None:
+    """Compile the forward; `ranks`: for own rows against all ranks', which have no triangle."""
     tiles = plan_of(dtype, width, rows, capability, bounded, has_ids).sums
     code = compiled(
         kernels.similarity_sums,
@@ -84,7 +92,7 @@ def check_sums(
         dtype,
         capability,
         WIDTH=padded_width(width),
-        SYMMETRIC=bounded,
+        SYMMETRIC=bounded and not ranks,
         RUNNING=not bounded,
         HAS_IDS=has_ids,
     )
@@ -162,6 +170,8 @@ def test_panels(dtype: torch.dtype) -> None:
 def test_another_chip(capability: int) -> None:
     check_sums(BF16, 128, MANY, capability, bounded=True, has_ids=False)
     check_gradient(BF16, 128, MANY, capability, bounded=True, has_ids=False)
+    check_gradient(FP32, 64, MANY, capability, bounded=True, has_ids=False)
+    check_panels(FP32, 512, capability, bounded=True, has_ids=False)
 
 
 def test_what_multiplies_nothing() -> None:
@@ -183,7 +193,7 @@ def test_what_multiplies_nothing() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("has_ids", [False, True])
 @pytest.mark.parametrize("bounded", [True, False])
-@pytest.mark.parametrize("width", [16, 64, 128, 256, 2048])
+@pytest.mark.parametrize("width", [16, 32, 64, 128, 256, 512, 2048])
 @pytest.mark.parametrize("dtype", [BF16, FP16, FP32], ids=str)
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_the_whole_table(
@@ -191,6 +201,8 @@ def test_the_whole_table(
 ) -> None:
     for rows in (ROW_BUCKETS[0], ROW_BUCKETS[1], MANY):
         check_sums(dtype, width, rows, capability, bounded, has_ids)
+        if bounded:  # without a bound there is no triangle anyway
+            check_sums(dtype, width, rows, capability, bounded, has_ids, ranks=True)
         if is_fused(dtype, width):
             check_gradient(dtype, width, rows, capability, bounded, has_ids)
     if not is_fused(dtype, width):
