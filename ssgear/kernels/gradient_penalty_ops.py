@@ -5,6 +5,7 @@
     dP/dg_i = c_i g_i,  c_i = 2/N (1 - t / n_i)
 
 Where n_i = 0, 1 / n_i is taken as 0: the norm has slope and curvature 0 there, n_i^2 keeps its own.
+Where n_i is NaN or infinite, so is P, and every derivative at sample i is NaN.
 `reference` is the formula by autograd. The fused forms (gradient_penalty_impl.py) go six times over
 the images, eager PyTorch up to fourteen times; first and second derivative are written out.
 Shapes: N samples of any shape.
@@ -12,6 +13,7 @@ Shapes: N samples of any shape.
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -106,7 +108,9 @@ def sample_norm_penalty(
 
     It is float32, or float64 where `grad` is. Sums are in float64, which holds the squares of all
     numbers of narrower types. It can be differentiated at will; what is fused serves the first two
-    derivatives with respect to `grad`, as far as no third is prepared (create_graph).
+    derivatives with respect to `grad`, as far as no third is prepared (create_graph). NaN or an
+    infinity in a sample shows: in the value as NaN or infinity, in the derivatives as NaN, at all
+    elements of that sample and no other.
 
     Args:
         grad: [N, ...], floating-point; the norm is over all elements of a sample.
@@ -310,7 +314,7 @@ def _double_backward_reference(
     is_zero_N = squared_N == 0
     inverse_N = squared_N.masked_fill(is_zero_N, 1.0).rsqrt().masked_fill(is_zero_N, 0.0)
     dot_N = (v.flatten(1).double() * grad.flatten(1).double()).sum(1)
-    c_N = (1 - target * inverse_N) * (2 / len(grad))
+    c_N = ((1 - target * inverse_N) * (2 / len(grad))).masked_fill(~squared_N.isfinite(), math.nan)
     along_N = target * inverse_N**3 * dot_N * (2 / len(grad))
     c, along = (_per_sample(upstream * part_N, grad) for part_N in (c_N, along_N))
     return (c_N * dot_N).sum().to(upstream.dtype), (c * v + along * grad).to(grad.dtype)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +11,14 @@ from ssgear.kernels import gradient_penalty_impl, native, philox
 from ssgear.kernels.gradient_penalty import CASES, Case
 from ssgear.kernels.gradient_penalty_impl import Implementation
 from ssgear.kernels.gradient_penalty_ops import interpolate, sample_norm_penalty
-from tests.kernels.gradient_penalty_oracle import DTYPES, HERE, check, check_nan, ours
+from tests.kernels.gradient_penalty_oracle import (
+    DTYPES,
+    HERE,
+    NOT_FINITE,
+    check,
+    check_not_finite,
+    ours,
+)
 
 X = torch.ones(4, 3)
 
@@ -66,15 +71,6 @@ def test_second_slope_at_zero_is_that_of_the_square(impl: Implementation) -> Non
         (curve,) = torch.autograd.grad(slope.sum(), grad)
         assert not slope.any()
         torch.testing.assert_close(curve, torch.full_like(curve, 2 / 3))
-
-
-@pytest.mark.parametrize("impl", HERE)
-def test_what_is_not_finite_shows(impl: Implementation) -> None:
-    grad = torch.ones(3, 7)
-    grad[1, 2] = math.nan
-    assert sample_norm_penalty(grad, impl=impl).isnan()
-    grad[1, 2] = math.inf
-    assert sample_norm_penalty(grad, impl=impl).isinf()
 
 
 def test_bits_do_not_depend_on_threads_or_repetition() -> None:
@@ -213,9 +209,12 @@ def test_torchs_defaults_do_not_matter(impl: Implementation) -> None:
         assert mine.dtype == wanted.dtype and torch.equal(mine, wanted)
 
 
+@pytest.mark.parametrize(("bad", "target"), NOT_FINITE)
 @pytest.mark.parametrize("impl", HERE)
-def test_nan_spreads_over_its_sample_alone(impl: Implementation) -> None:
-    check_nan(impl)
+def test_what_is_not_finite_shows_in_its_sample_alone(
+    impl: Implementation, bad: float, target: float
+) -> None:
+    check_not_finite(impl, bad, target)
 
 
 @pytest.mark.skipif(not native.available(), reason="not built")
