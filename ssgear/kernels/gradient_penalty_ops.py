@@ -91,6 +91,8 @@ def critic_batch(
     batch, and give those rows of the gradient to `sample_norm_penalty`.
     """
     check_images("critic_batch", real=real, fake=fake)
+    choose(impl, real, "critic_batch", fake, eps)
+    check_eps("critic_batch", eps, real)
     if torch.is_grad_enabled() and (real.requires_grad or fake.requires_grad):
         return torch.cat((real, fake, interpolate(real, fake, eps, impl=impl)))
     batch = real.new_empty(3 * len(real), *real.shape[1:])
@@ -170,10 +172,10 @@ def check_eps(caller: str, eps: Tensor | float | None, real: Tensor) -> Tensor |
             shown = checks.shown(eps)
             raise ArgumentError(f"{caller}: eps={shown}; use a number or a tensor in [0, 1]")
         return torch.full((len(real),), float(eps), dtype=torch.float32, device=real.device)
-    if eps.shape != (len(real),) or not eps.is_floating_point() or eps.device != real.device:
+    if eps.shape != (len(real),) or not checks.is_float_tensor(eps) or eps.device != real.device:
         raise ArgumentError(
-            f"{caller}: eps is {eps.dtype} {list(eps.shape)} on {eps.device}; "
-            f"use floating-point [{len(real)}] on {real.device}"
+            f"{caller}: eps is {checks.kind(eps)} {list(eps.shape)} on {eps.device}; "
+            f"use dense floating-point [{len(real)}] of 16 bits or more on {real.device}"
         )
     if eps.requires_grad:
         raise ArgumentError(f"{caller}: eps requires a gradient and gets none; pass eps.detach()")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from ssgear.errors import ArgumentError
 from ssgear.kernels import gradient_penalty_impl, native, philox
 from ssgear.kernels.gradient_penalty import CASES, Case
 from ssgear.kernels.gradient_penalty_impl import Implementation
-from ssgear.kernels.gradient_penalty_ops import interpolate, sample_norm_penalty
+from ssgear.kernels.gradient_penalty_ops import critic_batch, interpolate, sample_norm_penalty
 from tests.kernels.gradient_penalty_oracle import (
     DTYPES,
     HERE,
@@ -120,6 +122,17 @@ def test_implementations_that_cannot_work_say_so(monkeypatch: pytest.MonkeyPatch
         sample_norm_penalty(grad, impl="cpp")
     assert gradient_penalty_impl.choose("auto", grad, "") == "reference"
     assert sample_norm_penalty(grad.half()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("piece", [interpolate, critic_batch])
+def test_bad_weights_are_the_called_function_s(piece: Callable[..., Tensor]) -> None:
+    for options, message in (
+        ({"eps": 2}, "eps=2; use a number or a tensor in"),
+        ({"eps": torch.ones(4).to_sparse()}, "eps is torch.float32 of layout torch.sparse_coo"),
+        ({"impl": "cp"}, r"unknown impl='cp' \(did you mean cpp\?\)"),
+    ):
+        with pytest.raises(ArgumentError, match=f"^{piece.__name__}: {message}"):
+            piece(X, X, **options)
 
 
 def test_out_is_checked() -> None:
