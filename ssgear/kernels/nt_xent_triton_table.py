@@ -109,21 +109,25 @@ def _sums(
     dtype: torch.dtype, width: int, rows: int, bounded: bool, has_ids: bool, chip: Chip
 ) -> Tiles:
     few, running_ids = rows <= ROW_BUCKETS[0], has_ids and not bounded
+    blackwell_ids = has_ids and chip == "blackwell"
     if dtype.itemsize == 4:
         tiles = Tiles(rows=64, columns=64, depth=min(width, 32), num_warps=4)
         # mma.sync takes both operands, split in two, from registers
         return replace(tiles, depth=16, num_stages=3) if chip == "small" else tiles
     if width > 256 or (width == 256 and chip == "small"):
         tiles = Tiles(rows=128, columns=128, depth=64, num_warps=8, num_stages=3)
-        return replace(tiles, columns=64) if running_ids else tiles
+        if running_ids:
+            return replace(tiles, columns=64)
+        # own rows against all ranks' spill with parts of 64, the triangle does not
+        return replace(tiles, depth=32, num_stages=4) if blackwell_ids else tiles
     tiles = Tiles(rows=128, columns=128, depth=width, num_warps=8)
     if few or (chip == "small" and not bounded):
         tight = chip == "small" and bounded and has_ids and width == 128
         return replace(tiles, rows=64, columns=64, num_warps=8 if tight else 4)
     if not bounded:
         return replace(tiles, rows=64, num_warps=4)
-    if chip == "blackwell" and has_ids:
-        # a thread holds a row of the tile there: similarities, lengths and ids of 64 columns spill
+    if blackwell_ids:
+        # a thread holds 64 columns of a row there: similarities, lengths and ids of those spill
         if width <= 128:
             return replace(tiles, rows=64, columns=64, num_warps=4)
         return replace(tiles, depth=64, num_stages=3)
