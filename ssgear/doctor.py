@@ -1,7 +1,8 @@
 """`python -m ssgear.doctor`: what this machine can run, what it cannot, and what would change that.
 
 One table; the exit status is 0 whatever it says. Every row comes from a probe, and a probe that
-fails becomes a row that says so: a broken installation can still be looked at.
+fails becomes a row that says so: a broken installation can still be looked at. With `--data DIR`
+the table is of a set of images: which engine would feed a model with it, and what limits that.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from rich.text import Text
 
 from ssgear import __version__, registry
 from ssgear.config.schema import DataConfig
-from ssgear.errors import ConfigError
+from ssgear.errors import ConfigError, SsgearError
 
 State = Literal["ok", "note", "missing", "broken"]
 STYLES: dict[State, str] = {"ok": "green", "note": "yellow", "missing": "red", "broken": "red"}
 GIB = 1024**3
 EXTRAS = {"deepspeed": "ZeRO, --deepspeed ds.json"}
 """Optional package -> what it brings; the extra of ssgear that installs it has its name."""
+DATA_HELP = "--data DIR  which engine would feed a model with these images, and what limits it"
 AGREES = 1e-5
 """Largest error of a kernel's loss and gradient, relative to the reference's, that is rounding."""
 
@@ -163,6 +165,20 @@ def disk() -> Findings:
     yield Finding(what="disk", found=found, state="note" if few else "ok", mend=mend)
 
 
+def caches() -> Findings:
+    """Where listings and checks of many images are remembered."""
+    from ssgear.storage import cache
+
+    place = cache.folder()
+    files = list(place.iterdir()) if place.is_dir() else []
+    megabytes = sum(file.stat().st_size for file in files) / 1e6
+    there = next(folder for folder in (place, *place.parents) if folder.exists())
+    writable = os.access(there, os.W_OK)
+    found = f"{place}: {megabytes:.0f} MB{'' if writable else ', cannot be written'}"
+    mend = "" if writable else "XDG_CACHE_HOME=DIR, or every start reads all images anew"
+    yield Finding(what="cache", found=found, state="ok" if writable else "note", mend=mend)
+
+
 def kernels() -> Findings:
     """Every implementation of the loss that a device can run, held to the reference."""
     import torch
@@ -249,8 +265,46 @@ def extras() -> Findings:
             yield Finding(what=package, found=found, state="note", mend=mend)
 
 
+def images(path: Path) -> Findings:
+    """What a set of images is, the engine that training picks for it, and its speed here."""
+    import torch
+
+    from ssgear.data.sources import open_source
+    from ssgear.data.speed import measure
+    from ssgear.distributed import choose_device
+
+    config = DataConfig(path=path)
+    source = open_source(config, "train")
+    speed = measure(source, config, choose_device("auto", "--device"))
+    sides = " to ".join(f"{h} x {w}" for h, w in dict.fromkeys((speed.shortest, speed.largest)))
+    classes = f" in {len(source.classes)} classes" if source.classes else ", no labels"
+    yield Finding(what="images", found=f"{len(source)} to train on{classes}, {sides} px")
+    yield Finding(what="engine", found=f"{speed.engine}: {speed.reason}")
+    rate = speed.read * speed.megabytes
+    yield Finding(what="reading", found=f"{speed.read:,.0f} files/s, {rate:,.0f} MB/s, one core")
+    yield Finding(what="decoding", found=f"{speed.decoded:,.0f} images/s, one core")
+    made = f"{speed.views:,.0f} views/s of {speed.size} px, one core"
+    yield Finding(what="augmentation", found=made)
+    workers = "" if speed.engine == "resident" else f" with --data.workers {config.workers}"
+    yield Finding(
+        what="feeds",
+        found=f"{speed.fed:,.0f} images/s, two views each{workers}; {speed.limit} limits",
+        mend=_faster(speed.limit, config.workers, torch.cuda.is_available()),
+    )
+
+
+def _faster(limit: str, workers: int, has_gpu: bool) -> str:
+    """Say what would feed a model faster."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if limit == "augmentation":
+        return "" if has_gpu else "a GPU, or more cores"
+    if limit == "reading files":
+        return "a faster disk, or the files in one tar"
+    return f"--data.workers {cores}" if (cores or 1) > workers else "smaller files, or more cores"
+
+
 PROBES: tuple[Probe, ...] = (
-    python, packages, processor, gpus, memory, disk, kernels, engines, extras
+    python, packages, processor, gpus, memory, disk, caches, kernels, engines, extras
 )  # fmt: skip
 
 
@@ -284,17 +338,34 @@ def table(findings: Sequence[Finding]) -> Table:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table; the exit status is 0 unless the command itself is misspelt."""
+    """Print the table; the exit status is 0 unless the command itself is wrong."""
     words = list(sys.argv[1:] if argv is None else argv)
     if any(word in ("-h", "--help") for word in words):
-        print(f"usage: python -m ssgear.doctor\n\n{__doc__.splitlines()[0]}")
+        usage = "usage: python -m ssgear.doctor [--data DIR]"
+        print(f"{usage}\n\n{__doc__.splitlines()[0]}\n\n{DATA_HELP}")
         return 0
-    if words:
-        error = ConfigError(f"doctor: {words[0]}: it takes no options")
-        print(f"ssgear: {error}", file=sys.stderr)
+    try:
+        path = _data_path(words)
+        findings = examine() if path is None else list(images(path))
+    except SsgearError as error:
+        said = str(error).replace("--data.path", "--data")  # as it is called here
+        print(f"ssgear: {said}", file=sys.stderr)
         return error.exit_status
-    Console(highlight=False).print(table(examine()))
+    Console(highlight=False).print(table(findings))
     return 0
+
+
+def _data_path(words: list[str]) -> Path | None:
+    """Return what --data names; None where nothing was asked."""
+    if not words:
+        return None
+    option, equals, value = words[0].partition("=")
+    values = [*([value] if equals else []), *words[1:]]
+    if option != "--data":
+        raise ConfigError(f"doctor: {words[0]}: unknown option; it takes --data DIR and no other")
+    if len(values) != 1 or not values[0]:
+        raise ConfigError("doctor: --data: give one folder or tar file of images")
+    return Path(values[0]).expanduser()
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def _part(kind: type[Any], parsed: Any) -> Any:
 
 def generate(asked: Generation, own: Any) -> Path:
     """Make the images that are missing and return the store."""
-    from ssgear.data.scan import progress
+    from ssgear.data.progress import progress
     from ssgear.storage.store_writer import create
     from ssgear.storage.view_store import StoreInfo
 

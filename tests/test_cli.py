@@ -24,7 +24,7 @@ OPTIONS = """
 --method --seed --output --deepspeed
 --data.source --data.path --data.test-path --data.labels --data.download --data.test-share
 --data.size --data.augmentation --data.min-scale --data.loader --data.workers
---data.resident-limit-mb --data.max-bad-share --data.synthetic --data.synthetic-ratio
+--data.resident-limit-mb --data.max-bad-share --data.cache --data.synthetic --data.synthetic-ratio
 --model.name --model.norm --model.stem --model.weights
 --optim.name --optim.lr --optim.weight-decay --optim.momentum --optim.batch-size
 --optim.micro-batch --optim.epochs --optim.max-steps --optim.warmup-epochs --optim.clip

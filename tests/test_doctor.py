@@ -9,9 +9,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ssgear import doctor
+from ssgear.data import speed
 from ssgear.doctor import Finding
 
 
@@ -41,6 +44,19 @@ def test_the_command_prints_one_table_and_leaves_with_0() -> None:
     for word in ("python", "torch", "CPU", "GPU", "memory", "disk", "nt_xent", "deepspeed", "gloo"):
         assert word in done.stdout
     assert done.stdout.count("what would change it") == 1
+
+
+def test_the_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ssgear.storage import cache
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
+    assert by_name(doctor.caches())["cache"].found == f"{tmp_path}/new/ssgear: 0 MB"
+    cache.folder().mkdir(parents=True)
+    (cache.folder() / "x").write_bytes(bytes(3_200_000))
+    assert by_name(doctor.caches())["cache"].found.endswith("ssgear: 3 MB")
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
+    row = by_name(doctor.caches())["cache"]
+    assert "cannot be written" in row.found and row.state == "note" and row.mend
 
 
 def test_here_the_loss_works_on_the_cpu() -> None:
@@ -173,4 +189,53 @@ def test_words_on_the_command_line(
     monkeypatch.setattr(doctor, "PROBES", ())
     assert "usage: python -m ssgear.doctor" in run_ssgear("doctor", "--help").out
     outcome = run_ssgear("doctor", "--verbose")
-    assert (outcome.status, outcome.err) == (2, "ssgear: doctor: --verbose: it takes no options\n")
+    assert (outcome.status, outcome.err) == (
+        2,
+        "ssgear: doctor: --verbose: unknown option; it takes --data DIR and no other\n",
+    )
+
+
+def pictures(folder: Path, count: int, sides: tuple[int, int]) -> Path:
+    """Write noise of the two sides in turn, as PNG files of two classes."""
+    for number in range(count):
+        side = sides[number % 2]
+        pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        path = folder / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("sides", "engine", "sizes"),
+    [
+        ((24, 24), "resident: ", "24 x 24 px"),
+        ((24, 41), "torch: ", "24 x 24 to 41 x 41 px"),
+    ],
+)
+def test_a_set_of_images_is_measured(
+    sides: tuple[int, int],
+    engine: str,
+    sizes: str,
+    tmp_path: Path,
+    run_ssgear: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(speed, "SECONDS", 0.05)
+    folder = pictures(tmp_path / "set", 22, sides)
+    (folder / "a" / "bad.png").write_bytes(b"no image")
+    rows = {row.what: row.found for row in doctor.images(folder)}
+    assert rows["images"].endswith(f"to train on in 2 classes, {sizes}")
+    assert rows["engine"].startswith(engine)
+    assert set(rows) == {"images", "engine", "reading", "decoding", "augmentation", "feeds"}
+    rates = [int(found.split()[0].replace(",", "")) for found in list(rows.values())[2:]]
+    assert min(rates) > 0 and rates[0] > rates[1]
+    outcome = run_ssgear("doctor", "--data", folder)
+    assert outcome.status == 0 and "limits" in outcome.out
+
+
+def test_a_wrong_set_of_images_is_told_in_one_line(
+    run_ssgear: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert run_ssgear("doctor", "--data", tmp_path / "no").err.startswith("ssgear: --data: /")
+    assert run_ssgear("doctor", "--data").err.startswith("ssgear: doctor: --data: give one folder")

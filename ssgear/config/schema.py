@@ -21,9 +21,9 @@ class DataConfig:
     """Which images, how they are read, and what is done to a view."""
 
     source: str = "auto"
-    """mini (embedded), cifar10, cifar100, stl10, tiny-imagenet, folder, tar; auto: by the path."""
+    """mini (embedded), cifar10, cifar100, stl10, tiny-imagenet, folder, tar, webdataset; auto."""
     path: Path | None = None
-    """Folder or tar file of the images."""
+    """Folder or tar file of the images; folder or pattern of shards (train-{0000..0099}.tar)."""
     test_path: Path | None = None
     """Images for evaluation; without it, the source's own test split or a held-out share."""
     labels: Path | None = None
@@ -35,7 +35,8 @@ class DataConfig:
     size: int | None = None
     """Side of a training view in pixels; by default the images' own size up to 96, else 224."""
     augmentation: str = "auto"
-    """Named augmentation (simclr, simclr-cifar, none); auto: simclr-cifar up to 64 pixels."""
+    """simclr, simclr-cifar, moco-v2, byol, barlow, swav-multicrop, crop-only, autoaugment,
+    autoaugment-cifar, none; auto: simclr-cifar up to 64 pixels, else simclr."""
     min_scale: float | None = None
     """Smallest share of an image that a random crop covers; by default the augmentation's own."""
     loader: Literal["auto", "resident", "torch"] = "auto"
@@ -46,6 +47,8 @@ class DataConfig:
     """The resident loader is chosen for sets up to this size, decoded."""
     max_bad_share: float = 0.01
     """Share of unreadable files above which a run stops; below it they are named and skipped."""
+    cache: bool = True
+    """Remember the listing and the check of many images in $XDG_CACHE_HOME (~/.cache)."""
     synthetic: Path | None = None
     """Store of generated images (python -m ssgear.generate) to train on beside the real ones."""
     synthetic_ratio: float | None = None

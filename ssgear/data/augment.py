@@ -1,8 +1,9 @@
 """One specification of what is done to a view, its random parameters, and the reference engine.
 
 A view is a function of (seed, epoch, sample index, view): `sample` draws its parameters with Philox
-(`kernels/philox.py`), `crop_resize` cuts and scales, `finish` does flip, colour, blur, solarise and
-normalise. Every engine shares these, so a view does not depend on who makes it, nor on its batch.
+(`kernels/philox.py`), `crop_resize` cuts and scales, `finish` does flip, colour, blur, solarise,
+normalise and turn. Every engine shares these, so a view does not depend on who makes it, nor on its
+batch.
 
     views = augment(images, AugmentSpec.named("simclr"), size=224, seed=0, epoch=3,
                     indices=index, view=0)                       # uint8 [N,3,H,W] -> [N,3,224,224]
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from ssgear.data import colour
 from ssgear.data.augment_spec import AugmentSpec
+from ssgear.data.policy import apply_policy
 from ssgear.data.resample import crop_resize
 from ssgear.errors import ArgumentError
 from ssgear.kernels import philox
@@ -118,9 +120,10 @@ def augment(
     """Return one view [N, 3, size, size] of each image, normalised.
 
     `images` are uint8 [N, 3, H, W], or float in [0, 1] and then differentiable with respect to
-    them. `indices` [N] are their places in the data set, `view` is the number of the view.
+    them; an AutoAugment policy takes uint8 only. `indices` [N] are their places in the data set,
+    `view` is the number of the view. `size` is the view's own side: `spec.side` tells it.
     """
-    _check(images, indices, size, impl)
+    _check(images, spec, indices, size, impl)
     height, width = images.shape[2:]
     params = sample(
         spec,
@@ -144,7 +147,13 @@ def augment(
             antialias=spec.antialias,
         )
 
-    return _in_blocks(crop, (size, size), images, params, spec, dtype)
+    if spec.policy is not None:
+        crops = crop(torch.arange(len(images), device=images.device)).to(torch.uint8)
+        crops = apply_policy(
+            crops, params.flip, spec.policy, seed=seed, epoch=epoch, indices=indices, view=view
+        )
+        return finish(crops, params, spec, dtype)
+    return turned(_in_blocks(crop, (size, size), images, params, spec, dtype), spec.turn)
 
 
 def finish(
@@ -157,7 +166,12 @@ def finish(
     def crop(rows: Tensor) -> Tensor:
         return crops.index_select(0, rows).to(wide)
 
-    return _in_blocks(crop, (height, width), crops, params, spec, dtype)
+    return turned(_in_blocks(crop, (height, width), crops, params, spec, dtype), spec.turn)
+
+
+def turned(views: Tensor, turn: int) -> Tensor:
+    """Return views [..., h, w] after `turn` quarter turns counterclockwise, in their own memory."""
+    return views.rot90(turn, (-2, -1)).contiguous() if turn else views
 
 
 def _in_blocks(
@@ -240,13 +254,15 @@ def _boxes(
     return torch.stack((*corner.unbind(1), tall, broad), dim=1).float()
 
 
-def _check(images: Tensor, indices: Tensor, size: int, impl: str) -> None:
+def _check(images: Tensor, spec: AugmentSpec, indices: Tensor, size: int, impl: str) -> None:
     if impl not in ("auto", "reference"):
         raise ArgumentError(f"augment: impl {impl!r} is unknown; use auto or reference")
     if images.ndim != 4 or images.shape[1] != 3:
         raise ArgumentError(f"augment: images {tuple(images.shape)}; give [N, 3, H, W]")
     if not (images.dtype == torch.uint8 or images.is_floating_point()):
         raise ArgumentError(f"augment: images are {images.dtype}; give uint8, or float in [0, 1]")
+    if spec.policy is not None and images.dtype != torch.uint8:
+        raise ArgumentError(f"augment: AutoAugment takes uint8 images, these are {images.dtype}")
     if indices.shape != images.shape[:1] or indices.dtype != torch.int64:
         raise ArgumentError(
             f"augment: indices {tuple(indices.shape)} {indices.dtype} for {len(images)} images; "

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ssgear.data.decode import is_image_name
-from ssgear.data.layout import shared_folders
 from ssgear.data.listing import Listing
 from ssgear.errors import DataError
 
@@ -23,7 +22,7 @@ def read_labels(path: Path, listing: Listing) -> dict[str, str]:
     """Return the label of each image that the file names, and refuse names that are not there."""
     given = _read(path.expanduser())
     known = set(listing.images)
-    prefix = shared_folders(listing.images)
+    prefix = listing.shared
     labels = {_member(name, known, prefix): label for name, label in given.items()}
     strangers = [name for name in labels if name not in known]
     if strangers:

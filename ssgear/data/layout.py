@@ -10,13 +10,20 @@ single class tells nothing and counts as no label. Tiny ImageNet's own layout ke
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ssgear.data.listing import Listing
+from ssgear.data.names import Names, shared_folders
 from ssgear.errors import DataError, did_you_mean
+
+Rows = NDArray[np.int64]
+"""Numbers of images in a listing, ascending."""
 
 TEST_FOLDERS = ("test", "val", "validation", "valid")
 """Names of a test split; the first that has classes where train/ has some, else the first."""
@@ -28,10 +35,12 @@ _TINY_ANNOTATIONS = re.compile(r"(.*/|)val_annotations\.txt")
 class Part:
     """The images of a split."""
 
-    names: tuple[str, ...]
-    """Files."""
-    keys: tuple[str, ...] | None
-    """Class of each, or None."""
+    rows: Rows
+    """Their numbers in the listing."""
+    keys: tuple[str, ...] | None = None
+    """The classes, each once, or None."""
+    codes: NDArray[np.int64] | None = None
+    """[n] class of each image: its place in the keys."""
     notes: tuple[str, ...] = ()
     """What a user should know."""
 
@@ -44,8 +53,6 @@ class Layout:
     """Training images."""
     test: Part | None
     """Test images, where there is a split of them."""
-    prefix: str = ""
-    """Folders that all images share, with `/` at the end."""
     titles: Mapping[str, str] | None = None
     """Class as people call it by class as files have it."""
 
@@ -70,104 +77,92 @@ class Layout:
 
 def folder_layout(listing: Listing, labels: Mapping[str, str] | None = None) -> Layout:
     """Apply the rules for folders; labels from elsewhere replace the class folders."""
-    prefix = shared_folders(listing.images)
-    splits: dict[str, list[str]] = {}
-    for name in listing.images:
-        head, slash, _ = name[len(prefix) :].partition("/")
-        splits.setdefault(head.lower() if slash else "", []).append(name)
+    names, shared = listing.images, listing.shared
+    splits: dict[str, list[Rows]] = {}
+    for head, rows in _heads(names, np.arange(len(names)), shared):
+        splits.setdefault(head.lower(), []).append(rows)
     tests = [name for name in TEST_FOLDERS if name in splits]
     if "train" not in splits or not tests:
-        return Layout(train=_part(listing, listing.images, labels), test=None, prefix=prefix)
-    train = _part(listing, splits["train"], labels)
-    parts = {name: _part(listing, splits[name], labels, train.keys or ()) for name in tests}
+        return Layout(train=_part(listing, np.arange(len(names)), labels), test=None)
+    train = _part(listing, np.concatenate(splits["train"]), labels)
+    parts = {
+        name: _part(listing, np.concatenate(splits[name]), labels, train.keys or ())
+        for name in tests
+    }
     labelled = [name for name in tests if train.keys and parts[name].keys]
     chosen = (labelled or tests)[0]
-    unused = sum(len(names) for head, names in splits.items() if head not in ("train", chosen))
+    unused = len(names) - len(train.rows) - len(parts[chosen].rows)
     if unused:
-        note = f"{unused} images outside {prefix}train/ and {prefix}{chosen}/ are not used"
+        note = f"{unused} images outside {shared}train/ and {shared}{chosen}/ are not used"
         train = replace(train, notes=(*train.notes, note))
-    return Layout(train=train, test=parts[chosen], prefix=prefix)
+    return Layout(train=train, test=parts[chosen])
 
 
 def tiny_imagenet_layout(listing: Listing) -> Layout | None:
     """Read `train/WNID/images/`, `val/images/`, `val_annotations.txt`, `words.txt`, else None."""
-    first = next(filter(None, map(_TINY_TRAIN.fullmatch, listing.images)), None)
+    first = _first(_TINY_TRAIN, listing.images, b"/images/")
     if first is None:
         return None
     prefix = first[1]
-    start = len(f"{prefix}train/")
-    names = tuple(name for name in listing.images if name.startswith(f"{prefix}train/"))
-    keys = tuple(name[start:].partition("/")[0] for name in names)
+    train = _by_head(listing.images, listing.images.below(f"{prefix}train/"), f"{prefix}train/")
     titles = {}
-    if f"{prefix}words.txt" in listing.others:
+    if listing.others.find(f"{prefix}words.txt") is not None:
         lines = (line.partition("\t") for line in listing.text(f"{prefix}words.txt").splitlines())
         titles = {wnid: words.split(",")[0].strip() for wnid, _, words in lines}
-    train = Part(names=names, keys=keys)
-    return Layout(train=train, test=annotated_part(listing, keys), prefix=prefix, titles=titles)
+    return Layout(train=train, test=annotated_part(listing, train.keys or ()), titles=titles)
 
 
 def annotated_part(listing: Listing, known: Collection[str]) -> Part | None:
     """Read the images beside a `val_annotations.txt`; those of classes not known are left out."""
-    found = next(filter(None, map(_TINY_ANNOTATIONS.fullmatch, listing.others)), None)
+    found = _first(_TINY_ANNOTATIONS, listing.others, b"val_annotations.txt")
     if found is None:
         return None
     folder = f"{found[1]}images/"
     lines = (line.split("\t") for line in listing.text(found[0]).splitlines() if line.strip())
     label_of = {f"{folder}{fields[0]}": fields[1] for fields in lines if len(fields) > 1}
-    names = [name for name in listing.images if name.startswith(folder)]
+    rows = listing.images.below(folder)
+    names = [listing.images[row] for row in rows]
     missing = [name for name in names if name not in label_of]
     if missing:
         raise DataError(
             f"{listing.root}: {len(missing)} images have no line in {found[0]}, {missing[0]} first"
         )
     classes = set(known)
-    kept = tuple(name for name in names if label_of[name] in classes)
-    left = len(names) - len(kept)
+    keep = np.array([label_of[name] in classes for name in names], dtype=bool)
+    left = len(names) - int(keep.sum())
+    if left == len(names):
+        return None
     notes = (f"{left} validation images of classes without training images are left out",)
-    keys = tuple(label_of[name] for name in kept)
-    return Part(names=kept, keys=keys, notes=notes if left else ()) if kept else None
+    keys = [label_of[names[place]] for place in keep.nonzero()[0]]
+    return _coded(rows[keep], keys, notes if left else ())
 
 
 def separate_part(listing: Listing, keys: Sequence[str] | None) -> Part:
     """Return the images of a folder of test images whose classes are those of training."""
     annotated = annotated_part(listing, keys or ())
-    return annotated or _part(listing, listing.images, None, keys or ())
+    return annotated or _part(listing, np.arange(len(listing.images)), None, keys or ())
 
 
-def hold_out(part: Part, share: float, prefix: str) -> tuple[Part, Part]:
+def hold_out(listing: Listing, part: Part, share: float) -> tuple[Part, Part]:
     """Split off a share of every class: at least one image, never all of them.
 
     Which ones depends on each image's name and class alone, by their hashes, so that a new image
     moves few others.
     """
-    groups: dict[str, list[int]] = {}
-    keys = part.keys or ("",) * len(part.names)
-    for row, key in enumerate(keys):
-        groups.setdefault(key, []).append(row)
-    held = set()
-    for rows in groups.values():
-        count = min(max(1, round(share * len(rows))), len(rows) - 1) if share > 0 else 0
-        rows.sort(key=lambda row: _hash(part.names[row][len(prefix) :]))
-        held.update(rows[:count])
-    every = range(len(part.names))
-    train = [row for row in every if row not in held]
-    return _some(part, train), _some(part, sorted(held))
+    codes = np.zeros_like(part.rows) if part.codes is None else part.codes
+    digests, held = listing.digests[part.rows], np.zeros(len(part.rows), dtype=bool)
+    sizes = np.bincount(codes)
+    # images of a class beside each other; they mostly are, and then this takes no time
+    by_class = np.argsort(codes, kind="stable")
+    for some in np.split(by_class, np.cumsum(sizes)[:-1]) if share > 0 else ():
+        count = min(max(1, round(share * len(some))), len(some) - 1)
+        held[some[np.argsort(digests[some], kind="stable")[: max(0, count)]]] = True
+    return _some(part, ~held), _some(part, held)
 
 
-def shared_folders(names: Sequence[str], keep: Collection[str] = ()) -> str:
-    """Return the folders that all of these sorted names begin with, up to one to keep."""
-    shared = ""
-    pairs = zip(names[0].split("/")[:-1], names[-1].split("/")[:-1], strict=False)
-    for first, last in pairs:
-        if first != last or first in keep:
-            break
-        shared += f"{first}/"
-    return shared
-
-
-def labels_of(part: Part, keys: Sequence[str] | None, where: str) -> list[int] | None:
+def labels_of(part: Part, keys: Sequence[str] | None, where: str) -> NDArray[np.int64] | None:
     """Return the labels of a split by the classes of the training images."""
-    if keys is None or part.keys is None:
+    if keys is None or part.keys is None or part.codes is None:
         return None
     number = {key: label for label, key in enumerate(keys)}
     unknown = sorted(set(part.keys) - set(keys))
@@ -176,33 +171,80 @@ def labels_of(part: Part, keys: Sequence[str] | None, where: str) -> list[int] |
             f"{where}: class {unknown[0]!r} of the test images is none of the {len(keys)} classes "
             f"of the training images{did_you_mean(unknown[0], keys)}"
         )
-    return [number[key] for key in part.keys]
+    return np.array([number[key] for key in part.keys], dtype=np.int64)[part.codes]
 
 
 def _part(
     listing: Listing,
-    names: Sequence[str],
+    rows: Rows,
     labels: Mapping[str, str] | None,
     keep: Collection[str] = (),
 ) -> Part:
     """Return a split: labels as given, else by the first folder that not all images share."""
+    names = listing.images
     if labels is not None:
-        return Part(names=tuple(names), keys=_given(listing, names, labels))
-    prefix = shared_folders(names, keep)
-    folders = [name[len(prefix) :].partition("/") for name in names]
-    flat = sum(not slash for _, slash, _ in folders)
-    if not flat:
-        return Part(names=tuple(names), keys=tuple(folder for folder, _, _ in folders))
+        keys = _given(listing, [names[row] for row in rows], labels)
+        return Part(rows=rows) if keys is None else _coded(rows, keys)
+    shared = shared_folders(names[rows[0]], names[rows[-1]], keep)
+    part = _by_head(names, rows, shared)
+    if part.keys is None or part.codes is None or "" not in part.keys:
+        return part
+    flat = int((part.codes == part.keys.index("")).sum())
     note = (
-        f"{flat} of {len(names)} images stand in {listing.root.name}/{prefix} itself, beside "
+        f"{flat} of {len(rows)} images stand in {listing.root.name}/{shared} itself, beside "
         "folders: no labels are used (--data.labels FILE names them)"
     )
-    return Part(names=tuple(names), keys=None, notes=(note,) if flat < len(names) else ())
+    return Part(rows=rows, notes=(note,) if flat < len(rows) else ())
 
 
-def _given(
-    listing: Listing, names: Sequence[str], labels: Mapping[str, str]
-) -> tuple[str, ...] | None:
+def _by_head(names: Names, rows: Rows, folder: str) -> Part:
+    """Return a split whose classes are the first folders below one; "" for images in itself."""
+    number: dict[str, int] = {}
+    codes = np.empty(len(rows), dtype=np.int64)
+    start = 0
+    for head, some in _heads(names, rows, folder):
+        codes[start : start + len(some)] = number.setdefault(head, len(number))
+        start += len(some)
+    return Part(rows=rows, keys=tuple(number), codes=codes)
+
+
+def _heads(names: Names, rows: Rows, folder: str) -> Iterator[tuple[str, Rows]]:
+    """Return the first folders below one, or "" for images in itself, with their images.
+
+    In the order of the images, which are sorted by name: a folder's are found by bisection. A name
+    comes more than once where another split's images stand between, or images of the folder itself.
+    """
+    low = 0
+    if _is_flat(names, rows, folder):
+        low = len(rows)
+        yield "", rows
+    while low < len(rows):
+        name = names[rows[low]]
+        head, slash, _ = name[len(folder) :].partition("/")
+        high = low + 1
+        if slash:
+            # "0" comes after "/"
+            after = f"{name[: len(folder)]}{head}0"
+            high = bisect_left(rows, after, high, key=names.__getitem__)
+        yield head if slash else "", rows[low:high]
+        low = high
+
+
+def _is_flat(names: Names, rows: Rows, folder: str) -> bool:
+    """Whether all of these images stand in a folder itself, found without a look at each name."""
+    first, last = int(rows[0]), int(rows[-1])
+    slashes = names.text.count(b"/", int(names.bounds[first]), int(names.bounds[last + 1]))
+    return last - first + 1 == len(rows) and slashes == folder.count("/") * len(rows)
+
+
+def _coded(rows: Rows, keys: Sequence[str], notes: tuple[str, ...] = ()) -> Part:
+    """Return a split whose images have these classes."""
+    number = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    codes = np.array([number[key] for key in keys], dtype=np.int64)
+    return Part(rows=rows, keys=tuple(number), codes=codes, notes=notes)
+
+
+def _given(listing: Listing, names: Sequence[str], labels: Mapping[str, str]) -> list[str] | None:
     """Return the labels of a split that a file names; all of its images have one, or none."""
     missing = [name for name in names if name not in labels]
     if missing and len(missing) < len(names):
@@ -210,16 +252,20 @@ def _given(
             f"--data.labels: {len(missing)} of {len(names)} images of {listing.root} have no line, "
             f"{', '.join(missing[:3])} first; add them, or remove the images"
         )
-    return None if missing else tuple(labels[name] for name in names)
+    return None if missing else [labels[name] for name in names]
 
 
-def _some(part: Part, rows: Sequence[int]) -> Part:
-    keys = None if part.keys is None else tuple(part.keys[row] for row in rows)
-    return replace(part, names=tuple(part.names[row] for row in rows), keys=keys)
+def _first(pattern: re.Pattern[str], names: Names, part: bytes) -> re.Match[str] | None:
+    """Return the match of the first name that a pattern fits; only those with the part can."""
+    # a million names are searched at once for what few sets have
+    if part not in names.text:
+        return None
+    return next(filter(None, map(pattern.fullmatch, names)), None)
 
 
-def _hash(name: str) -> bytes:
-    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+def _some(part: Part, keep: NDArray[np.bool_]) -> Part:
+    codes = None if part.codes is None else part.codes[keep]
+    return replace(part, rows=part.rows[keep], codes=codes)
 
 
 def _number_then_text(key: str) -> tuple[float, str]:

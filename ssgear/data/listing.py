@@ -2,66 +2,100 @@
 
 A listing is only names (relative, with `/`, sorted) and where each file's bytes are, so that the
 same rules (data/layout.py) make the same data set of a folder and of its tar. Hidden files and what
-is no regular file are passed over.
+is no regular file are passed over. A large listing is remembered (storage/cache.py) and serves
+again as long as none of its folders has another time of change, or its tar another size or time:
+adding, removing or renaming a file changes its folder's time.
 """
 
 from __future__ import annotations
 
-import os
-import tarfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ssgear.data.decode import EXTENSIONS, is_image_name
-from ssgear.data.readers import ArchiveReader, FolderReader, printable
+from ssgear.data.names import Names, shared_folders
+from ssgear.data.readers import ArchiveReader, FolderReader
+from ssgear.data.tar import Span, tar_members
+from ssgear.data.walk import folders_changed, walk
 from ssgear.errors import DataError
+from ssgear.storage import cache
 
-_COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-}
-_ZIP = b"PK\x03\x04"
-
-Span = tuple[int, int]
-"""Offset and length of a file in an archive."""
+WORTH = 10_000
+"""Files from which on a listing is remembered; fewer are listed in no time."""
+_PLAIN = ("digests", "spans", "other_spans")
+"""Arrays of a listing that are remembered as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The files of a folder or an archive."""
+    """The files of a folder, an archive, or a set of shards."""
 
     root: Path
     """The folder or archive."""
-    images: Sequence[str]
-    """Names of images, sorted."""
-    others: Sequence[str]
+    images: Names
+    """Names of images: sorted, but those of shards in their order."""
+    others: Names
     """Names of other files, sorted."""
-    spans: Mapping[str, Span] | None = None
-    """Places in the archive; None for a folder."""
+    digests: NDArray[np.uint64]
+    """64 bits that stand for each image's name below the folders that all images share."""
+    spans: NDArray[np.int64] | None = None
+    """[N, 2] offset and length in the archive of each image; None for a folder."""
+    other_spans: NDArray[np.int64] | None = None
+    """The same of the other files."""
+    paths: tuple[str, ...] = ()
+    """The shards."""
+    archives: NDArray[np.int32] | None = None
+    """[N] the shard of each image, where there are several."""
+    classes: tuple[str, ...] = ()
+    """Classes that shards name."""
+    codes: NDArray[np.int32] | None = None
+    """[N] class of each image, by number; -1 where there is none. None but for shards."""
 
-    def reader(self, names: Iterable[str]) -> FolderReader | ArchiveReader:
-        """Return a reader of some of the files, in the order given."""
-        names = list(names)
+    @property
+    def shared(self) -> str:
+        """Folders that all images share, with `/` at the end; none in shards."""
+        return _shared(self.images) if self.archives is None else ""
+
+    def reader(self) -> FolderReader | ArchiveReader:
+        """Return a reader of the images, in the order of the listing."""
+        digests = self.digests ^ Names([self.shared]).digests()
         if self.spans is None:
-            return FolderReader(self.root, names)
-        return ArchiveReader(self.root, names, (self.spans[name] for name in names))
+            return FolderReader(self.root, self.images, digests)
+        return ArchiveReader(
+            self.root,
+            self.images,
+            self.spans,
+            paths=self.paths,
+            archives=self.archives,
+            digests=digests,
+        )
 
     def text(self, name: str) -> str:
-        """Return the content of a text file."""
-        return self.reader([name]).encoded(0).decode("utf-8-sig", "replace")
+        """Return the content of another file, a text."""
+        row = self.others.find(name)
+        if row is None:
+            raise DataError(f"{self.root}: has no {name}")
+        reader = (
+            FolderReader(self.root, Names([name]))
+            if self.other_spans is None
+            else ArchiveReader(self.root, Names([name]), self.other_spans[row][None])
+        )
+        return reader.encoded(0).decode("utf-8-sig", "replace")
 
 
-def list_files(path: Path, option: str) -> Listing:
+def list_files(path: Path, option: str, *, remember: bool = True) -> Listing:
     """List a folder or a tar; the option names who asked for it."""
     path = path.expanduser()
     if not path.exists():
         raise DataError(f"{option}: {path} does not exist; name a folder of images or a tar of one")
-    listing = list_folder(path) if path.is_dir() else list_tar(path)
-    if not listing.images:
+    listing = (list_folder if path.is_dir() else list_tar)(path, remember=remember)
+    if not len(listing.images):
         raise DataError(
             f"{option}: {path} holds no image ({len(listing.others)} other files are there); "
             f"images are files that end in {', '.join(EXTENSIONS)}"
@@ -69,31 +103,29 @@ def list_files(path: Path, option: str) -> Listing:
     return listing
 
 
-def list_folder(root: Path) -> Listing:
+def list_folder(root: Path, *, remember: bool = True) -> Listing:
     """List the files below a folder; links are followed, none of them twice."""
-    return _listing(root, _walk(root), None)
+    entry = cache.load("folder", root) if remember else None
+    if entry is not None and not folders_changed(root, entry):
+        return _of_entry(root, entry)
+    names, folders = walk(root)
+    listing = _listing(root, names, None)
+    if remember and folders is not None and len(names) >= WORTH:
+        cache.save("folder", root, {}, {**folders, **_arrays(listing)})
+    return listing
 
 
-def list_tar(path: Path) -> Listing:
+def list_tar(path: Path, *, remember: bool = True) -> Listing:
     """List an uncompressed tar file. One pass over its headers; nothing is unpacked."""
-    _refuse_other_archives(path)
-    spans: dict[str, Span] = {}
-    try:
-        with tarfile.open(path, "r:") as archive:
-            while (member := archive.next()) is not None:
-                # a million headers are not to be kept
-                archive.members.clear()  # type: ignore[attr-defined]
-                name = _plain(member.name)
-                if member.islnk() and _plain(member.linkname) in spans:
-                    spans[name] = spans[_plain(member.linkname)]
-                elif member.isreg() and not member.issparse():
-                    spans[name] = (member.offset_data, member.size)
-            _require_end_mark(path, archive.offset)
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(
-            f"{path}: is no folder and no whole tar file ({error}; {len(spans)} files found)"
-        ) from error
-    return _listing(path, spans, spans)
+    stamp = cache.stamp_of(path) if remember else None
+    entry = cache.load("tar", path) if stamp else None
+    if entry is not None and entry.info["stamp"] == stamp:
+        return _of_entry(path, entry)
+    spans = tar_members(path)
+    listing = _listing(path, spans, spans)
+    if stamp and len(spans) >= WORTH:
+        cache.save("tar", path, {"stamp": stamp}, _arrays(listing))
+    return listing
 
 
 def list_zip(path: Path) -> Listing:
@@ -107,63 +139,42 @@ def list_zip(path: Path) -> Listing:
 
 
 def _listing(root: Path, names: Iterable[str], spans: Mapping[str, Span] | None) -> Listing:
-    images: list[str] = []
-    others: list[str] = []
+    found: tuple[list[str], list[str]] = ([], [])
     for name in sorted(names):
-        if not any(part.startswith(".") for part in name.split("/")):
-            (images if is_image_name(name) else others).append(name)
-    return Listing(root=root, images=images, others=others, spans=spans)
+        if not name.startswith(".") and "/." not in name:
+            found[is_image_name(name)].append(name)
+    others, images = (Names(each) for each in found)
+    if spans is None:
+        places: list[NDArray[np.int64] | None] = [None, None]
+    else:
+        rows = ([spans[name] for name in each] for each in found)
+        places = [np.array(each, dtype=np.int64).reshape(-1, 2) for each in rows]
+    skip = len(_shared(images).encode("utf-8", "surrogateescape"))
+    return Listing(
+        root=root,
+        images=images,
+        others=others,
+        digests=images.digests(skip),
+        spans=places[1],
+        other_spans=places[0],
+    )
 
 
-def _plain(name: str) -> str:
-    """Return a member's name without `./`."""
-    return "/".join(part for part in name.split("/") if part not in ("", "."))
+def _shared(images: Names) -> str:
+    return shared_folders(images[0], images[-1]) if len(images) else ""
 
 
-def _walk(root: Path) -> Iterator[str]:
-    seen, folders = set(), [""]
-    while folders:
-        folder = folders.pop()
-        try:
-            here = os.stat(root / folder)
-            if (here.st_dev, here.st_ino) in seen:
-                continue
-            seen.add((here.st_dev, here.st_ino))
-            with os.scandir(root / folder) as entries:
-                for entry in entries:
-                    try:
-                        is_folder, is_file = entry.is_dir(), entry.is_file()
-                    except OSError:  # a link to itself, as useless as one to nothing
-                        continue
-                    if is_folder:
-                        folders.append(f"{folder}{entry.name}/")
-                    elif is_file:
-                        yield folder + entry.name
-        except OSError as error:
-            where = printable(str(root / folder))
-            raise DataError(f"{where}: cannot be listed: {error.strerror}") from error
+def _arrays(listing: Listing) -> dict[str, NDArray[Any]]:
+    """Return what `_of_entry` makes the listing of."""
+    plain = {kind: getattr(listing, kind) for kind in _PLAIN}
+    kept = {kind: array for kind, array in plain.items() if array is not None}
+    return {**kept, **listing.images.arrays("images"), **listing.others.arrays("others")}
 
 
-def _require_end_mark(path: Path, offset: int) -> None:
-    """Refuse a tar without its end mark: a damaged or cut header looks like an end to `tarfile`."""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"damaged or cut at byte {offset}")
-
-
-def _refuse_other_archives(path: Path) -> None:
-    """Say what to do with an archive that cannot be read at any place."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(8)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    for magic, kind in _COMPRESSED.items():
-        if start.startswith(magic):
-            raise DataError(
-                f"{path}: is compressed ({kind}), so that no image can be read without all before "
-                "it; decompress it to a plain .tar, or unpack it into a folder"
-            )
-    if start.startswith(_ZIP):
-        raise DataError(f"{path}: is a zip file; unpack it and name the folder")
+def _of_entry(root: Path, entry: cache.Entry) -> Listing:
+    images, others = (Names.of_arrays(kind, entry.arrays) for kind in ("images", "others"))
+    # copied, so that the rest of the entry can go
+    plain: dict[str, Any] = {
+        kind: entry.arrays[kind].copy() for kind in _PLAIN if kind in entry.arrays
+    }
+    return Listing(root=root, images=images, others=others, **plain)

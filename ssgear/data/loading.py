@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ssgear.config.schema import DataConfig
 from ssgear.data.augment import AugmentSpec
+from ssgear.data.augment_spec import view_set
 from ssgear.data.batch import Batch
 from ssgear.data.sampler import Items, Sampler
 from ssgear.data.sources import Source
@@ -38,7 +39,7 @@ class ViewPlan:
     specs: tuple[AugmentSpec, ...]
     """One augmentation per view."""
     size: int
-    """Side of the views in pixels."""
+    """Side of the views in pixels; a specification may take a share of it."""
     seed: int
     """Seed of the run."""
     device: torch.device
@@ -47,6 +48,11 @@ class ViewPlan:
     """Memory order of the views."""
     needs_images: bool = False
     """Whether batches carry the un-augmented images too."""
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Return each view's side in pixels."""
+        return tuple(spec.side(self.size) for spec in self.specs)
 
     def centred(self, images: Tensor) -> Tensor:
         """Return uint8 images as float32 in [-1, 1] on the plan's device."""
@@ -115,20 +121,30 @@ def view_size(config: DataConfig, source: Source) -> int:
     return source.native_size if source.native_size and source.native_size <= SMALL_SIDE else 224
 
 
-def augmentation(config: DataConfig, size: int) -> AugmentSpec:
-    """Return the named augmentation, with its smallest crop where one is given.
+def augmentation(config: DataConfig, size: int) -> tuple[AugmentSpec, ...]:
+    """Return the named set of views, with its smallest crop where one is given.
 
-    `auto` is simclr-cifar for views up to 64 pixels, else simclr.
+    `auto` is simclr-cifar for views up to 64 pixels, else simclr. Where views differ in their crops
+    (multi-crop), all bounds below the whole image grow or shrink alike.
     """
     name = config.augmentation
     if name == "auto":
         name = "simclr-cifar" if size <= 64 else "simclr"
-    spec = AugmentSpec.named(name)
-    if config.min_scale is None:
-        return spec
-    if spec.crop_scale is None:
+    views, smallest = view_set(name), config.min_scale
+    if smallest is None:
+        return views
+    scales = [spec.crop_scale for spec in views if spec.crop_scale is not None]
+    if len(scales) < len(views):
         raise ConfigError(f"--data.min-scale: the augmentation {name} does not crop; leave it out")
-    return replace(spec, crop_scale=(config.min_scale, spec.crop_scale[1]))
+    lowest = min(low for low, _ in scales)
+
+    def grown(bound: float) -> float:
+        return bound if bound == 1 else min(bound / lowest * smallest, 1.0)
+
+    return tuple(
+        replace(spec, crop_scale=(grown(low), grown(high)))
+        for spec, (low, high) in zip(views, scales, strict=True)
+    )
 
 
 def build_loader(
@@ -145,7 +161,7 @@ def build_loader(
     from ssgear.data.resident import ResidentLoader
     from ssgear.data.torch_loader import TorchLoader
 
-    engine, _ = choose_engine(config, source, synthetic)
+    engine, _ = choose_engine(config, source, synthetic, plan.specs)
     tensor, source = _read(engine, source, config)
     labels, both = source.labels, source
     if synthetic is not None:
@@ -169,9 +185,17 @@ def _read(engine: str, source: Source, config: DataConfig) -> tuple[Tensor, Sour
 
 
 def choose_engine(
-    config: DataConfig, source: Source, synthetic: Source | None = None
+    config: DataConfig,
+    source: Source,
+    synthetic: Source | None = None,
+    specs: Sequence[AugmentSpec] = (),
 ) -> tuple[str, str]:
-    """Return the engine for a source, and synthetic images beside it, and the reason in words."""
+    """Return the engine for a source, and synthetic images beside it, and the reason in words.
+
+    `specs` are those of the views: not every engine can carry out all of them.
+    """
+    if any(spec.policy is not None for spec in specs):
+        return _policy_engine(config)
     side, count = source.native_size, len(source)
     if synthetic is not None:
         side = side if synthetic.native_size == side else None
@@ -190,3 +214,11 @@ def choose_engine(
             "use --data.loader torch, or resize them first"
         )
     return config.loader, "asked for by --data.loader"
+
+
+def _policy_engine(config: DataConfig) -> tuple[str, str]:
+    if config.loader not in ("auto", "torch"):
+        raise ConfigError(
+            f"--data.loader: {config.loader} has no AutoAugment; use --data.loader torch or auto"
+        )
+    return "torch", "its workers carry out AutoAugment's policy"

@@ -1,15 +1,15 @@
 """Where the bytes of image number i come from: files of a folder, parts of an archive, an array.
 
-Readers can be pickled and forked. Names are kept in one block of bytes, so that worker processes
-share the memory of a million of them; an archive is read by position, so that processes and threads
-can share its handle, and is opened anew where a reader is unpickled.
+Readers can be pickled and forked. What they know of each image stands in a few flat arrays, so that
+worker processes share the memory of a million of them; archives are read by position, so that
+processes and threads can share a handle, and are opened anew where a reader is unpickled.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +20,13 @@ from PIL import Image
 from torch import Tensor
 
 from ssgear.data.decode import BadImageError, open_rgb, stored_size
+from ssgear.data.names import Names, printable
+from ssgear.data.stamps import mixed, state_of, states_of
 
 _HEADER = 1 << 16
 """Bytes that are read first where only the size of an image is asked for."""
+_HANDLES = 64
+"""Archives that a process keeps open; a thousand shards in every worker would be too many."""
 
 
 class Reader(Protocol):
@@ -47,25 +51,6 @@ class Reader(Protocol):
     def where(self, index: int) -> str:
         """Return the name of an image for messages."""
         ...
-
-
-class Names:
-    """Many strings in one block of bytes."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        """Copy the names."""
-        encoded = [os.fsencode(name) for name in names]
-        self._text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-
-    def __len__(self) -> int:
-        """Return how many names there are."""
-        return len(self._ends)
-
-    def __getitem__(self, index: int) -> str:
-        """Return one name."""
-        start = int(self._ends[index - 1]) if index else 0
-        return os.fsdecode(self._text[start : int(self._ends[index])].tobytes())
 
 
 class EncodedReader:
@@ -94,10 +79,11 @@ class EncodedReader:
 class FolderReader(EncodedReader):
     """Files below a folder."""
 
-    def __init__(self, root: Path, names: Iterable[str]) -> None:
-        """Keep the names, relative to `root`."""
+    def __init__(self, root: Path, names: Names, digests: NDArray[np.uint64] | None = None) -> None:
+        """Keep the names, relative to `root`, and 64 bits for each that stand for it."""
         self.root = str(root)
-        self.names = Names(names)
+        self.names = names
+        self.digests = names.digests() if digests is None else digests
 
     def __len__(self) -> int:
         """Return how many files there are."""
@@ -106,6 +92,12 @@ class FolderReader(EncodedReader):
     def where(self, index: int) -> str:
         """Return the path of a file."""
         return printable(f"{self.root}/{self.names[index]}")
+
+    def stamps(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return numbers that change with name, size or time of a file; 0: do not rely on it."""
+        states = states_of(os.fsencode(self.root), self.names, rows)
+        stamps = mixed(self.digests[rows], states[:, 0], states[:, 1])
+        return np.where(states[:, 0] < 0, np.uint64(0), stamps)
 
     def _read(self, index: int, limit: int | None) -> bytes:
         try:
@@ -116,14 +108,28 @@ class FolderReader(EncodedReader):
 
 
 class ArchiveReader(EncodedReader):
-    """Uncompressed members of an archive, by their place in it."""
+    """Uncompressed members of archives, by their places."""
 
-    def __init__(self, path: Path, names: Iterable[str], spans: Iterable[tuple[int, int]]) -> None:
-        """Keep the members' names, and offset and length of each."""
-        self.path = str(path)
-        self.names = Names(names)
-        self.spans: NDArray[np.int64] = np.array(list(spans), dtype=np.int64).reshape(-1, 2)
-        self._file: io.FileIO | None = None
+    def __init__(
+        self,
+        root: Path,
+        names: Names,
+        spans: NDArray[np.int64],
+        *,
+        paths: Sequence[str] = (),
+        archives: NDArray[np.int32] | None = None,
+        digests: NDArray[np.uint64] | None = None,
+    ) -> None:
+        """Keep the members' names, and offset and length of each.
+
+        `root` is the archive; or the folder of several, whose `paths` are given, and `archives`
+        says which one has a member.
+        """
+        self.root = str(root)
+        self.paths = tuple(paths) or (self.root,)
+        self.names, self.spans, self.archives = names, spans, archives
+        self.digests = names.digests() if digests is None else digests
+        self._handles: list[_Handle | None] = [None] * _HANDLES
 
     def __len__(self) -> int:
         """Return how many members there are."""
@@ -131,29 +137,57 @@ class ArchiveReader(EncodedReader):
 
     def where(self, index: int) -> str:
         """Return the archive and the member's name."""
-        return printable(f"{self.path}:{self.names[index]}")
+        return printable(f"{self.paths[self._archive(index)]}:{self.names[index]}")
+
+    def stamps(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return numbers that change with a member's place or its archive's size or time."""
+        states = np.array([state_of(os.fsencode(path)) for path in self.paths], dtype=np.int64)
+        archives = np.zeros_like(rows) if self.archives is None else self.archives[rows]
+        sizes, times = states[archives].T
+        spans = self.spans[rows]
+        stamps = mixed(self.digests[rows], sizes, times, spans[:, 0], spans[:, 1])
+        return np.where(sizes < 0, np.uint64(0), stamps)
 
     def _read(self, index: int, limit: int | None) -> bytes:
         offset, length = (int(value) for value in self.spans[index])
         wanted = length if limit is None else min(length, limit)
         try:
-            # a local name: another thread may open it at the same time and replace ours
-            file = self._file = self._file or io.FileIO(self.path)
-            data = os.pread(file.fileno(), wanted, offset)
+            # a name of its own: it keeps the handle open where another thread replaces it
+            handle = self._open(index)
+            data = os.pread(handle.descriptor, wanted, offset)
         except OSError as error:
             raise BadImageError(f"cannot be read: {error.strerror or error}") from error
         if len(data) != wanted:
             raise BadImageError("the archive ends before this file does")
         return data
 
-    def __del__(self) -> None:
-        """Close the handle."""
-        if self._file is not None:
-            self._file.close()
+    def _open(self, index: int) -> _Handle:
+        """Return the archive's handle, open as long as the caller keeps it."""
+        archive = self._archive(index)
+        handle = self._handles[archive % _HANDLES]
+        if handle is None or handle.archive != archive:
+            # of threads that come here together, the last one's handle stays
+            handle = self._handles[archive % _HANDLES] = _Handle(archive, self.paths[archive])
+        return handle
+
+    def _archive(self, index: int) -> int:
+        return 0 if self.archives is None else int(self.archives[index])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the open handle out."""
-        return {**self.__dict__, "_file": None}
+        """Leave the open handles out."""
+        return {**self.__dict__, "_handles": [None] * _HANDLES}
+
+
+class _Handle:
+    """An open archive, closed when nobody holds it any more."""
+
+    def __init__(self, archive: int, path: str) -> None:
+        self.archive = archive
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if "descriptor" in self.__dict__:
+            os.close(self.descriptor)
 
 
 class ArrayReader:
@@ -191,8 +225,3 @@ class ArrayReader:
         if torch.equal(indices, torch.arange(len(self.pixels))):
             return torch.from_numpy(self.pixels)
         return torch.from_numpy(self.pixels[indices.numpy()])
-
-
-def printable(name: str) -> str:
-    """Write a file name so that it fits a line of UTF-8, whatever bytes it has."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name)

@@ -67,8 +67,8 @@ class ResidentLoader:
         rows = self.images[index]
         seed = plan.stream_seed(stream)
         views = [
-            augment(rows, spec, size=plan.size, seed=seed, epoch=epoch, indices=draw, view=view)
-            for view, spec in enumerate(plan.specs)
+            augment(rows, spec, size=side, seed=seed, epoch=epoch, indices=draw, view=view)
+            for view, (spec, side) in enumerate(zip(plan.specs, plan.sides, strict=True))
         ]
         share = len(items[0].index)
         for place, (step, each) in enumerate(zip(steps, items, strict=True)):

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ssgear import distributed
 from ssgear.config.schema import DataConfig
+from ssgear.data.checked import checked
 from ssgear.data.decode import BadImageError, fit
+from ssgear.data.progress import progress
 from ssgear.data.readers import ArrayReader
 from ssgear.data.source import Source
 from ssgear.errors import DataError
@@ -69,7 +69,10 @@ def decode_all(
 
 
 def scan(source: Source, config: DataConfig, *, progress: bool = True) -> tuple[Source, Tensor]:
-    """Read every image once.
+    """Find the sizes of all images and the files that cannot be read.
+
+    Every image is read once; of many images, those that were found good before and have not
+    changed since are not read again (data/checked.py).
 
     Returns:
         The source of the images that can be read, and their upright heights and widths [N, 2].
@@ -78,12 +81,18 @@ def scan(source: Source, config: DataConfig, *, progress: bool = True) -> tuple[
         DataError: more than `--data.max-bad-share` cannot be read.
     """
     sizes = np.zeros((len(source), 2), dtype=np.int64)
-
-    def read(index: int) -> None:
-        sizes[index] = source.checked_size(index)
-
+    missing = np.arange(len(source))
     label = "Checking" if progress and not isinstance(source.reader, ArrayReader) else ""
-    bad = _for_each(read, len(source), config.workers, label)
+    with checked(source.reader, source.index.numpy(), remember=config.cache) as known:
+        if known is not None:
+            sizes, missing = known.sizes, known.missing
+
+        def read(place: int) -> None:
+            index = int(missing[place])
+            sizes[index] = source.checked_size(index)
+
+        found = _for_each(read, len(missing), config.workers, label)
+    bad = [(int(missing[place]), reason) for place, reason in found]
     source = source.subset(torch.arange(len(source)))
     source.sizes = torch.from_numpy(sizes)
     good = _without_bad(source, bad, config)
@@ -144,21 +153,6 @@ def _parallel(
     finally:
         # Ctrl-C: what has not begun is not waited for
         pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def progress(label: str, count: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal, on the first rank, where a label is given."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
-
-    console = Console(stderr=True)
-    shown = bool(label) and console.is_terminal and distributed.world_from_environment().is_main
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeLeft())
-    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
-        task = bar.add_task(label, total=count)
-        yield lambda done: bar.advance(task, done)
 
 
 def _without_bad(source: Source, bad: Bad, config: DataConfig) -> Source:

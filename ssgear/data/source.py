@@ -7,16 +7,22 @@ source of the others with the bad ones named in `bad`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ssgear.data.checked import known_sizes
 from ssgear.data.decode import BadImageError, checked_size, to_tensor
 from ssgear.data.readers import ArrayReader, Reader
 from ssgear.errors import DataError
+
+_FEW = 1000
+"""Headers that are read in less time than it takes to look up what is remembered."""
 
 Triple = tuple[float, float, float]
 
@@ -37,6 +43,8 @@ class Images:
 
     reader: Reader
     """Image number i."""
+    rows: Tensor | None = None
+    """[N] int64: which of the reader's images these are; None: all."""
     keys: tuple[str, ...] | None = None
     """Name of each class as files have it, in the order of the labels."""
     classes: tuple[str, ...] | None = None
@@ -54,9 +62,15 @@ class Images:
 class Source:
     """Images by number, with labels where there are any. Can be pickled and forked."""
 
-    def __init__(self, name: str, images: Images, *, mean: Triple, std: Triple) -> None:
-        """Take what an entry of `data/sources.py` has read."""
+    def __init__(
+        self, name: str, images: Images, *, mean: Triple, std: Triple, remember: bool = False
+    ) -> None:
+        """Take what an entry of `data/sources.py` has read.
+
+        `remember` lets it rely on sizes that were found before (data/checked.py).
+        """
         self.name = name
+        self.remember = remember
         self.reader = images.reader
         self.classes = images.classes or images.keys
         self.labels = images.labels
@@ -64,7 +78,7 @@ class Source:
         self.notes, self.ignored = images.notes, images.ignored
         self.bad: tuple[BadFile, ...] = ()
         self.sizes: Tensor | None = None
-        self.index = torch.arange(len(images.reader))
+        self.index = torch.arange(len(images.reader)) if images.rows is None else images.rows
         self._side = images.side
         self._side_is_known = images.side is not None
 
@@ -76,7 +90,8 @@ class Source:
     def native_size(self) -> int | None:
         """Side of the images if all are square with this side, else None.
 
-        Headers are read when it is first asked for, up to the first image that differs.
+        Headers are read when it is first asked for, up to the first image that differs; of many
+        images, only of those whose size is not remembered.
         """
         if not self._side_is_known:
             self._side, self._side_is_known = self._common_side(), True
@@ -139,12 +154,27 @@ class Source:
 
     def _common_side(self) -> int | None:
         side = None
-        for row in self.index.tolist():
-            try:
-                height, width = self.reader.stored_size(row)
-            except BadImageError:
-                continue
+        for height, width in self._sizes():
             if height != width or side not in (None, height):
                 return None
             side = height
         return side
+
+    def _sizes(self) -> Iterator[tuple[int, int]]:
+        """Yield every size that an image has, some of them often."""
+        rows = self.index.numpy()
+        yield from self._headers(rows[:_FEW])
+        rows = rows[_FEW:]
+        if self.remember and len(rows):
+            known = known_sizes(self.reader, rows)
+            found = known[:, 0] > 0
+            yield from map(tuple, np.unique(known[found], axis=0).tolist())
+            rows = rows[~found]
+        yield from self._headers(rows)
+
+    def _headers(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+        for row in rows:
+            try:
+                yield self.reader.stored_size(int(row))
+            except BadImageError:
+                continue

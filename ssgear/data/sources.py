@@ -28,7 +28,9 @@ from ssgear.data.layout import (
 from ssgear.data.listing import Listing, list_files, list_zip
 from ssgear.data.published import published_folder, read_published
 from ssgear.data.scan import decode_all, load_images, scan
+from ssgear.data.shard_paths import holds_shards, is_pattern
 from ssgear.data.source import BadFile, Images, Source, Triple
+from ssgear.data.webdataset import list_shards, shard_layout, shard_part
 from ssgear.errors import ConfigError, DataError, did_you_mean
 
 __all__ = [
@@ -91,13 +93,13 @@ def _open(config: DataConfig, wanted: Wanted) -> Source:
         raise ConfigError(
             f"--data.labels: {name} has labels of its own; --data.source folder or tar takes others"
         )
-    if config.test_path and not config.test_path.expanduser().exists():
+    if config.test_path and not _is_there(config.test_path):
         raise DataError(f"--data.test-path: {config.test_path} does not exist")
     if wanted == "test" and config.test_path:
         images = _read_test_path(config, entry, config.test_path)
     else:
         images = entry.read(config, wanted)
-    return Source(name, images, mean=entry.mean, std=entry.std)
+    return Source(name, images, mean=entry.mean, std=entry.std, remember=config.cache)
 
 
 def check_source(name: str) -> None:
@@ -120,16 +122,22 @@ def _name(config: DataConfig) -> str:
     if config.path is None:
         return "mini"
     path = config.path.expanduser()
+    if is_pattern(path) or holds_shards(path):
+        return "webdataset"
     if path.is_file():
         return "tar"
     tiny = any((folder / "wnids.txt").is_file() for folder in (path, path / "tiny-imagenet-200"))
     return published_folder(path) or ("tiny-imagenet" if tiny else "folder")
 
 
+def _is_there(path: Path) -> bool:
+    return path.expanduser().exists() or is_pattern(path)
+
+
 def _list(config: DataConfig) -> Listing:
     if config.path is None:
         raise ConfigError(f"--data.path: --data.source {config.source} needs a path")
-    return list_files(config.path, "--data.path")
+    return list_files(config.path, "--data.path", remember=config.cache)
 
 
 def _read_mini(config: DataConfig, wanted: Wanted) -> Images:
@@ -165,6 +173,13 @@ def _read_tar(config: DataConfig, wanted: Wanted) -> Images:
     return _read_files(config, wanted)
 
 
+def _read_shards(config: DataConfig, wanted: Wanted) -> Images:
+    if config.path is None:
+        raise ConfigError("--data.path: --data.source webdataset needs tar shards")
+    listing = list_shards(config.path, "--data.path", remember=config.cache)
+    return _images(config, wanted, listing, shard_layout(listing))
+
+
 def _read_files(config: DataConfig, wanted: Wanted) -> Images:
     listing = _list(config)
     labels = None if config.labels is None else read_labels(config.labels, listing)
@@ -176,9 +191,9 @@ def _images(config: DataConfig, wanted: Wanted, listing: Listing, layout: Layout
     """Return a split of a layout, holding out a share for the test where it has none."""
     train, test = layout.train, layout.test
     if test is None and config.test_path is None:
-        train, test = hold_out(train, config.test_share, layout.prefix)
+        train, test = hold_out(listing, train, config.test_share)
     part = test if wanted == "test" else train
-    if part is None or not part.names:
+    if part is None or not len(part.rows):
         raise DataError(
             f"{listing.root}: no test images; name some by --data.test-path, or hold a share out "
             f"by --data.test-share (now {config.test_share:g})"
@@ -190,9 +205,10 @@ def _images(config: DataConfig, wanted: Wanted, listing: Listing, layout: Layout
 def _part_images(listing: Listing, part: Part, keys: Sequence[str] | None) -> Images:
     labels = labels_of(part, keys, str(listing.root))
     return Images(
-        reader=listing.reader(part.names),
+        reader=listing.reader(),
+        rows=torch.from_numpy(part.rows),
         keys=None if keys is None else tuple(keys),
-        labels=None if labels is None else torch.tensor(labels, dtype=torch.int64),
+        labels=None if labels is None else torch.from_numpy(labels),
         notes=part.notes,
         ignored=len(listing.others),
     )
@@ -201,8 +217,14 @@ def _part_images(listing: Listing, part: Part, keys: Sequence[str] | None) -> Im
 def _read_test_path(config: DataConfig, entry: DataSet, path: Path) -> Images:
     """Read --data.test-path with the classes of the training images."""
     training = entry.read(config, "probe")
-    listing = list_files(path, "--data.test-path")
-    images = _part_images(listing, separate_part(listing, training.keys), training.keys)
+    option, remember = "--data.test-path", config.cache
+    if is_pattern(path) or holds_shards(path.expanduser()) or config.source == "webdataset":
+        listing = list_shards(path, option, remember=remember)
+        part = shard_part(listing)
+    else:
+        listing = list_files(path, option, remember=remember)
+        part = separate_part(listing, training.keys)
+    images = _part_images(listing, part, training.keys)
     return replace(images, classes=training.classes)
 
 
@@ -243,5 +265,6 @@ SOURCES: dict[str, DataSet] = {
     ),
     "folder": DataSet(read=_read_folder),
     "tar": DataSet(read=_read_tar),
+    "webdataset": DataSet(read=_read_shards, labels_from_files=False),
 }
 """Every set by the name that --data.source takes."""

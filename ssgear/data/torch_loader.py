@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from ssgear.data.augment import AugmentParams, AugmentSpec, crop_resize, finish, sample
 from ssgear.data.batch import Batch
 from ssgear.data.loading import Streams, ViewPlan
+from ssgear.data.policy import apply_policy
 from ssgear.data.sampler import Items, Sampler
 from ssgear.data.sources import Source, load_images
 from ssgear.errors import DataError
@@ -38,7 +40,7 @@ Made = tuple[Request, list[Tensor], Tensor | None]
 
 
 class CropDataset(Dataset[Made]):
-    """Answers a `Request` with uint8 crops, one tensor [n, 3, size, size] per view."""
+    """Answers a `Request` with uint8 crops, one tensor [n, 3, side, side] per view."""
 
     def __init__(self, source: Source, plan: ViewPlan, sizes: Tensor) -> None:
         """Keep what a worker process needs; `sizes` [N, 2] are the images' heights and widths."""
@@ -52,10 +54,9 @@ class CropDataset(Dataset[Made]):
         params = [
             draw_view(spec, plan, request, view, self.sizes) for view, spec in enumerate(plan.specs)
         ]
-        crops = [
-            torch.empty(len(index), 3, plan.size, plan.size, dtype=torch.uint8) for _ in params
-        ]
-        images = torch.empty_like(crops[0]) if plan.needs_images else None
+        empty = partial(torch.empty, dtype=torch.uint8)
+        crops = [empty(len(index), 3, side, side) for side in plan.sides]
+        images = empty(len(index), 3, plan.size, plan.size) if plan.needs_images else None
         whole = AugmentSpec.named("none")
         for row, place in enumerate(index.tolist()):
             image = self.source.decode(place)
@@ -64,10 +65,21 @@ class CropDataset(Dataset[Made]):
                     f"{self.source.where(place)}: its size changed while training; start again"
                 )
             for crop, drawn, spec in zip(crops, params, plan.specs, strict=True):
-                crop[row] = _cut(image, drawn.box[row], plan.size, spec)
+                crop[row] = _cut(image, drawn.box[row], crop.shape[-1], spec)
             if images is not None:
                 box = torch.tensor([0.0, 0.0, *image.shape[1:]])
                 images[row] = _cut(image, box, plan.size, whole)
+        for view, (drawn, spec) in enumerate(zip(params, plan.specs, strict=True)):
+            if spec.policy is not None:
+                crops[view] = apply_policy(
+                    crops[view],
+                    drawn.flip,
+                    spec.policy,
+                    seed=plan.stream_seed(request.stream),
+                    epoch=request.epoch,
+                    indices=request.items.draw,
+                    view=view,
+                )
         return request, crops, images
 
 
@@ -114,7 +126,7 @@ class TorchLoader:
         """Yield the batches of an epoch from its step `first` on."""
         loader: DataLoader[Made] = DataLoader(
             self.dataset,
-            sampler=list(self._requests(epoch, first, streams)),
+            sampler=self._requests(epoch, first, streams),
             batch_size=None,
             num_workers=self.workers,
             pin_memory=False,

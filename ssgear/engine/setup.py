@@ -100,9 +100,9 @@ def _build(
     source = open_source(config.data, "train")
     synthetic = open_synthetic(config.data, source)
     size = view_size(config.data, source)
-    spec = augmentation(config.data, size)
+    views = augmentation(config.data, size)
     facts = Facts(
-        augmentation=spec,
+        augmentation=views,
         num_images=len(source),
         num_classes=_num_classes(source),
         epochs=config.optim.epochs,
@@ -111,13 +111,14 @@ def _build(
     source = _wrapped(method, source, synthetic)
     test = _test_source(config)
     plan = ViewPlan(
-        specs=method.view_specs(spec),
+        specs=method.view_specs(views),
         size=size,
         seed=config.seed,
         device=device,
         channels_last=config.engine.channels_last,
         needs_images=method.needs_images,
     )
+    _check_sides(method, plan)
 
     def sampler_for(num_images: int, num_synthetic: int) -> Sampler:
         return Sampler(
@@ -130,7 +131,7 @@ def _build(
             world_size=world.size,
         )
 
-    engine, why = choose_engine(config.data, source, synthetic)
+    engine, why = choose_engine(config.data, source, synthetic, plan.specs)
     loader, source, synthetic = build_loader(config.data, source, sampler_for, plan, synthetic)
     total = loader.sampler.steps_per_epoch * config.optim.epochs
     _check_rows(method, config, world)
@@ -170,6 +171,24 @@ def _wrapped(method: Method, source: Source, synthetic: Source | None) -> Source
             "method that sees views alone, such as simclr"
         )
     return wrapped
+
+
+@torch.no_grad()
+def _check_sides(method: Method, plan: ViewPlan) -> None:
+    """Refuse views of several sizes where the encoder takes one size only."""
+    network = method.encoder.network
+    training = network.training
+    network.eval()
+    for side in sorted({*plan.sides} - {plan.size}):
+        try:
+            network(torch.zeros(1, 3, side, side, device=plan.device))
+        except (AssertionError, RuntimeError):  # networks of one size; maps smaller than a kernel
+            raise ConfigError(
+                f"--data.augmentation: makes views of {side} pixels too, and "
+                f"{method.encoder.name} cannot take them; use a set of one size such as simclr, "
+                "or a ResNet"
+            ) from None
+    network.train(training)
 
 
 def _test_source(config: Config) -> Source | None:

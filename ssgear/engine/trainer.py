@@ -52,6 +52,7 @@ class Trainer:
         self._finite = torch.ones((), dtype=torch.bool, device=run.device)
         self._tick = time.perf_counter()
         self._tick_images = 0
+        self._waited = 0.0  # seconds for batches, since the tick
         for phase in run.method.phases:
             decay = phase.ema or (_trains_encoder(run, phase) and run.config.optim.ema)
             if decay:
@@ -119,15 +120,22 @@ class Trainer:
     def _step(self, batches: Iterator[Batch]) -> None:
         """Walk over the phases once."""
         run = self.run_state
-        main = next(batches)
+        main = self._wait(batches)
         progress = run.step / run.total_steps
         self._terms: dict[str, LossTerms] = {}
         for phase, repeat in steps_of(run.method.phases, run.step, progress):
-            batch = main if repeat == 0 else next(batches)
+            batch = main if repeat == 0 else self._wait(batches)
             batch = dataclasses.replace(batch, phase=phase.name, repeat=repeat, progress=progress)
             self._terms[phase.name] = self._phase(phase, batch)
         run.step += 1
         run.images_seen += run.config.optim.batch_size
+
+    def _wait(self, batches: Iterator[Batch]) -> Batch:
+        """Take the next batch, and count the time until the loader has it."""
+        start = time.perf_counter()
+        batch = next(batches)
+        self._waited += time.perf_counter() - start
+        return batch
 
     def _phase(self, phase: Phase, batch: Batch) -> LossTerms:
         """Compute a phase's loss, step its group, and let the method update its buffers."""
@@ -212,6 +220,7 @@ class Trainer:
         values |= self._losses()
         values["lr"] = [*run.runtime.last_lr.values()][-1]  # the encoder's phase comes last
         values["images_per_second"] = round(speed, 2)
+        values["data_wait"] = round(self._waited / (now - self._tick), 4)
         run.log.train(run.step, **values)
         self._restart_clock()
 
@@ -231,7 +240,7 @@ class Trainer:
         run = self.run_state
         now = time.perf_counter()
         run.seconds += now - self._tick
-        self._tick, self._tick_images = now, run.images_seen
+        self._tick, self._tick_images, self._waited = now, run.images_seen, 0.0
 
     def _save(self) -> None:
         if not bool(self._finite):

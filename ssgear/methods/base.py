@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ssgear.data.augment import AugmentSpec
+from ssgear.data.augment_spec import AugmentSpec, spread
 from ssgear.data.batch import Batch
 from ssgear.errors import ConfigError
 
@@ -36,8 +36,8 @@ Extract = Callable[[], Tensor]
 class Facts:
     """What a method may know of the run before it is built."""
 
-    augmentation: AugmentSpec
-    """What `--data.augmentation` named."""
+    augmentation: tuple[AugmentSpec, ...]
+    """The set of views that `--data.augmentation` named."""
     num_images: int
     """Images to train on; a few fewer are left where some cannot be read."""
     num_classes: int | None = None
@@ -163,9 +163,13 @@ class Method(nn.Module):
         """Build the method for a run; most need no facts of it."""
         return cls(config, encoder)
 
-    def view_specs(self, default: AugmentSpec) -> tuple[AugmentSpec, ...]:
-        """Return the augmentation of each view; `default` is what `--data.augmentation` named."""
-        return (default, default)
+    def view_specs(self, named: tuple[AugmentSpec, ...]) -> tuple[AugmentSpec, ...]:
+        """Return the augmentation of each view that the method takes; two by default.
+
+        `named` is the set of `--data.augmentation`: one specification that any number of views
+        share, or one for each (`augment_spec.spread`).
+        """
+        return spread(named, 2)
 
     def wrap_source(self, source: Source) -> Source:
         """Return the source to train on: pairs, patches, surrogate labels.

@@ -132,8 +132,8 @@ class GanSSL(Method):
         super().__init__(config, encoder)
         self.max_skipped = config.max_skipped
         self.generates, self.trains_encoder = config.has_gan, config.train_encoder
-        self.spec = facts.augmentation
         self.ssl = _inner_method(config, encoder, facts)
+        self.specs = self.view_specs(facts.augmentation)
         self.game = Game(
             config,
             condition_of(config, facts, encoder.num_features),
@@ -198,9 +198,14 @@ class GanSSL(Method):
             self.ssl.eval()
         return self
 
-    def view_specs(self, default: AugmentSpec) -> tuple[AugmentSpec, ...]:
+    def view_specs(self, named: tuple[AugmentSpec, ...]) -> tuple[AugmentSpec, ...]:
         """Return the views that the encoder's method takes."""
-        return self.ssl.view_specs(default)
+        if any(spec.policy is not None for spec in named):
+            raise ConfigError(
+                "--data.augmentation: AutoAugment has no gradient for the images of a generator; "
+                "use simclr, say"
+            )
+        return self.ssl.view_specs(named)
 
     def wrap_source(self, source: Source) -> Source:
         """Return the source that the encoder's method trains on."""
@@ -432,18 +437,19 @@ class GanSSL(Method):
     def _instance_features(self, images: Tensor) -> Tensor:
         """Return the condition of images in [-1, 1]."""
         assert self.instances is not None
-        mean = images.new_tensor(self.spec.mean).view(3, 1, 1)
-        std = images.new_tensor(self.spec.std).view(3, 1, 1)
+        mean = images.new_tensor(self.specs[0].mean).view(3, 1, 1)
+        std = images.new_tensor(self.specs[0].std).view(3, 1, 1)
         views = at_resolution(((images + 1) / 2 - mean) / std, self.encoder.size)
         return self.instances.features(self.encoder, views)
 
     def _view(self, batch: Batch, fake: Tensor, view: int) -> Tensor:
         """Return one augmented view of synthetic images, differentiable in them."""
         key = philox.derive_key(batch.seed, "synthetic", batch.phase, batch.step, batch.repeat)
+        spec = self.specs[view % len(self.specs)]
         return augment(
             (fake.float().clamp(-1, 1) + 1) / 2,
-            self.spec,
-            size=self.encoder.size,
+            spec,
+            size=spec.side(self.encoder.size),
             seed=key % 2**32,
             epoch=batch.epoch,
             indices=batch.position,

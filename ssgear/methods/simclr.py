@@ -1,8 +1,8 @@
 """SimCLR (Chen et al. 2020, arXiv 2002.05709).
 
-Two views, one projector, NT-Xent over the global batch. `--method simclr`. The loss is MATH.md 1
-with the batch of all ranks as negatives; the temperature is a constant, or a trained scalar that
-starts there.
+Two views or more, one projector, NT-Xent over the global batch. `--method simclr`. The loss is
+MATH.md 1 with the batch of all ranks as negatives; the temperature is a constant, or a trained
+scalar that starts there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ssgear.data.augment_spec import AugmentSpec, spread
 from ssgear.data.batch import Batch
 from ssgear.errors import ConfigError
 from ssgear.losses import nt_xent
@@ -83,6 +84,13 @@ class SimCLR(Method):
             modules["temperature"] = self.temperature
         self.groups = (Group("encoder", modules),)
         self.phases = (Phase(name="encoder", group="encoder"),)
+
+    def view_specs(self, named: tuple[AugmentSpec, ...]) -> tuple[AugmentSpec, ...]:
+        """Return two views, or as many as the set has.
+
+        Multi-crop serves SimCLR too (Caron et al. 2020, arXiv 2006.09882, figure 3).
+        """
+        return spread(named, max(2, len(named)))
 
     def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
         """Return one projection [n, D] per view."""

@@ -37,6 +37,7 @@ _KNOWN = {
     "loss",
     "lr",
     "images_per_second",
+    "data_wait",
     "seconds_per_step",
 }
 """Keys of training lines that have a chart of their own, or need none."""
@@ -87,6 +88,14 @@ def curves(run: RunFiles) -> list[charts.Chart]:
             "Images/s",
             note="while training",
             from_zero=True,
+        ),
+        _curve(
+            run.train,
+            "data_wait",
+            "Waiting for data",
+            note="share of the step",
+            scale=100,
+            unit=" %",
         ),
         *(
             _curve(run.train, key, key, note="logged by the method")

@@ -30,17 +30,22 @@ def staging_path(final: Path) -> Path:
     return final.with_name(f"{PREFIX}{final.name}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
-def write_bytes(path: Path, data: bytes | memoryview) -> None:
+def write_bytes(path: Path, data: bytes | memoryview, *, mode: int = 0o666) -> None:
     """Write a file; a reader sees the old content or the new one, never a part."""
-    write_files({path: data})
+    write_files({path: data}, mode=mode)
 
 
-def write_files(files: Mapping[Path, bytes | memoryview]) -> None:
-    """Write files that belong together: all are on the disk before the first is renamed."""
+def write_files(files: Mapping[Path, bytes | memoryview], *, mode: int = 0o666) -> None:
+    """Write files that belong together: all are on the disk before the first is renamed.
+
+    `mode` are their permissions, less what the process's mask forbids.
+    """
     staged = {path: staging_path(path) for path in files}
     try:
         for path, data in files.items():
-            with open(staged[path], "xb") as file:
+            with open(
+                staged[path], "xb", opener=lambda name, how: os.open(name, how, mode)
+            ) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

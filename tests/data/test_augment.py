@@ -91,26 +91,6 @@ def test_views_are_torchvisions():
     assert distance.max() < 0.1
 
 
-@pytest.mark.parametrize(("height", "width"), [(97, 61), (32, 32), (40, 300)])
-def test_boxes_are_torchvisions(height, width):
-    """The last size is so wide that the central fallback is common."""
-    spec = dataclasses.replace(SIMCLR, crop_scale=(0.2, 1.0))
-    box = drawn(spec, height=height, width=width).box.double()
-    torch.manual_seed(0)
-    image = torch.empty(3, height, width)
-    crop = v2.RandomResizedCrop(8, scale=(0.2, 1.0))
-    theirs = [crop.make_params([image]) for _ in range(DRAWS)]
-    for column, name in enumerate(("top", "left", "height", "width")):
-        other = np.array([draw[name] for draw in theirs])
-        ours = box[:, column].numpy()
-        assert stats.ks_2samp(ours, other).pvalue > 1e-3, name
-    area = (box[:, 2] * box[:, 3]).numpy()
-    other = np.array([draw["height"] * draw["width"] for draw in theirs])
-    assert stats.ks_2samp(area, other).pvalue > 1e-3
-    assert (box[:, 0] + box[:, 2] <= height).all() and (box[:, 1] + box[:, 3] <= width).all()
-    assert (box >= 0).all() and (box[:, 2:] >= 1).all() and torch.equal(box, box.round())
-
-
 @pytest.mark.parametrize(("height", "width"), [(10, 101), (101, 10), (1, 50), (1, 1), (3, 4)])
 def test_the_fallback_is_torchvisions(height, width):
     """Where no try fits, the central crop of the nearest allowed shape."""
@@ -224,6 +204,18 @@ def test_crops_made_one_by_one_give_the_same_views():
     before = crops.clone()
     finish(crops, params, EVERYTHING)
     assert torch.equal(crops, before), "the caller's crops stay as they were"
+
+
+@pytest.mark.parametrize("turn", [0, 1, 2, 3])
+def test_a_turned_view_is_the_view_turned(turn):
+    images = pictures(7, 33, 45)
+    spec = dataclasses.replace(EVERYTHING, turn=turn)
+    views = views_of(images, spec)
+    assert torch.equal(views, torch.rot90(views_of(images), turn, (2, 3)))
+    assert views.is_contiguous()
+    params, crops = drawn(spec, 7), pictures(7, 12, 15)
+    expected = finish(crops, params, EVERYTHING).numpy()
+    assert np.array_equal(finish(crops, params, spec), np.rot90(expected, turn, (2, 3)))
 
 
 def test_none_is_the_whole_image():

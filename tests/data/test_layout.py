@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from ssgear.config.schema import DataConfig
-from ssgear.data.layout import Part, hold_out, shared_folders
+from ssgear.data.layout import folder_layout, hold_out
+from ssgear.data.listing import list_folder
+from ssgear.data.names import shared_folders
 from ssgear.data.sources import open_source
 from ssgear.errors import DataError
 from tests.data.pictures import both, pack, write, write_classes
@@ -78,17 +82,61 @@ def test_what_is_not_tiny_imagenet(tmp_path: Path) -> None:
 
 
 def test_shared_folders() -> None:
-    assert shared_folders(["a/b/1", "a/b/2"]) == "a/b/"
-    assert shared_folders(["a/b/1", "a/b/2"], keep=["b"]) == "a/"
-    assert shared_folders(["a-b/1", "a/1", "ab/1"]) == ""
-    assert shared_folders(["a"]) == ""
+    assert shared_folders("a/b/1", "a/b/2") == "a/b/"
+    assert shared_folders("a/b/1", "a/b/2", keep=["b"]) == "a/"
+    assert shared_folders("a-b/1", "ab/1") == ""
+    assert shared_folders("a", "a") == ""
 
 
-def test_holding_out_does_not_see_what_a_tar_puts_before_the_names() -> None:
-    files = [f"{name}/{number}" for name in "ab" for number in range(30)]
-    plain = Part(names=tuple(files), keys=tuple(file[0] for file in files))
-    tarred = Part(names=tuple(f"top/{file}" for file in files), keys=plain.keys)
-    train, test = hold_out(plain, 0.2, "")
-    assert [f"top/{name}" for name in test.names] == list(hold_out(tarred, 0.2, "top/")[1].names)
-    assert test.keys == ("a",) * 6 + ("b",) * 6
-    assert sorted((*train.names, *test.names)) == sorted(files)
+def held_out(root: Path) -> tuple[list[str], list[str]]:
+    """Names of a folder's images that stay, and of those that are held out."""
+    listing = list_folder(root)
+    parts = hold_out(listing, folder_layout(listing).train, 0.2)
+    kept, held = ([listing.images[row] for row in part.rows] for part in parts)
+    assert sorted((*kept, *held)) == list(listing.images)
+    return kept, held
+
+
+def test_holding_out_does_not_see_what_a_tar_puts_before_the_names(tmp_path: Path) -> None:
+    for folder in ("plain", "tarred/top"):
+        write_classes(tmp_path / folder, {"a": 30, "b": 30}, side=2)
+    plain, tarred = held_out(tmp_path / "plain"), held_out(tmp_path / "tarred")
+    assert [[f"top/{name}" for name in part] for part in plain] == list(tarred)
+    assert [name[0] for name in plain[1]] == ["a"] * 6 + ["b"] * 6
+
+
+def test_held_out_are_the_first_by_hash_of_each_class(tmp_path: Path) -> None:
+    """The rule in plain Python: a name that was held out stays so in later versions."""
+    write_classes(tmp_path, {"a": 23, "b/deep": 9, "c": 1}, side=2)
+    _, held = held_out(tmp_path)
+
+    def rank(name: str) -> bytes:
+        return hashlib.blake2b(name.encode(), digest_size=8).digest()
+
+    names = {"a": [f"a/{i}.png" for i in range(23)], "b": [f"b/deep/{i}.png" for i in range(9)]}
+    expected = sorted(names["a"], key=rank)[:5] + sorted(names["b"], key=rank)[:2]
+    assert held == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a/1.png", "a-b/1.png", "a.png", "a0/1.png", "a/x/2.png", "é/1.png"],
+        ["top/1.png", "top/a/b/2.png", "top/c/3.png"],
+        ["1.png", "2.png"],
+        ["Train/a/1.png", "train/b/2.png", "train.x/3.png", "val/a/4.png"],
+    ],
+)
+def test_the_first_folder_of_each_image(tmp_path: Path, names: list[str]) -> None:
+    """Bisection over sorted names finds what a look at each name does."""
+    listing = list_folder(write(tmp_path, names, side=2))
+    layout = folder_layout(listing)
+    for part in filter(None, (layout.train, layout.test)):
+        files = [listing.images[row] for row in part.rows]
+        shared = os.path.commonpath([str(Path(file).parent) for file in files])
+        if part.keys is None:
+            assert any(str(Path(file).parent) == (shared or ".") for file in files)
+            continue
+        assert part.codes is not None
+        found = [part.keys[code] for code in part.codes]
+        assert found == [Path(file).relative_to(shared).parts[0] for file in files]

@@ -13,7 +13,8 @@ import torch
 
 from ssgear.config.schema import DataConfig
 from ssgear.data import resident
-from ssgear.data.augment import AugmentSpec
+from ssgear.data.augment import augment
+from ssgear.data.augment_spec import AugmentSpec, view_set
 from ssgear.data.batch import Batch
 from ssgear.data.loading import (
     Loader,
@@ -28,6 +29,7 @@ from ssgear.data.sources import Source, open_source
 from ssgear.errors import ConfigError
 
 Engine = Literal["resident", "torch"]
+ENGINES: tuple[Engine, ...] = ("resident", "torch")
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +37,19 @@ def source() -> Source:
     return open_source(DataConfig(), "train").subset(torch.arange(0, 4000, 37))
 
 
-def loader(source: Source, engine: Engine, needs_images: bool = False, size: int = 32) -> Loader:
-    spec = AugmentSpec.named("simclr-cifar")
+SPEC = AugmentSpec.named("simclr-cifar")
+PAIR = (SPEC, dataclasses.replace(SPEC, blur=0.5))
+
+
+def loader(
+    source: Source,
+    engine: Engine,
+    needs_images: bool = False,
+    specs: tuple[AugmentSpec, ...] = PAIR,
+) -> Loader:
     plan = ViewPlan(
-        specs=(spec, dataclasses.replace(spec, blur=0.5)),
-        size=size,
+        specs=specs,
+        size=32,
         seed=3,
         device=torch.device("cpu"),
         needs_images=needs_images,
@@ -86,6 +96,38 @@ def test_both_engines_give_the_same_batches(source: Source) -> None:
         assert one.labels is not None and torch.equal(one.labels, source.labels[one.index])
 
 
+def test_both_engines_make_views_of_several_sizes_and_turned(source: Source) -> None:
+    large, small = view_set("swav-multicrop")[1:3]
+    turned = dataclasses.replace(small, turn=1), dataclasses.replace(large, turn=2)
+    engines = [loader(source, name, True, (large, small, *turned)) for name in ENGINES]
+    one, two = (next(iter(engine.epoch(0, 7, main_only))) for engine in engines)
+    same(one, two, atol=1e-5)
+    assert [view.shape[-1] for view in one.views] == [32, 14, 14, 32]
+    assert [len(view) for view in one.rows(slice(3, 8)).views] == [5] * 4
+    assert one.images is not None and one.images.shape[-1] == 32
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_autoaugment_in_the_torch_engine_is_that_of_augment(source: Source, workers: int) -> None:
+    (spec,) = view_set("autoaugment-cifar")
+    engine = loader(source, "torch", specs=(spec, dataclasses.replace(spec, turn=1)))
+    engine.workers = workers
+    for batch in islice(engine.epoch(1, 1, main_only), 2):
+        images = torch.stack([source.decode(place) for place in batch.index.tolist()])
+        for view, each in enumerate(engine.plan.specs):
+            keyed = {"seed": 3, "epoch": 1, "indices": batch.index, "view": view}
+            assert torch.equal(batch.views[view], augment(images, each, size=32, **keyed))
+
+
+def test_autoaugment_is_the_torch_engines_alone(source: Source) -> None:
+    specs = view_set("autoaugment")
+    engine, why = choose_engine(DataConfig(), source, None, specs)
+    assert engine == "torch" and "AutoAugment" in why
+    assert choose_engine(DataConfig(loader="torch"), source, None, specs)[0] == "torch"
+    with pytest.raises(ConfigError, match=r"resident has no AutoAugment; use --data\.loader torch"):
+        choose_engine(DataConfig(loader="resident"), source, None, specs)
+
+
 @pytest.mark.parametrize("engine", ["resident", "torch"])
 def test_streams_have_orders_of_their_own_and_leave_the_main_one_alone(
     source: Source, engine: Engine
@@ -110,9 +152,16 @@ def test_the_choice_of_engine_size_and_augmentation(source: Source, tmp_path: Pa
         "torch", "asked for by --data.loader",
     )  # fmt: skip
     assert view_size(DataConfig(), source) == 32 and view_size(DataConfig(size=48), source) == 48
-    assert augmentation(DataConfig(), 64) == AugmentSpec.named("simclr-cifar")
-    assert augmentation(DataConfig(), 65) == AugmentSpec.named("simclr")
-    assert augmentation(DataConfig(min_scale=0.3), 65).crop_scale == (0.3, 1.0)
+    assert augmentation(DataConfig(), 64) == view_set("simclr-cifar")
+    assert augmentation(DataConfig(), 65) == view_set("simclr")
+    assert augmentation(DataConfig(min_scale=0.3), 65)[0].crop_scale == (0.3, 1.0)
+    pair = augmentation(DataConfig(min_scale=0.3, augmentation="byol"), 32)
+    assert [spec.crop_scale for spec in pair] == [(0.3, 1.0)] * 2 and pair[0].blur == 1
+    crops = augmentation(DataConfig(min_scale=0.1, augmentation="swav-multicrop"), 32)
+    large, small = crops[0].crop_scale, crops[-1].crop_scale
+    assert large == pytest.approx((0.28, 1.0)) and small == pytest.approx((0.1, 0.28))
+    crops = augmentation(DataConfig(min_scale=0.5, augmentation="swav-multicrop"), 32)
+    assert [spec.crop_scale for spec in crops] == [(1.0, 1.0)] * 2 + [(0.5, 1.0)] * 6
     with pytest.raises(ConfigError, match="augmentation none does not crop"):
         augmentation(DataConfig(min_scale=0.3, augmentation="none"), 32)
     from PIL import Image

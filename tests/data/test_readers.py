@@ -1,4 +1,4 @@
-"""Readers in worker processes and threads, and names of any kind."""
+"""Readers in worker processes and threads, of files with names of any kind."""
 
 from __future__ import annotations
 
@@ -14,23 +14,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ssgear.config.schema import DataConfig
-from ssgear.data.readers import FolderReader, Names, printable
+from ssgear.data.names import Names
+from ssgear.data.readers import FolderReader
 from ssgear.data.sources import Source, open_source
 from tests.data.pictures import encode, noise, pack, write, write_classes
-
-
-def test_names() -> None:
-    words = ["a/b.png", "", "größe/Ω.jpg", os.fsdecode(b"latin\xe9.jpg"), "z"]
-    names = Names(words)
-    assert len(names) == 5 and [names[i] for i in range(5)] == words
-    copy = pickle.loads(pickle.dumps(names))
-    assert [copy[i] for i in range(5)] == words
-    assert len(Names([])) == 0
-
-
-def test_printable() -> None:
-    assert printable("größe/Ω 1.jpg") == "größe/Ω 1.jpg"
-    assert printable(os.fsdecode(b"a\nb\xe9.jpg")) == "a\\nb\\udce9.jpg"
 
 
 def test_files_with_names_in_no_encoding(tmp_path: Path) -> None:
@@ -48,7 +35,7 @@ def test_a_header_after_long_notes(tmp_path: Path) -> None:
     data = encode(image, "JPEG", icc_profile=bytes(200_000))
     (tmp_path / "1.jpg").write_bytes(data)
     assert data.find(b"\xff\xc0") > 1 << 16
-    assert FolderReader(tmp_path, ["1.jpg"]).stored_size(0) == (24, 24)
+    assert FolderReader(tmp_path, Names(["1.jpg"])).stored_size(0) == (24, 24)
 
 
 class Sums(Dataset[int]):

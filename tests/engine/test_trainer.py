@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import random
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from ssgear.data.batch import Batch
 from ssgear.engine.callbacks import Callback, Run
 from ssgear.errors import TrainingError
 from ssgear.storage.checkpoint import list_checkpoints, load_tensors
-from tests.engine.training import losses, train
+from tests.engine.training import column, losses, train
 
 
 class Meddler(Callback):
@@ -63,6 +66,25 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_can_be_saved(tmp_path:
         train(tmp_path / "run", *options, callbacks=(Poison(),))
     assert len(losses(tmp_path / "run")) == 2
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-1", "step-2"]
+
+
+def test_time_spent_waiting_for_data_is_logged(tmp_path: Path) -> None:
+    class Slow(Callback):
+        def on_start(self, run: Run) -> None:
+            batches = run.loader.epoch
+
+            def slowly(*args: Any) -> Iterator[Batch]:
+                for number, batch in enumerate(batches(*args)):
+                    time.sleep(2.0 if number == 1 else 0.0)
+                    yield batch
+
+            run.loader.epoch = slowly  # type: ignore[method-assign]
+
+    train(tmp_path / "run", "--optim.max-steps", "3", callbacks=(Slow(),))
+    shares = column(tmp_path / "run", "data_wait")
+    assert min(shares) > 0 and max(shares) == shares[1] < 1
+    seconds = 32 / column(tmp_path / "run", "images_per_second")[1]
+    assert shares[1] * seconds >= 2.0 - 1e-3 * seconds
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:

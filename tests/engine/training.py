@@ -25,5 +25,10 @@ def train(output: Path, *options: str, callbacks: tuple[Callback, ...] = ()) -> 
 
 def losses(run: Path) -> list[float]:
     """Return the loss column of a run."""
+    return column(run, "loss")
+
+
+def column(run: Path, key: str) -> list[float]:
+    """Return what a run logged by that name at its training steps."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["kind"] == "train"]
+    return [line[key] for line in lines if line["kind"] == "train"]

@@ -30,6 +30,10 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return lines[0]
 
 
+VIT = ("--model.name", "vit_tiny_patch16_224")
+RESIDENT = ("--data.loader", "resident")
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """Two classes of twenty images."""
@@ -58,6 +62,9 @@ def images(tmp_path: Path) -> Path:
         (["--data.path", "nowhere"], "nowhere"),
         (["--optim.batch-size", "5000"], "4000"),
         (["--optim.micro-batch", "1"], "--optim.micro-batch"),
+        (["--data.augmentation", "swav-multicrop", *VIT], "of 14 pixels too, and vit_tiny"),
+        (["--data.augmentation", "autoaugment", *RESIDENT], "use --data.loader torch or auto"),
+        (["--method", "gan-ssl", "--data.augmentation", "autoaugment"], "use simclr, say"),
         (["--resume", "nowhere"], "nowhere"),
         (["--config", "nowhere.json"], "nowhere.json"),
         (["--deepspeed", "nowhere.json"], "nowhere.json"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import fields
 from functools import cache
 from typing import Any
 from unittest import mock
@@ -22,6 +23,7 @@ EPS = torch.finfo(torch.float32).eps
 BUILT = pytest.mark.skipif(not native.available(), reason=native.reason())
 FAST = ["streaming", pytest.param("cpp", marks=BUILT)]
 FORMS = ["reference", *FAST]
+ORDERS = 4
 SMALL = Case(rows=38, width=11, temperature=0.2)
 
 
@@ -43,9 +45,23 @@ def fresh(case: Case, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, 
 
 @cache
 def expected(case: Case, dtype: torch.dtype) -> tuple[Result, Result]:
+    """Return the truth, and for each of its parts the worst of the dense expression's.
+
+    One rounding of that may be lucky; it is tried with the columns of z in several orders.
+    """
     z, ids = fresh(case, dtype)
-    arguments = (z, case.temperature, ids, case.normalize)
-    return oracle(*arguments), eager(*arguments)
+    truth = oracle(z, case.temperature, ids, case.normalize)
+    peers = []
+    for seed in range(ORDERS):
+        order = torch.randperm(case.width, generator=torch.Generator().manual_seed(seed))
+        peer = eager(z[:, order], case.temperature, ids, case.normalize)
+        peers.append(Result(peer.loss, peer.grad_z[:, order.argsort()], peer.grad_tau))
+
+    def worst(what: str) -> Tensor:
+        right = getattr(truth, what)
+        return max((getattr(peer, what) for peer in peers), key=lambda found: error(found, right))
+
+    return truth, Result(*(worst(field.name) for field in fields(Result)))
 
 
 def error(a: Tensor, b: Tensor) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssgear.config.schema import ModelConfig
-from ssgear.data.augment import AugmentSpec
+from ssgear.data.augment_spec import view_set
 from ssgear.data.batch import Batch
 from ssgear.methods.base import Facts, Phase
 from ssgear.methods.gan_ssl import GanSSL
@@ -37,7 +37,7 @@ def build(*, norm: str = "group", **settings: Any) -> GanSSL:
     small |= {"generator_norm": "group", "ssl_options": ("projector_dims=16,8",), "n_critic": 1}
     config = GanSSL.Config(**{**small, **settings})
     facts = Facts(
-        augmentation=AugmentSpec.named("simclr-cifar"),
+        augmentation=view_set("simclr-cifar"),
         num_images=IMAGES,
         num_classes=CLASSES,
         epochs=10,

@@ -200,7 +200,7 @@ def build_like(method: GanSSL) -> GanSSL:
 
     torch.manual_seed(0)
     encoder = build_encoder(ModelConfig(name="resnet_tiny", norm="group"), 32, seed=0)
-    facts = Facts(augmentation=method.spec, num_images=IMAGES)
+    facts = Facts(augmentation=method.specs, num_images=IMAGES)
     return GanSSL.build(method.config, encoder, facts)
 
 

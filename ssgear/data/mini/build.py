@@ -41,14 +41,13 @@ def first_of_each_class(path: Path, count: int) -> list[tuple[str, bytes]]:
     """Return name and content of the first images of every folder of a tar."""
     listing = list_tar(path)
     taken: Counter[str] = Counter()
-    names = []
-    for name in listing.images:
+    reader, chosen = listing.reader(), []
+    for row, name in enumerate(listing.images):
         folder = name.rpartition("/")[0]
         taken[folder] += 1
         if taken[folder] <= count:
-            names.append(name)
-    reader = listing.reader(names)
-    return [(name, reader.encoded(row)) for row, name in enumerate(names)]
+            chosen.append((name, reader.encoded(row)))
+    return chosen
 
 
 def main() -> None:
