@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ssgear.config.schema import DataConfig
 from ssgear.data.augment import augment
+from ssgear.data.augment_spec import spread
 from ssgear.data.decode import BadImageError
 from ssgear.data.loading import ViewPlan, augmentation, build_loader, choose_engine, view_size
 from ssgear.data.sampler import Sampler
@@ -72,8 +73,9 @@ def measure(source: Source, config: DataConfig, device: torch.device) -> Speed:
     Raises:
         DataError: fewer than two images of the sample can be read.
     """
-    engine, reason = choose_engine(config, source)
     size = view_size(config, source)
+    specs = augmentation(config, size)
+    engine, reason = choose_engine(config, source, None, specs)
     some = _readable(source.subset(philox.permutation(0, len(source))[:SAMPLE]))
     shapes = [_shape(some.decode(index)) for index in range(min(len(some), BATCH))]
     ordered = sorted(shapes, key=lambda shape: shape[0] * shape[1])
@@ -125,7 +127,7 @@ def _view_rate(source: Source, config: DataConfig, size: int) -> float:
     """Return the views of one core, of images that are in memory as squares."""
     index = torch.arange(min(len(source), 32))
     images = load_images(source, index, max(size, min(source.decode(0).shape[1:])))
-    spec = augmentation(config, size)
+    spec = augmentation(config, size)[0]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -144,8 +146,7 @@ def _feed_rate(
     source: Source, config: DataConfig, engine: str, size: int, device: torch.device
 ) -> float:
     """Return the images a second of the engine, walking over the sample as a run would."""
-    spec = augmentation(config, size)
-    plan = ViewPlan(specs=(spec, spec), size=size, seed=0, device=device)
+    plan = ViewPlan(specs=spread(augmentation(config, size), 2), size=size, seed=0, device=device)
     batch = min(BATCH, len(source))
 
     def sampler_for(num_images: int, num_synthetic: int) -> Sampler:
