@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -238,8 +239,9 @@ Tensor scalar(double value, at::ScalarType type) {
   return result;
 }
 
-// c_i, see above; NaN where the norm is NaN, so that it spreads to the whole sample.
+// c_i, see above; NaN where the norm is not finite, so that it spreads to the whole sample.
 double coefficient(double norm, double target, int64_t samples) {
+  if (!std::isfinite(norm)) return std::numeric_limits<double>::quiet_NaN();
   return 2.0 / samples * (norm == 0 ? 1.0 : 1.0 - target / norm);
 }
 

@@ -34,9 +34,9 @@ def is_number(value: Any, low: float, high: float) -> bool:
 
 
 def shown(value: object) -> str:
-    """Return a value as a message shows it: not all digits of 10**400."""
+    """Return a value as a message shows it: in one line, and not all digits of 10**400."""
     try:
-        text = repr(value)
+        text = " ".join(repr(value).split())
     except ValueError:  # an integer of thousands of digits
         return "a huge number"
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError, did_you_mean
+from ssgear.kernels import checks
 from ssgear.kernels.gradient_penalty_impl import Implementation, choose
 from ssgear.kernels.gradient_penalty_ops import (
     check_eps,
@@ -148,10 +149,10 @@ def _check(
     impl: Implementation,
 ) -> None:
     places = get_args(Place)
-    if at not in places:
-        hint = did_you_mean(str(at), places)
+    if not isinstance(at, str) or at not in places:
+        shown, hint = checks.shown(at), did_you_mean(str(at), places)
         raise ArgumentError(
-            f"gradient_penalty: unknown at={at!r}{hint}; use one of {', '.join(places)}"
+            f"gradient_penalty: unknown at={shown}{hint}; use one of {', '.join(places)}"
         )
     if not callable(critic):
         raise ArgumentError(
@@ -178,9 +179,10 @@ def _check_scores(scores: Tensor, x: Tensor) -> None:
         raise ArgumentError(
             f"gradient_penalty: critic returned a {type(scores).__name__}; use a tensor of scores"
         )
-    if not scores.is_floating_point():
+    if not checks.is_float_tensor(scores):
         raise ArgumentError(
-            f"gradient_penalty: critic returned {scores.dtype}; use floating-point scores"
+            f"gradient_penalty: critic returned {checks.kind(scores)}; use floating-point scores, "
+            "dense and of 16 bits or more"
         )
     if scores.shape not in ((len(x),), (len(x), 1)):
         raise ArgumentError(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError, did_you_mean
-from ssgear.kernels import native, transforms, triton_here
+from ssgear.kernels import checks, native, transforms, triton_here
 
 Implementation = Literal["auto", "reference", "cpp", "triton"]
 
@@ -61,9 +61,9 @@ def choose(impl: str, images: Tensor, caller: str, *others: object) -> str:
     What else the caller was given matters where PyTorch alone can follow its derivative.
     """
     known = get_args(Implementation)
-    if impl not in known:
-        hint = did_you_mean(str(impl), known)
-        raise ArgumentError(f"{caller}: unknown impl={impl!r}{hint}; use one of {', '.join(known)}")
+    if not isinstance(impl, str) or impl not in known:
+        shown, hint = checks.shown(impl), did_you_mean(str(impl), known)
+        raise ArgumentError(f"{caller}: unknown impl={shown}{hint}; use one of {', '.join(known)}")
     transformed = transforms.is_transformed(images, *others)
     if impl == "auto":
         return "reference" if transformed else _best(images)

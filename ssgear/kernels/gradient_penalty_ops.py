@@ -5,6 +5,7 @@
     dP/dg_i = c_i g_i,  c_i = 2/N (1 - t / n_i)
 
 Where n_i = 0, 1 / n_i is taken as 0: the norm has slope and curvature 0 there, n_i^2 keeps its own.
+Where n_i is NaN or infinite, so is P, and every derivative at sample i is NaN.
 `reference` is the formula by autograd. The fused forms (gradient_penalty_impl.py) go six times over
 the images, eager PyTorch up to fourteen times; first and second derivative are written out.
 Shapes: N samples of any shape.
@@ -12,6 +13,7 @@ Shapes: N samples of any shape.
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -89,6 +91,8 @@ def critic_batch(
     batch, and give those rows of the gradient to `sample_norm_penalty`.
     """
     check_images("critic_batch", real=real, fake=fake)
+    choose(impl, real, "critic_batch", fake, eps)
+    check_eps("critic_batch", eps, real)
     if torch.is_grad_enabled() and (real.requires_grad or fake.requires_grad):
         return torch.cat((real, fake, interpolate(real, fake, eps, impl=impl)))
     batch = real.new_empty(3 * len(real), *real.shape[1:])
@@ -106,7 +110,9 @@ def sample_norm_penalty(
 
     It is float32, or float64 where `grad` is. Sums are in float64, which holds the squares of all
     numbers of narrower types. It can be differentiated at will; what is fused serves the first two
-    derivatives with respect to `grad`, as far as no third is prepared (create_graph).
+    derivatives with respect to `grad`, as far as no third is prepared (create_graph). NaN or an
+    infinity in a sample shows: in the value as NaN or infinity, in the derivatives as NaN, at all
+    elements of that sample and no other.
 
     Args:
         grad: [N, ...], floating-point; the norm is over all elements of a sample.
@@ -166,10 +172,10 @@ def check_eps(caller: str, eps: Tensor | float | None, real: Tensor) -> Tensor |
             shown = checks.shown(eps)
             raise ArgumentError(f"{caller}: eps={shown}; use a number or a tensor in [0, 1]")
         return torch.full((len(real),), float(eps), dtype=torch.float32, device=real.device)
-    if eps.shape != (len(real),) or not eps.is_floating_point() or eps.device != real.device:
+    if eps.shape != (len(real),) or not checks.is_float_tensor(eps) or eps.device != real.device:
         raise ArgumentError(
-            f"{caller}: eps is {eps.dtype} {list(eps.shape)} on {eps.device}; "
-            f"use floating-point [{len(real)}] on {real.device}"
+            f"{caller}: eps is {checks.kind(eps)} {list(eps.shape)} on {eps.device}; "
+            f"use dense floating-point [{len(real)}] of 16 bits or more on {real.device}"
         )
     if eps.requires_grad:
         raise ArgumentError(f"{caller}: eps requires a gradient and gets none; pass eps.detach()")
@@ -310,7 +316,7 @@ def _double_backward_reference(
     is_zero_N = squared_N == 0
     inverse_N = squared_N.masked_fill(is_zero_N, 1.0).rsqrt().masked_fill(is_zero_N, 0.0)
     dot_N = (v.flatten(1).double() * grad.flatten(1).double()).sum(1)
-    c_N = (1 - target * inverse_N) * (2 / len(grad))
+    c_N = ((1 - target * inverse_N) * (2 / len(grad))).masked_fill(~squared_N.isfinite(), math.nan)
     along_N = target * inverse_N**3 * dot_N * (2 / len(grad))
     c, along = (_per_sample(upstream * part_N, grad) for part_N in (c_N, along_N))
     return (c_N * dot_N).sum().to(upstream.dtype), (c * v + along * grad).to(grad.dtype)

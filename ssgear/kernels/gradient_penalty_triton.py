@@ -12,6 +12,8 @@ Shapes: N samples of `length` numbers each, dense; S stretches of a sample.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -71,6 +73,7 @@ def penalty_double_backward(
     )  # fmt: skip
     dot_N = partial_NS.sum(1)
     c_N = torch.where(norm_N == 0, 1.0, 1 - target / norm_N) * (2 / num_samples)
+    c_N = c_N.masked_fill(~norm_N.isfinite(), math.nan)
     return (c_N * dot_N).sum().to(upstream.dtype), result
 
 
@@ -99,8 +102,9 @@ def wide(x):
 
 @triton.jit
 def coefficient(norm, target, num_samples):
-    """Return c_i; 1 / n_i counts as 0 where n_i is 0, and NaN spreads to the whole sample."""
+    """Return c_i; 1 / n_i counts as 0 where n_i is 0, and what is not finite makes it NaN."""
     one = tl.where(norm == 0, 1.0, 1.0 - target / tl.where(norm == 0, 1.0, norm))
+    one = tl.where(norm < float("inf"), one, float("nan"))
     return one * 2.0 / num_samples
 
 

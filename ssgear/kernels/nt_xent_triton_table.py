@@ -1,10 +1,11 @@
 """Tiles of the Triton NT-Xent kernels by chip, type, width and number of rows; no autotuning.
 
 Chosen by registers and shared memory as compiled: tests/kernels/test_triton_compile.py holds the
-lines to the chips' limits. Some of compute capability 8 and 10 spill (README.md says how many), and
-*untested on hardware*: no line was ever timed. The
-first candidate that is right on the GPU (nt_xent_triton_check.py) is taken; later ones avoid what
-may be miscompiled or does not fit, at some cost.
+first candidate of every line to the chips' limits, without a spill, and to their own matrix
+instructions (8: mma.sync, 9: wgmma, 10: tcgen05, for float32 too, as three products of tf32).
+*Untested on hardware*: no line was ever timed. The first candidate that is right on the GPU
+(nt_xent_triton_check.py) is taken; later ones avoid what may be miscompiled or does not fit, at
+some cost: they may spill, and the last one's 32 rows are too few for wgmma and tcgen05.
 """
 
 from __future__ import annotations
@@ -85,15 +86,15 @@ def candidates(
 ) -> Iterator[Plan]:
     """Yield plans, the fastest first."""
     padded, fused = padded_width(width), is_fused(dtype, width)
-    product = Tiles(rows=64, columns=128, depth=64 if dtype.itemsize == 2 else 32, num_warps=4)
-    sums = _sums(dtype, padded, rows, bounded, chip)
+    sums = _sums(dtype, padded, rows, bounded, has_ids, chip)
     if chip == "hopper" and bounded and not has_ids and sums.rows == 128 and padded <= 128:
         # two programs then share a core: one takes exponentials, the other products
         sums = replace(sums, registers=128)
+    gradient = _gradient(dtype, padded, rows, bounded, has_ids, chip)
     fastest = Plan(
         sums=sums,
-        gradient=_gradient(dtype, padded, rows, chip) if fused else _panel(dtype),
-        product=product,
+        gradient=gradient if fused else _panel(dtype, bounded, has_ids, chip),
+        product=_product(dtype, chip),
     )
     yield fastest
     if fused:
@@ -104,33 +105,65 @@ def candidates(
     yield Plan(sums=small, gradient=gradient, product=replace(small, columns=64, depth=32))
 
 
-def _sums(dtype: torch.dtype, width: int, rows: int, bounded: bool, chip: Chip) -> Tiles:
+def _sums(
+    dtype: torch.dtype, width: int, rows: int, bounded: bool, has_ids: bool, chip: Chip
+) -> Tiles:
+    few, running_ids = rows <= ROW_BUCKETS[0], has_ids and not bounded
+    blackwell_ids = has_ids and chip == "blackwell"
     if dtype.itemsize == 4:
-        return Tiles(rows=64, columns=64, depth=min(width, 32), num_warps=4)
+        tiles = Tiles(rows=64, columns=64, depth=min(width, 32), num_warps=4)
+        # mma.sync takes both operands, split in two, from registers
+        return replace(tiles, depth=16, num_stages=3) if chip == "small" else tiles
     if width > 256 or (width == 256 and chip == "small"):
-        return Tiles(rows=128, columns=128, depth=64, num_warps=8, num_stages=3)
+        tiles = Tiles(rows=128, columns=128, depth=64, num_warps=8, num_stages=3)
+        if running_ids:
+            return replace(tiles, columns=64)
+        # own rows against all ranks' spill with parts of 64, the triangle does not
+        return replace(tiles, depth=32, num_stages=4) if blackwell_ids else tiles
     tiles = Tiles(rows=128, columns=128, depth=width, num_warps=8)
-    if rows <= ROW_BUCKETS[0] or (chip == "small" and not bounded):
-        return replace(tiles, rows=64, columns=64, num_warps=4)
+    if few or (chip == "small" and not bounded):
+        tight = chip == "small" and bounded and has_ids and width == 128
+        return replace(tiles, rows=64, columns=64, num_warps=8 if tight else 4)
     if not bounded:
         return replace(tiles, rows=64, num_warps=4)
+    if blackwell_ids:
+        # a thread holds 64 columns of a row there: similarities, lengths and ids of those spill
+        if width <= 128:
+            return replace(tiles, rows=64, columns=64, num_warps=4)
+        return replace(tiles, depth=64, num_stages=3)
     return tiles
 
 
-def _gradient(dtype: torch.dtype, width: int, rows: int, chip: Chip) -> Tiles:
-    few = rows <= ROW_BUCKETS[1]
-    if dtype.itemsize == 4:
-        tiles = Tiles(rows=64, columns=32, depth=width, num_warps=4)
-        return tiles if chip == "hopper" else replace(tiles, rows=32)
+def _gradient(
+    dtype: torch.dtype, width: int, rows: int, bounded: bool, has_ids: bool, chip: Chip
+) -> Tiles:
+    few, running_ids = rows <= ROW_BUCKETS[1], has_ids and not bounded
     tiles = Tiles(rows=64, columns=64, depth=width, num_warps=8)
+    if dtype.itemsize == 4:
+        # tcgen05 takes no fewer than 64 rows, and with 4 warps these spill
+        if chip == "blackwell":
+            return tiles
+        return replace(tiles, rows=64 if chip == "hopper" else 32, columns=32, num_warps=4)
     if chip == "small":
         return replace(tiles, columns=32) if width == 256 else tiles
     if width == 256:
         return tiles
+    if chip == "blackwell" and running_ids and width == 128:
+        return tiles if few else replace(tiles, rows=128, columns=32)
     return replace(tiles, num_warps=4) if few else replace(tiles, rows=128)
 
 
-def _panel(dtype: torch.dtype) -> Tiles:
+def _panel(dtype: torch.dtype, bounded: bool, has_ids: bool, chip: Chip) -> Tiles:
     if dtype.itemsize == 4:
         return Tiles(rows=64, columns=64, depth=32, num_warps=4)
-    return Tiles(rows=128, columns=128, depth=64, num_warps=8)
+    tiles = Tiles(rows=128, columns=128, depth=64, num_warps=8)
+    if chip == "blackwell" or (has_ids and not bounded):
+        return replace(tiles, columns=64, num_stages=3)
+    return tiles
+
+
+def _product(dtype: torch.dtype, chip: Chip) -> Tiles:
+    if dtype.itemsize == 2:
+        return Tiles(rows=64, columns=128, depth=64, num_warps=4)
+    tiles = Tiles(rows=64, columns=128, depth=32, num_warps=4)
+    return replace(tiles, num_warps=8, num_stages=3) if chip == "small" else tiles

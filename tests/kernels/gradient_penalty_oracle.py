@@ -24,6 +24,7 @@ HERE = ["reference", CPP]
 SEED = int(os.environ["SSGEAR_TEST_SEED"])
 """Inputs are new in every run of the tests (tests/conftest.py)."""
 UPSTREAM = 10.0
+NOT_FINITE = [(bad, target) for bad in (math.nan, math.inf, -math.inf) for target in (0.0, 0.5)]
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 SMALL = tuple(case for case in CASES if case.shape[0] < 64)
 
@@ -116,17 +117,22 @@ def check(result: Result, case: Case, dtype: torch.dtype, roundings: float = 1.0
         assert mine[~fits].isinf().all(), f"{field.name}: more than {stored} holds"
 
 
-def check_nan(impl: Implementation) -> None:
-    """Hold slope and curve of a sample with one NaN to NaN, and those of the others to numbers."""
+def check_not_finite(impl: Implementation, bad: float, target: float) -> None:
+    """Hold derivatives of a sample with one bad number to NaN, those of the others to numbers."""
     grad = torch.linspace(1, 2, 15).view(3, 5)
-    grad[1, 2] = math.nan
+    grad[1, 2] = bad
     grad.requires_grad_()
-    (slope,) = torch.autograd.grad(
-        sample_norm_penalty(grad, 0.5, impl=impl), grad, create_graph=True
-    )
-    (curve,) = torch.autograd.grad(slope, grad, torch.ones_like(slope))
-    for found in (slope, curve):
-        assert found[1].isnan().all() and found[[0, 2]].isfinite().all(), found
+    value = sample_norm_penalty(grad, target, impl=impl)
+    assert value.isnan() if math.isnan(bad) else value == math.inf, value
+    upstream = torch.ones((), requires_grad=True)
+    (slope,) = torch.autograd.grad(upstream * value, grad, create_graph=True)
+    for third in (True, False):  # what prepares a third derivative is computed another way
+        curve, curve_upstream = torch.autograd.grad(
+            slope, (grad, upstream), torch.ones_like(slope), create_graph=third, retain_graph=True
+        )
+        for found in (slope, curve):
+            assert found[1].isnan().all() and found[[0, 2]].isfinite().all(), found
+        assert curve_upstream.isnan()
 
 
 def _every_case(path: str) -> None:
@@ -136,7 +142,8 @@ def _every_case(path: str) -> None:
         for case in SMALL
         for dtype in DTYPES
     }
-    check_nan("triton")
+    for bad, target in NOT_FINITE:
+        check_not_finite("triton", bad, target)
     torch.manual_seed(3)
     results["drawn"] = [interpolate(torch.ones(67, 2), torch.zeros(67, 2), impl="triton")[:, 0]]
     torch.save(results, path)

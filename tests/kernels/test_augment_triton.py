@@ -24,7 +24,7 @@ from ssgear.errors import ArgumentError
 from ssgear.kernels import augment_triton as kernels
 from ssgear.kernels.augment import CASES, AugmentSettings, Case, augment_views, choose
 from ssgear.kernels.augment_packed import SOLARISE, TRITON_CHECKS
-from tests.kernels.triton_ahead import inspect_cubin
+from tests.kernels.triton_ahead import describe
 
 ROOT = Path(__file__).parents[2]
 NORMALISED = AugmentSettings(blur_radius=2, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
@@ -164,17 +164,17 @@ def test_compiled_without_spill_or_atomics(name: str, capability: int) -> None:
         for place, kind in enumerate(types.values())
         if kind.startswith("*")
     }
-    code = triton.compile(
+    binary = triton.compile(
         ASTSource(kernel, types, constants, aligned),
         target=GPUTarget("cuda", capability, 32),
         options={"num_warps": num_warps, "enable_fp_fusion": True},
     )
-    registers, spilled, _ = inspect_cubin(code.asm["cubin"])
-    assert spilled == 0, f"{registers} registers and {spilled} B spilled"
-    assert code.metadata.shared <= 48 * 1024
-    assert not re.search(r"\b(atom|red)\.", code.asm["ptx"])
+    code = describe(binary)
+    assert code.spilled_bytes == 0, f"{code.registers} registers, {code.spilled_bytes} B spilled"
+    assert code.shared_bytes <= 48 * 1024
+    assert not re.search(r"\b(atom|red)\.", code.ptx)
     if name != "luma":
-        assert re.search(r"mma\.sync|wgmma|tcgen05\.mma", code.asm["ptx"])
+        assert re.search(r"mma\.sync|wgmma|tcgen05\.mma", code.ptx)
 
 
 @pytest.mark.gpu

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,8 +12,15 @@ from ssgear.errors import ArgumentError
 from ssgear.kernels import gradient_penalty_impl, native, philox
 from ssgear.kernels.gradient_penalty import CASES, Case
 from ssgear.kernels.gradient_penalty_impl import Implementation
-from ssgear.kernels.gradient_penalty_ops import interpolate, sample_norm_penalty
-from tests.kernels.gradient_penalty_oracle import DTYPES, HERE, check, check_nan, ours
+from ssgear.kernels.gradient_penalty_ops import critic_batch, interpolate, sample_norm_penalty
+from tests.kernels.gradient_penalty_oracle import (
+    DTYPES,
+    HERE,
+    NOT_FINITE,
+    check,
+    check_not_finite,
+    ours,
+)
 
 X = torch.ones(4, 3)
 
@@ -68,15 +75,6 @@ def test_second_slope_at_zero_is_that_of_the_square(impl: Implementation) -> Non
         torch.testing.assert_close(curve, torch.full_like(curve, 2 / 3))
 
 
-@pytest.mark.parametrize("impl", HERE)
-def test_what_is_not_finite_shows(impl: Implementation) -> None:
-    grad = torch.ones(3, 7)
-    grad[1, 2] = math.nan
-    assert sample_norm_penalty(grad, impl=impl).isnan()
-    grad[1, 2] = math.inf
-    assert sample_norm_penalty(grad, impl=impl).isinf()
-
-
 def test_bits_do_not_depend_on_threads_or_repetition() -> None:
     if not native.available():
         pytest.skip(native.reason())
@@ -124,6 +122,17 @@ def test_implementations_that_cannot_work_say_so(monkeypatch: pytest.MonkeyPatch
         sample_norm_penalty(grad, impl="cpp")
     assert gradient_penalty_impl.choose("auto", grad, "") == "reference"
     assert sample_norm_penalty(grad.half()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("piece", [interpolate, critic_batch])
+def test_bad_weights_are_the_called_function_s(piece: Callable[..., Tensor]) -> None:
+    for options, message in (
+        ({"eps": 2}, "eps=2; use a number or a tensor in"),
+        ({"eps": torch.ones(4).to_sparse()}, "eps is torch.float32 of layout torch.sparse_coo"),
+        ({"impl": "cp"}, r"unknown impl='cp' \(did you mean cpp\?\)"),
+    ):
+        with pytest.raises(ArgumentError, match=f"^{piece.__name__}: {message}"):
+            piece(X, X, **options)
 
 
 def test_out_is_checked() -> None:
@@ -213,9 +222,12 @@ def test_torchs_defaults_do_not_matter(impl: Implementation) -> None:
         assert mine.dtype == wanted.dtype and torch.equal(mine, wanted)
 
 
+@pytest.mark.parametrize(("bad", "target"), NOT_FINITE)
 @pytest.mark.parametrize("impl", HERE)
-def test_nan_spreads_over_its_sample_alone(impl: Implementation) -> None:
-    check_nan(impl)
+def test_what_is_not_finite_shows_in_its_sample_alone(
+    impl: Implementation, bad: float, target: float
+) -> None:
+    check_not_finite(impl, bad, target)
 
 
 @pytest.mark.skipif(not native.available(), reason="not built")

@@ -143,6 +143,27 @@ def every_plan_on_rank() -> list[str | None]:
     return found
 
 
+def other_chips_on_rank() -> list[str | None]:
+    """Return what the self-test says about tiles that only other chips than Hopper have."""
+    from ssgear.kernels.nt_xent_triton_check import Kind, fault
+    from ssgear.kernels.nt_xent_triton_table import ROW_BUCKETS, candidates
+
+    few, many = ROW_BUCKETS[0], ROW_BUCKETS[-1] + 1
+    found = []
+    for chip, kind in (
+        ("small", Kind(torch.float32, 130, many, True, True, False, False)),
+        ("small", Kind(torch.bfloat16, 200, few, True, False, True, True)),
+        ("blackwell", Kind(torch.float32, 33, few, True, True, True, False)),
+        ("blackwell", Kind(torch.float16, 128, many, True, False, True, False)),
+        ("blackwell", Kind(torch.bfloat16, 200, many, True, True, True, False)),
+        ("blackwell", Kind(torch.bfloat16, 260, many, False, False, True, False)),
+    ):
+        flags = {"bounded": kind.bounded, "has_ids": kind.has_ids}
+        plan = next(candidates(kind.dtype, kind.width, kind.rows, **flags, chip=chip))
+        found.append(fault(plan, kind, torch.device("cpu")))
+    return found
+
+
 def broken_on_rank() -> tuple[list[str], list[Result]]:
     """Return what is said, and both results, where no plan is right."""
     import warnings
@@ -365,6 +386,10 @@ def test_programs_cover_the_triangle_once(
 def test_the_self_test_passes_for_every_plan(alone: Callable[..., Any]) -> None:
     found = alone(every_plan_on_rank)
     assert len(found) == 12 and set(found) == {None}
+
+
+def test_tiles_of_other_chips_are_right(alone: Callable[..., Any]) -> None:
+    assert alone(other_chips_on_rank) == [None] * 6
 
 
 def test_where_no_plan_is_right_streaming_is_taken_loudly(alone: Callable[..., Any]) -> None:

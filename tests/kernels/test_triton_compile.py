@@ -5,6 +5,7 @@ One architecture in full, one line of the table for the others; the rest under `
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -46,6 +47,7 @@ def plan_of(
     return next(candidates(dtype, width, rows, **flags, chip=CHIPS[capability][0]))
 
 
+@functools.lru_cache(maxsize=8)  # buckets of rows next to each other often share tiles
 def compiled(
     kernel: Any, tiles: Tiles, dtype: torch.dtype, capability: int, **constants: Any
 ) -> Compiled:
@@ -64,19 +66,27 @@ def compiled(
     )
 
 
-def check(code: Compiled, capability: int, product: bool = True) -> None:
-    """Hold machine code to what we promise of all kernels."""
+def check(code: Compiled, capability: int, product: bool = True) -> Compiled:
+    """Hold compiled code to what we promise of all kernels, and return it."""
     assert code.spilled_bytes == 0, f"{code.registers} registers and {code.spilled_bytes} B spilled"
     assert code.shared_bytes <= CHIPS[capability][1] - 1024, f"{code.shared_bytes} B shared"
     assert not re.search(r"\b(atom|red)\.", code.ptx), "an atomic: results would not be repeatable"
-    assert not re.search(r"\b(ATOM|ATOMG|RED|REDG)\b", code.sass)
     if product:
-        assert MATRIX_UNIT[capability] in code.ptx
+        found = {name for name in MATRIX_UNIT.values() if name in code.ptx}
+        assert found == {MATRIX_UNIT[capability]}, f"a product by {found or 'no matrix unit'}"
+    return code
 
 
 def check_sums(
-    dtype: torch.dtype, width: int, rows: int, capability: int, bounded: bool, has_ids: bool
-) -> None:
+    dtype: torch.dtype,
+    width: int,
+    rows: int,
+    capability: int,
+    bounded: bool,
+    has_ids: bool,
+    ranks: bool = False,
+) -> Compiled:
+    """Compile the forward; `ranks`: for own rows against all ranks', which have no triangle."""
     tiles = plan_of(dtype, width, rows, capability, bounded, has_ids).sums
     code = compiled(
         kernels.similarity_sums,
@@ -84,16 +94,16 @@ def check_sums(
         dtype,
         capability,
         WIDTH=padded_width(width),
-        SYMMETRIC=bounded,
+        SYMMETRIC=bounded and not ranks,
         RUNNING=not bounded,
         HAS_IDS=has_ids,
     )
-    check(code, capability)
+    return check(code, capability)
 
 
 def check_gradient(
     dtype: torch.dtype, width: int, rows: int, capability: int, bounded: bool, has_ids: bool
-) -> None:
+) -> Compiled:
     assert is_fused(dtype, width)
     code = compiled(
         gradient_kernels.gradient_rows,
@@ -106,20 +116,21 @@ def check_gradient(
         HAS_IDS=has_ids,
         SHARED=False,
     )
-    check(code, capability)
+    return check(code, capability)
 
 
 def check_panels(
     dtype: torch.dtype, width: int, capability: int, bounded: bool, has_ids: bool
-) -> None:
+) -> tuple[Compiled, Compiled]:
     assert not is_fused(dtype, width)
     plan, padded = plan_of(dtype, width, MANY, capability, bounded, has_ids), padded_width(width)
-    panel = panel_kernels.weight_panel
     flags = {"BOUNDED": bounded, "HAS_IDS": has_ids}
-    check(compiled(panel, plan.gradient, dtype, capability, WIDTH=padded, **flags), capability)
-    product = panel_kernels.panel_product
     constants = {"WIDTH": padded, "BLOCK_D": plan.product.columns}
-    check(compiled(product, plan.product, dtype, capability, **constants), capability)
+    panel = compiled(
+        panel_kernels.weight_panel, plan.gradient, dtype, capability, WIDTH=padded, **flags
+    )
+    product = compiled(panel_kernels.panel_product, plan.product, dtype, capability, **constants)
+    return check(panel, capability), check(product, capability)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +173,19 @@ def test_panels(dtype: torch.dtype) -> None:
 def test_another_chip(capability: int) -> None:
     check_sums(BF16, 128, MANY, capability, bounded=True, has_ids=False)
     check_gradient(BF16, 128, MANY, capability, bounded=True, has_ids=False)
+    check_gradient(FP32, 64, MANY, capability, bounded=True, has_ids=False)
+    check_panels(FP32, 512, capability, bounded=True, has_ids=False)
+
+
+def test_machine_code_has_no_atomics_either() -> None:
+    codes = (
+        check_sums(BF16, 128, MANY, 90, bounded=True, has_ids=False),
+        check_gradient(BF16, 128, MANY, 90, bounded=True, has_ids=False),
+        *check_panels(BF16, 512, 90, bounded=True, has_ids=False),
+    )
+    for code in codes:
+        sass = code.sass()
+        assert "HGMMA" in sass and not re.search(r"\b(ATOM|ATOMG|RED|REDG)\b", sass)
 
 
 def test_what_multiplies_nothing() -> None:
@@ -178,12 +202,13 @@ def test_what_multiplies_nothing() -> None:
     ):
         code = compiled(kernel, tiles, BF16, 90, **{**flags, **constants})
         check(code, 90, product=False)
+        assert not re.search(r"\b(ATOM|ATOMG|RED|REDG)\b", code.sass())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("has_ids", [False, True])
 @pytest.mark.parametrize("bounded", [True, False])
-@pytest.mark.parametrize("width", [16, 64, 128, 256, 2048])
+@pytest.mark.parametrize("width", [16, 32, 64, 128, 256, 512, 2048])
 @pytest.mark.parametrize("dtype", [BF16, FP16, FP32], ids=str)
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_the_whole_table(
@@ -191,6 +216,8 @@ def test_the_whole_table(
 ) -> None:
     for rows in (ROW_BUCKETS[0], ROW_BUCKETS[1], MANY):
         check_sums(dtype, width, rows, capability, bounded, has_ids)
+        if bounded:  # without a bound there is no triangle anyway
+            check_sums(dtype, width, rows, capability, bounded, has_ids, ranks=True)
         if is_fused(dtype, width):
             check_gradient(dtype, width, rows, capability, bounded, has_ids)
     if not is_fused(dtype, width):

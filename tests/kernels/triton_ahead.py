@@ -28,7 +28,11 @@ class Compiled:
     spilled_bytes: int
     shared_bytes: int
     ptx: str
-    sass: str
+    cubin: bytes
+
+    def sass(self) -> str:
+        """Return the machine code; disassembling takes longer than all else but compiling."""
+        return _cuobjdump(self.cubin, "--dump-sass")
 
 
 def signature_of(kernel: Any, constants: dict[str, Any], dtype: torch.dtype) -> dict[str, str]:
@@ -76,24 +80,25 @@ def compile_ahead(
     }
     options |= {} if registers is None else {"maxnreg": registers}
     binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    registers, spilled, sass = inspect_cubin(binary.asm["cubin"])
-    return Compiled(registers, spilled, binary.metadata.shared, binary.asm["ptx"], sass)
+    return describe(binary)
 
 
-def inspect_cubin(cubin: bytes) -> tuple[int, int, str]:
-    """Return registers, spilled bytes and machine code."""
+def describe(binary: Any) -> Compiled:
+    """Look into what was compiled."""
+    cubin = binary.asm["cubin"]
+    usage = _cuobjdump(cubin, "--dump-resource-usage")
+    taken = re.search(r"REG:(\d+)", usage)
+    assert taken, usage
+    # what did not fit in registers is stored to local memory: the stack frame says how much
+    found = re.search(r"LOCAL:(\d+)", usage), re.search(r"STACK:(\d+)", usage)
+    spilled = sum(int(place[1]) for place in found if place)
+    return Compiled(int(taken[1]), spilled, binary.metadata.shared, binary.asm["ptx"], cubin)
+
+
+def _cuobjdump(cubin: bytes, what: str) -> str:
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage, sass = (
-            subprocess.run(
-                [tool, what, file.name], capture_output=True, text=True, check=True
-            ).stdout
-            for what in ("--dump-resource-usage", "--dump-sass")
-        )
-    registers = re.search(r"REG:(\d+)", usage)
-    assert registers, usage
-    # what did not fit in registers is stored to local memory: the stack frame says how much
-    spilled = re.search(r"LOCAL:(\d+)", usage), re.search(r"STACK:(\d+)", usage)
-    return int(registers[1]), sum(int(found[1]) for found in spilled if found), sass
+        command = [tool, what, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
