@@ -2,8 +2,8 @@
 
 Every form is first held to the reference on `CASES`; then all that makes a view of an image in
 memory takes turns: ours (its draw of parameters included), torchvision v2 on PIL images (what most
-code bases run), kornia on batches, and our PyTorch reference. A core's own time counts, so that
-neighbours disturb little; a peer that is not installed is named and left out.
+code bases run), lightly's transform, kornia on batches, and our PyTorch reference. A core's own
+time counts, so that neighbours disturb little; a peer that is not installed is named and left out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -161,8 +162,13 @@ def contenders(spec: AugmentSpec, job: Job) -> Iterator[tuple[str, Callable[[], 
     pillow = [v2.functional.to_pil_image(image) for image in images[few]]
     transform = torchvision_transform(spec, job.view)
     yield "torchvision", lambda: [transform(image) for image in pillow], few.stop
+    if importlib.util.find_spec("lightly") is None:
+        say("lightly is not installed and not compared; make bench installs it")
+    else:
+        lightly = lightly_transform(spec, job.view)
+        yield "lightly", lambda: [lightly(image) for image in pillow], few.stop
     if importlib.util.find_spec("kornia") is None:
-        say("kornia is not installed and not compared")
+        say("kornia is not installed and not compared; make bench installs it")
     else:
         on_batches = kornia_transform(spec, job.view)
         yield "kornia", lambda: on_batches(images.float() / 255), job.batch
@@ -186,6 +192,28 @@ def torchvision_transform(spec: AugmentSpec, size: int) -> v2.Transform:
             v2.Normalize(spec.mean, spec.std),
         ]
     )
+
+
+def lightly_transform(spec: AugmentSpec, size: int) -> Callable[[Image], Tensor]:
+    """Return lightly's SimCLR view, for PIL images."""
+    from lightly.transforms.simclr_transform import SimCLRViewTransform
+
+    brightness, contrast, saturation, hue = spec.strengths
+    view: Callable[[Image], Tensor] = SimCLRViewTransform(
+        input_size=size,
+        cj_prob=spec.jitter,
+        cj_strength=1.0,
+        cj_bright=brightness,
+        cj_contrast=contrast,
+        cj_sat=saturation,
+        cj_hue=hue,
+        min_scale=(spec.crop_scale or (1.0, 1.0))[0],
+        random_gray_scale=spec.grey,
+        gaussian_blur=spec.blur,
+        sigmas=spec.blur_sigma,
+        normalize={"mean": list(spec.mean), "std": list(spec.std)},
+    )
+    return view
 
 
 def kornia_transform(spec: AugmentSpec, size: int) -> torch.nn.Module:

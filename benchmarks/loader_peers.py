@@ -1,107 +1,28 @@
-"""How others make SimCLR's views: torchvision v2, kornia, lightly, DALI by itself.
+"""How others make two views from image files: torchvision's DataLoader, DALI by itself.
 
-Each is written as its documentation shows, for the same specification as ours (`AugmentSpec`). A
-peer that this machine does not have is left out and named.
+Each is written as its documentation shows, for the same specification as ours (`AugmentSpec`).
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from benchmarks.peers import say
+from benchmarks.augment import torchvision_transform
 from ssgear.data.augment import AugmentSpec
-
-Maker = Callable[[], object]
-"""Makes one view of every image of a workload."""
-
-
-def torchvision_views(spec: AugmentSpec, size: int, first: list[Any]) -> v2.Compose:
-    """Return torchvision's pipeline; `first` comes before the last conversion to float."""
-    cubic = v2.InterpolationMode(spec.interpolation)
-    crop = v2.RandomResizedCrop(size, spec.crop_scale, spec.crop_ratio, cubic, antialias=True)
-    jitter = v2.ColorJitter(*spec.strengths)
-    steps = [crop, v2.RandomHorizontalFlip(spec.flip), v2.RandomApply([jitter], spec.jitter)]
-    steps += [v2.RandomGrayscale(spec.grey)]
-    if spec.blur:
-        kernel = 2 * spec.blur_radius(size) + 1
-        steps += [v2.RandomApply([v2.GaussianBlur(kernel, spec.blur_sigma)], spec.blur)]
-    last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(spec.mean, spec.std)]
-    return v2.Compose([*steps, *first, *last])
-
-
-def peers(images: Tensor, spec: AugmentSpec, size: int) -> dict[str, Maker]:
-    """Return the others by name; each makes one view of all `images` [N, 3, H, W] uint8."""
-    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-    of_pictures = torchvision_views(spec, size, [v2.ToImage()])
-    of_tensors = torchvision_views(spec, size, [])
-    found: dict[str, Maker] = {
-        "torchvision v2, PIL": lambda: torch.stack([of_pictures(each) for each in pictures]),
-        "torchvision v2, tensors": lambda: torch.stack([of_tensors(each) for each in images]),
-    }
-    for name, make in (("kornia", kornia_views), ("lightly", lightly_views)):
-        if importlib.util.find_spec(name) is None:
-            say(f"{name} is not installed and not compared; make bench installs it")
-        else:
-            found[name] = make(images, pictures, spec, size)
-    return found
-
-
-def kornia_views(images: Tensor, _: list[Image.Image], spec: AugmentSpec, size: int) -> Maker:
-    """Return kornia's pipeline over the whole batch."""
-    from kornia import augmentation as K
-
-    kernel = 2 * spec.blur_radius(size) + 1
-    steps: list[Any] = [
-        K.RandomResizedCrop((size, size), spec.crop_scale, spec.crop_ratio, spec.interpolation),
-        K.RandomHorizontalFlip(p=spec.flip),
-        K.ColorJitter(*spec.strengths, p=spec.jitter),
-        K.RandomGrayscale(p=spec.grey),
-    ]
-    if spec.blur:
-        steps.append(K.RandomGaussianBlur((kernel, kernel), spec.blur_sigma, p=spec.blur))
-    steps.append(K.Normalize(torch.tensor(spec.mean), torch.tensor(spec.std)))
-    pipeline = K.AugmentationSequential(*steps, data_keys=["input"])
-    return lambda: pipeline(images.float() / 255)
-
-
-def lightly_views(
-    images: Tensor, pictures: list[Image.Image], spec: AugmentSpec, size: int
-) -> Maker:
-    """Return lightly's SimCLR transform, of whose two views the first is made."""
-    from lightly.transforms.simclr_transform import SimCLRViewTransform
-
-    brightness, contrast, saturation, hue = spec.strengths
-    view = SimCLRViewTransform(
-        input_size=size,
-        cj_prob=spec.jitter,
-        cj_strength=1.0,
-        cj_bright=brightness,
-        cj_contrast=contrast,
-        cj_sat=saturation,
-        cj_hue=hue,
-        min_scale=(spec.crop_scale or (1.0, 1.0))[0],
-        random_gray_scale=spec.grey,
-        gaussian_blur=spec.blur,
-        sigmas=spec.blur_sigma,
-        normalize={"mean": list(spec.mean), "std": list(spec.std)},
-    )
-    return lambda: torch.stack([view(each) for each in pictures])
 
 
 class TwoViews:
     """Two views of a picture."""
 
-    def __init__(self, transform: v2.Compose) -> None:
+    def __init__(self, transform: v2.Transform) -> None:
         """Keep what makes one."""
         self.transform = transform
 
@@ -114,7 +35,7 @@ def torchvision_files(
     folder: Path, spec: AugmentSpec, size: int, batch_size: int, workers: int
 ) -> Callable[[], Iterable[Any]]:
     """Return what walks through an epoch of two views, by ImageFolder and DataLoader."""
-    both = TwoViews(torchvision_views(spec, size, [v2.ToImage()]))
+    both = TwoViews(torchvision_transform(spec, size))
     data = ImageFolder(str(folder), both)
     return lambda: DataLoader(data, batch_size, shuffle=True, num_workers=workers)
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ssgear.data.resample import Interpolation, crop_resize
 from torch import Tensor
 
 from ssgear.data import dali_pipeline
@@ -20,6 +19,7 @@ from ssgear.data.dali import as_ppm
 from ssgear.data.dali_pipeline import CropPipeline, Output, edge_gain, feed
 from ssgear.data.decode import to_tensor
 from ssgear.errors import MissingDependencyError
+from ssgear.kernels.resample import Interpolation, crop_resize
 from tests.data.pictures import noise
 
 CPU = torch.device("cpu")
