@@ -74,6 +74,28 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert losses(tmp_path / "run") == whole
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["torch", "dali"])
+def test_engines_that_read_files_go_on_too(engine: str, tmp_path: Path) -> None:
+    """With other numbers of workers as well: they decide nothing."""
+    options = [*OPTIONS, "--data.loader", engine]
+    done = run_to_end(tmp_path, *options, "--data.workers", "1", "--output", "whole")
+    assert done.returncode == 0, done.stderr
+    process = subprocess.Popen(
+        command(*options, "--data.workers", "3", "--output", "run"),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for_lines(tmp_path / "run", 13, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert losses_so_far(tmp_path / "run") < STEPS
+    done = run_to_end(tmp_path, "--resume", "run")
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
 def losses_so_far(run: Path) -> int:
     return (run / "metrics.jsonl").read_bytes().count(b'"train"')
 
