@@ -19,6 +19,7 @@ from ssgear.engine.setup import prepare
 from ssgear.engine.trainer import Trainer
 from ssgear.errors import CheckpointError, ConfigError, DataError
 from ssgear.methods.base import Method
+from ssgear.methods.simclr import SimCLR
 from ssgear.storage.checkpoint import find_latest, read_manifest
 from ssgear.watch import batch_grid
 from tests.data import test_synthetic
@@ -174,14 +175,14 @@ def test_a_method_with_images_of_its_own_or_with_one_view_is_refused(
     def every_other(self: Method, source: Source) -> Source:
         return source.subset(torch.arange(0, len(source), 2))
 
-    def one_view(self: Method, default: AugmentSpec) -> tuple[AugmentSpec, ...]:
-        return (default,)
+    def one_view(self: Method, named: tuple[AugmentSpec, ...]) -> tuple[AugmentSpec, ...]:
+        return named[:1]
 
     with monkeypatch.context() as patch:
         patch.setattr(Method, "wrap_source", every_other)
         with pytest.raises(ConfigError, match=r"--views\.store: this method makes its own images"):
             run(tmp_path / "run", images, *mixed(store, 0.5))
-    monkeypatch.setattr(Method, "view_specs", one_view)
+    monkeypatch.setattr(SimCLR, "view_specs", one_view)
     for policy in ("second-only", "pair"):
         with pytest.raises(ConfigError, match=rf"--views\.policy: {policy} is about the second"):
             prepared(tmp_path / "run", images, *mixed(store, 0.5, policy))
