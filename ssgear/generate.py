@@ -145,7 +145,7 @@ def generate(asked: Generation, own: Any, named: Sequence[str] = ()) -> Path:
     device = distributed.choose_device(asked.device, "--device")
     kind = registry.load("views", asked.generator, "--generator")
     generator: Generator = kind(own, device)
-    originals = _originals(asked, generator, named)
+    originals = _originals(asked, generator, named, getattr(own, "run", None))
     count = (asked.count or 0) if originals is None else len(originals) * (asked.views or 1)
     settings = {
         "generator": registry.canonical(asked.generator),
@@ -198,6 +198,7 @@ def samples(
                 "generator": settings["generator"],
                 "prompt": None,
                 "seed": seeds[row],
+                **({} if originals is None else originals.about(block[row])),
                 **views.metadata[row],
             }
             pixels = views.images[row].permute(1, 2, 0).contiguous().numpy()
@@ -226,7 +227,9 @@ def _output(asked: Generation) -> Path:
     return asked.output
 
 
-def _originals(asked: Generation, generator: Generator, named: Sequence[str]) -> Originals | None:
+def _originals(
+    asked: Generation, generator: Generator, named: Sequence[str], run: Path | None
+) -> Originals | None:
     """Open the images to make views of; None for a generator that draws from noise."""
     from ssgear.data.originals import open_originals
 
@@ -243,6 +246,11 @@ def _originals(asked: Generation, generator: Generator, named: Sequence[str]) ->
         raise ConfigError(
             "--count: this generator makes views of images, as many as there are; say by --views "
             "how many of each"
+        )
+    if run is not None and not named and not cli.has_settings(run):
+        raise ConfigError(
+            f"--data.path: {run} does not say which images it was trained on; name those to make "
+            "views of"
         )
     return open_originals(asked.data, generator.image_size)
 

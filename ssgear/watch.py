@@ -238,7 +238,10 @@ class FinalFigures(Callback):
                 f"{bad.where}: {bad.reason}"
                 for source in (*run.sources, *([run.test] if run.test else []))
                 for bad in source.bad
-            ],
+            ]
+            + [f"{lost.where}: {lost.reason}" for lost in run.loader.lost.files()]
+            if run.loader.lost
+            else [],
             "versions": versions(),
         }
         if "generator" in run.results:

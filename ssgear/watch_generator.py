@@ -63,7 +63,7 @@ class Samples(Callback):
         """Look where it is time to."""
         if not run.method.generates:
             return
-        early = run.step == max(1, round(EARLY * run.total_steps))
+        early = run.step == max(1, round(_played(run, EARLY)))
         if not early and run.step % max(1, run.total_steps // LOOKS):
             return
         with run.export_weights():
@@ -136,7 +136,7 @@ class Samples(Callback):
         if early:
             self.early = made
         self._keep(run, made[:SHOWN])
-        if run.step > 2 * EARLY * run.total_steps:  # until then it has not begun
+        if run.step > _played(run, 2 * EARLY):  # until then it has not begun
             self._warn(run, images[:SHOWN], made[:SHOWN])
 
     def _keep(self, run: Run, made: Tensor) -> None:
@@ -159,6 +159,8 @@ class Samples(Callback):
 
     def _distances(self, run: Run, images: Tensor, made: Tensor) -> dict[str, float]:
         """Return Frechet distances in the space of the final encoder, which scores both times."""
+        if len(images) < 2:
+            return {}  # one image has no covariance
         encoder, size = run.inference_encoder(), run.plan.size
 
         def features(some: Tensor) -> Tensor:
@@ -176,6 +178,12 @@ class Samples(Callback):
         return found
 
 
+def _played(run: Run, share: float) -> float:
+    """Return the step at which that share of the generator's training is over."""
+    begin = max((phase.after for phase in run.method.phases), default=0.0)
+    return (begin + share * (1 - begin)) * run.total_steps
+
+
 def _fid(run: Run) -> dict[str, Any]:
     """Return the FID of as many synthetic images as there are test images, where it is wanted."""
     config = run.config
@@ -184,7 +192,7 @@ def _fid(run: Run) -> dict[str, Any]:
     if config.eval.inception is None or count < 2:
         return {}
     index = torch.linspace(0, len(source) - 1, count).round().long()
-    images = load_images(source, index, run.plan.size, workers=config.data.workers, missing=GREY)
+    images, index = load_readable(source, index, run.plan.size, workers=config.data.workers)
     made = run.method.samples(
         images, None if source.labels is None else source.labels[index], seed=SEED
     )

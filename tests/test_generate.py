@@ -20,6 +20,9 @@ import pytest
 import torch
 from PIL import Image
 
+from ssgear.config.schema import DataConfig, ViewsConfig
+from ssgear.data.sources import open_source
+from ssgear.data.stored_views import open_stored
 from ssgear.generate import samples
 from ssgear.kernels import philox
 from ssgear.models.conditions import Condition
@@ -27,7 +30,7 @@ from ssgear.models.dcgan import DCGANConfig, DCGANGenerator
 from ssgear.models.encoders import read_encoder, save_encoder
 from ssgear.models.generators import load_generator, save_generator
 from ssgear.storage import store_writer
-from ssgear.storage.view_store import ViewStore
+from ssgear.storage.view_store import ViewStore, source_id
 from ssgear.views.base import Generator, Views
 from tests.methods.gan import SIDE, build
 
@@ -247,8 +250,11 @@ def test_views_of_real_images(run_ssgear: Ssgear, paired: Path, tmp_path: Path) 
     store = ViewStore(tmp_path / "whole")
     fields = [store.metadata(item) for item in range(len(store))]
     assert [(each["id"], each["k"]) for each in fields] == [
-        (f"{i:09d}", k) for k in range(3) for i in range(9)
+        (source_id(f"{i}.png"), k) for k in range(3) for i in range(9)
     ]
+    source = open_source(DataConfig(path=paired / "images", test_share=0.0), "train")
+    stored = open_stored(ViewsConfig(store=tmp_path / "whole"), source)
+    assert stored is not None and len(stored.source) == 27, "training takes them by --views.store"
     assert all("label" not in each for each in fields)
     made = np.stack([np.asarray(Image.open(io.BytesIO(store.encoded(i)))) for i in range(27)])
     assert len({picture.tobytes() for picture in made}) == 27

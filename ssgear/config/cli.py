@@ -35,6 +35,8 @@ RESUMABLE = (
     "eval.",
     "output",
     "data.workers",
+    "data.cache",
+    "data.max_bad_share",
     "engine.threads",
     "engine.timeout_s",
 )
@@ -194,6 +196,11 @@ def load_file(path: Path) -> Config:
     return load(read_json(path), str(path))
 
 
+def has_settings(run: Path) -> bool:
+    """Whether the settings of a run are there."""
+    return ((run if run.is_dir() else run.parent) / "config.json").is_file()
+
+
 def images_of(run: Path, given: Iterable[str] = ()) -> DataConfig:
     """Return the images of a run, or the embedded ones where its settings are not there.
 
@@ -215,11 +222,17 @@ def differences(before: Config, now: Config) -> list[str]:
         if old.get(key) != new.get(key)
         and not key.startswith(RESUMABLE)
         and not _grows(key, old.get(key), new.get(key))
+        and not _both_read_files(key, old.get(key), new.get(key))
     ]
 
 
 def _grows(key: str, old: int | None, new: int | None) -> bool:
     return key == "optim.max_steps" and old is not None and (new is None or new > old)
+
+
+def _both_read_files(key: str, old: object, new: object) -> bool:
+    """Whether one engine that reads files takes over from another: they number lost files alike."""
+    return key == "data.loader" and {old, new} == {"torch", "dali"}
 
 
 def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

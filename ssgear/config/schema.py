@@ -35,8 +35,7 @@ class DataConfig:
     size: int | None = None
     """Side of a training view in pixels; by default the images' own size up to 96, else 224."""
     augmentation: str = "auto"
-    """simclr, simclr-cifar, moco-v2, byol, barlow, swav-multicrop, crop-only, autoaugment,
-    autoaugment-cifar, none; auto: simclr-cifar up to 64 pixels, else simclr."""
+    """simclr, byol, swav-multicrop... (README.md, Views); auto: simclr, -cifar up to 64 pixels."""
     min_scale: float | None = None
     """Smallest share of an image that a random crop covers; by default the augmentation's own."""
     loader: Literal["auto", "resident", "dali", "torch"] = "auto"
@@ -223,8 +222,7 @@ class EvalConfig:
     max_images: int = 10000
     """Images of each split used by the readings while training."""
     inception: Path | None = None
-    """File of Inception-v3's weights as torch-fidelity publishes them: FID of a generator's images
-    against as many test images, --eval.max-images at most, at the end of the run."""
+    """File of Inception-v3's weights (torch-fidelity's): FID against test images at the end."""
 
     def __post_init__(self) -> None:
         """Refuse a negative interval and readings of nothing."""

@@ -120,7 +120,12 @@ class DaliLoader(TorchLoader):
                 return self._pipeline.take()
             except RuntimeError as error:
                 self._pipeline = None
-                mended = [ahead.mend(each, error) for each in running]
+                mended = [ahead.mend(each) for each in running]
+                if all(new.files == old.files for new, old in zip(mended, running, strict=True)):
+                    reason = str(error).strip().splitlines() or [type(error).__name__]
+                    raise DataError(
+                        f"DALI gave up: {reason[0]}; use --data.loader torch"
+                    ) from error
                 running.clear()
                 for prepared in mended:
                     self._feed(prepared)
@@ -163,13 +168,10 @@ class _Preparation:
             self._waiting.append(self._foreman.submit(self._prepare, request))
         return prepared
 
-    def mend(self, prepared: Prepared, error: RuntimeError) -> Prepared:
+    def mend(self, prepared: Prepared) -> Prepared:
         """Return a batch that a pipeline may have failed at, with what is bad replaced.
 
         Where nothing is, our own decoder makes pixels of all its files.
-
-        Raises:
-            DataError: they were pixels already.
         """
         rows, files = prepared.rows, list(prepared.files)
         bad = [
@@ -183,9 +185,6 @@ class _Preparation:
             files[row] = rows.read(row)
         if not bad:
             files = [{place: as_ppm(open_rgb(d)) for place, d in each.items()} for each in files]
-            if files == prepared.files:
-                reason = " ".join(str(error).split())
-                raise DataError(f"DALI gave up: {reason}; use --data.loader torch") from error
         return self._prepared(prepared.request, rows, files)
 
     def _prepare(self, request: Request) -> Prepared:

@@ -1,8 +1,8 @@
 """Real images that views are made of, by the number of a view in its store.
 
 Item n of a store is view n // N of image n % N, so that more views of each image are added at its
-end. An image goes by its place among all files of its source: what cannot be read today takes no
-other's place.
+end. An image goes by its name within its source, as `--views.store` finds it again
+(data/stored_views.py).
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from ssgear.config.schema import DataConfig
+from ssgear.data.names import printable
 from ssgear.data.scan import load_images, scan
 from ssgear.data.source import Source
 from ssgear.data.sources import open_source
+from ssgear.storage.view_store import source_id
 
 LOOKED_AT = 64
 """Images that `settings` are made of: enough to tell one set from another."""
@@ -43,7 +45,13 @@ class Originals:
     def name_of(self, item: int) -> tuple[str, int]:
         """Return id of the image and number of the view of an item."""
         view, image = divmod(item, len(self))
-        return f"{int(self.source.index[image]):09d}", view
+        return source_id(self.source.own_name(image)), view
+
+    def about(self, item: int) -> dict[str, str]:
+        """Return what the json of an item says of its image: its name, and a digest of its file."""
+        image = item % len(self)
+        name = printable(self.source.own_name(image))
+        return {"source": name, "source_blake2b": self.source.digest(image)}
 
     def load(self, items: Sequence[int]) -> Tensor:
         """Return the images of some items, uint8 [n, 3, size, size]."""

@@ -157,10 +157,11 @@ class ArchiveReader(EncodedReader):
         return np.where(sizes < 0, np.uint64(0), stamps)
 
     def own_name(self, index: int) -> str:
-        """Return the member's name; of several archives, after the name of its own."""
+        """Return the member's name; of several archives, after the place of its own."""
         if self.archives is None:
             return self.names[index]
-        return f"{os.path.basename(self.paths[self._archive(index)])}/{self.names[index]}"
+        archive = os.path.relpath(self.paths[self._archive(index)], self.root)
+        return f"{archive}/{self.names[index]}"
 
     def _read(self, index: int, limit: int | None) -> bytes:
         offset, length = (int(value) for value in self.spans[index])

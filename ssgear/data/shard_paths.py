@@ -19,6 +19,7 @@ from ssgear.errors import DataError
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST = 1_000_000
+_LOOKED_INTO = 8
 
 
 def is_pattern(path: Path) -> bool:
@@ -39,7 +40,10 @@ def shard_paths(path: Path, option: str) -> list[Path]:
     """
     path = path.expanduser()
     if path.is_dir():
-        inner = [path / name for name in sorted(os.listdir(path)) if _is_split(name)]
+        try:
+            inner = [path / name for name in sorted(os.listdir(path)) if _is_split(name)]
+        except OSError as error:
+            raise DataError(f"{option}: {path}: cannot be read: {error.strerror}") from None
         found = [tar for folder in (path, *inner) for tar in _tars(folder)]
     elif is_pattern(path):
         found = [Path(name) for word in _expanded(str(path), option) for name in _matches(word)]
@@ -55,18 +59,41 @@ def shard_paths(path: Path, option: str) -> list[Path]:
 
 
 def _holds(folder: Path, deeper: tuple[str, ...]) -> bool:
-    found, inner = False, []
+    found = False
+    inner: list[Path] = []
+    others: list[Path] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if is_image_name(entry.name):
                     return False
                 found |= _is_tar(entry.name)
-                if entry.name.lower() in deeper and entry.is_dir():
-                    inner.append(folder / entry.name)
+                if entry.is_dir():
+                    is_split = entry.name.lower() in deeper
+                    (inner if is_split else others).append(folder / entry.name)
     except OSError:
         return False  # whoever lists it will say so
-    return found or any(_holds(each, ()) for each in inner)
+    if not (found or any(_holds(each, ()) for each in inner)):
+        return False
+    # tars beside the folders that they were packed from are no second set
+    return not any(_has_images(each, depth=3) for each in (*others, *inner)[:_LOOKED_INTO])
+
+
+def _has_images(folder: Path, depth: int) -> bool:
+    """Whether the first files of a folder, or of the folders in it, are images."""
+    deeper = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_image_name(entry.name):
+                    return True
+                if entry.is_dir():
+                    deeper.append(folder / entry.name)
+                elif not _is_tar(entry.name):
+                    break
+    except OSError:
+        return False
+    return depth > 1 and any(_has_images(each, depth - 1) for each in deeper[:_LOOKED_INTO])
 
 
 def _is_tar(name: str) -> bool:

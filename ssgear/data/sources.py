@@ -224,7 +224,7 @@ def _read_test_path(config: DataConfig, entry: DataSet, path: Path) -> Images:
     """Read --data.test-path with the classes of the training images."""
     training = entry.read(config, "probe", ())
     option, remember = "--data.test-path", config.cache
-    if is_pattern(path) or holds_shards(path.expanduser()) or config.source == "webdataset":
+    if is_pattern(path) or holds_shards(path.expanduser()) or _name(config) == "webdataset":
         listing = list_shards(path, option, remember=remember)
         part = shard_part(listing)
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -152,7 +152,8 @@ def _feed_rate(
     def sampler_for(num_images: int, num_synthetic: int) -> Sampler:
         return Sampler(num_images=num_images, batch_size=batch, seed=0)
 
-    loader = build_loader(config, source, sampler_for, plan).loader
+    # a sample may fit where the whole does not
+    loader = build_loader(replace(config, loader=engine), source, sampler_for, plan).loader  # type: ignore[arg-type]
     start, seen, epoch = time.perf_counter(), 0, 0
     while time.perf_counter() - start < 3 * SECONDS:
         for made in loader.epoch(epoch, 0, lambda _: [""]):

@@ -134,6 +134,12 @@ def _owners(store: ViewStore, images: Source) -> NDArray[np.int64]:
     rows = images.index.numpy()
     ids = np.array([source_id(images.own_name(i)) for i in range(len(images))], dtype=np.bytes_)
     order = ids.argsort(kind="stable")
+    twice = (ids[order][1:] == ids[order][:-1]).nonzero()[0]
+    if len(twice):
+        name = printable(images.own_name(int(order[twice[0]])))
+        raise DataError(
+            f"--views.store: several of these images are called {name}: a view cannot be matched"
+        )
     nearest = np.searchsorted(ids, store.ids, sorter=order).clip(max=len(ids) - 1)
     candidate = order[nearest]
     return np.where(ids[candidate] == store.ids, rows[candidate], -1)

@@ -187,6 +187,7 @@ class TorchLoader:
             batch_size=None,
             num_workers=self.workers,
             pin_memory=False,
+            generator=torch.Generator(),  # workers are seeded by it: the global state stays
         )
         for made in loader:
             if isinstance(made, DataError):

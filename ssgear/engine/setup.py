@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,7 @@ def _build(
     loader, source, synthetic, stored = build_loader(
         config.data, source, sampler_for, plan, synthetic, stored, lost
     )
+    _check_ranks(world, engine, loader.sampler, source)
     total = loader.sampler.steps_per_epoch * config.optim.epochs
     _check_rows(method, config, world)
     runtime = build_runtime(method, config, world, ds)
@@ -221,6 +223,18 @@ def _test_source(config: Config, lost: Sequence[BadFile]) -> Source | None:
         except DataError:
             return None  # no split of its own, and none was asked for
     return scan(open_source(config.data, "test", lost), config.data)[0]
+
+
+def _check_ranks(world: World, engine: str, sampler: Sampler, source: Source) -> None:
+    """Refuse ranks that can read other images, or take another engine: rows would be mixed up."""
+    seen = f"{engine} {sampler.num_images} {sampler.num_synthetic}".encode()
+    digest = hashlib.blake2b(seen + source.index.numpy().tobytes(), digest_size=7).digest()
+    number = int.from_bytes(digest, "little")
+    if world.max_number(number) != -world.max_number(-number):
+        raise DataError(
+            f"rank {world.rank} reads {len(source)} images by the {engine} loader, another rank "
+            "does not read the same: give every rank the same files"
+        )
 
 
 def _check_rows(method: Method, config: Config, world: World) -> None:

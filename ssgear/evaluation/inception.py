@@ -131,6 +131,9 @@ def _read(path: Path, option: str) -> tuple[Mapping[str, Tensor], str]:
         raise CheckpointError(f"{option}: {path}: {error.strerror or error}; {wanted}") from None
     except Exception:  # what the unpickler meets in a foreign file is anything
         raise CheckpointError(f"{option}: {path}: is no file of plain weights; {wanted}") from None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    plain = isinstance(state, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
+    if not plain:
         raise CheckpointError(f"{option}: {path}: holds more than weights; {wanted}")
     return state, hashlib.blake2b(data, digest_size=8).hexdigest()

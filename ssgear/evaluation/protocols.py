@@ -167,10 +167,11 @@ def fid_train(subject: Subject) -> Figures:
 def _fid(subject: Subject, split: Literal["test", "training"]) -> Figures:
     if subject.inception is None or subject.run is None:
         raise ArgumentError("fid: the subject has no run, or no Inception to measure it by")
-    found = read_generator(subject.run)
+    run = subject.run if subject.run.is_dir() else subject.run.parent
+    found = read_generator(run)
     side = found.generator.resolution
     images, labels = subject.data.split(split)
-    made = synthetic_for(found, subject.run, images, labels, seed=FID_SEED, device=subject.device)
+    made = synthetic_for(found, run, images, labels, seed=FID_SEED, device=subject.device)
     if side != images.shape[-1] and subject.load is not None:
         images, _ = subject.load(side).split(split)
     about = About(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -120,17 +120,18 @@ def crop_resize(
     resample.check(images, boxes, interpolation)
     if images.shape[1] != 3 and impl == "auto":
         impl = "reference"
-    if choose(impl, images, size, torch.uint8) == "reference":
+    form = choose(impl, images, size, torch.uint8)
+    if form == "reference":
         return resample.crop_resize(
             images, boxes, size, interpolation=interpolation, antialias=antialias
         )
-    params = torch.zeros(len(boxes), COLUMNS)
+    params = torch.zeros(len(boxes), COLUMNS, dtype=torch.float32)
     params[:, BOX] = boxes.float()
     params[:, JITTER.start : JITTER.stop - 1] = 1.0
     params[:, ORDER] = torch.arange(4.0)
     settings = AugmentSettings(interpolation=interpolation, antialias=antialias)
-    views = augment_views(images, params, settings, size=size, dtype=torch.uint8, impl="cpp")
-    return views.float()
+    options: dict[str, Any] = {"size": size, "dtype": torch.uint8, "impl": form}
+    return augment_views(images, params, settings, **options).float()
 
 
 def choose(impl: str, images: Tensor, size: int | None, dtype: torch.dtype) -> str:
@@ -209,7 +210,9 @@ def _fill_triton(
 ) -> None:
     from ssgear.kernels.augment_triton import make_views
 
-    make_views(images, params, settings, resize, views)
+    on_device = torch.cuda.device_of(images)  # type: ignore[no-untyped-call]
+    with on_device:  # Triton launches on the current device
+        make_views(images, params, settings, resize, views)
 
 
 @functools.cache
@@ -219,21 +222,30 @@ def _is_right(device: torch.device) -> bool:
     *Untested on hardware.*
     """
     for case in TRITON_CHECKS:
-        images, params = case.make()
-        params[:, SOLARISE] = 0  # a rounding at its threshold would count as a jump
-        right = augment_views(images, params, case.settings, size=case.size, impl="reference")
-        there = images.to(device), params.to(device)
-        found = augment_views(*there, case.settings, size=case.size, impl="triton").cpu()
-        worst = (found - right).abs().max().item()
-        if not worst < 2 / 255:
+        wrong = _fault(case, device)
+        if wrong:
             warnings.warn(
-                f"augment: THE TRITON KERNELS ARE WRONG on {device}: views of {case.size} px are "
-                f"off by {worst:.1g}; plain PyTorch makes them, which is slower. Please report "
-                "this with the versions of torch, triton and the driver",
+                f"augment: THE TRITON KERNELS DO NOT WORK on {device}: {wrong}; plain PyTorch "
+                "makes the views, which is slower. Please report this with the versions of torch, "
+                "triton and the driver",
                 stacklevel=4,
             )
             return False
     return True
+
+
+def _fault(case: Case, device: torch.device) -> str:
+    """Return what is wrong with Triton's views of a case, "" if nothing is."""
+    images, params = case.make()
+    params[:, SOLARISE] = 0  # a rounding at its threshold would count as a jump
+    right = augment_views(images, params, case.settings, size=case.size, impl="reference")
+    try:
+        there = images.to(device), params.to(device)
+        found = augment_views(*there, case.settings, size=case.size, impl="triton").cpu()
+    except Exception as error:  # whatever compiler or driver raise
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    worst = (found - right).abs().max().item()
+    return "" if worst < 2 / 255 else f"views of {case.size} px are off by {worst:.1g}"
 
 
 def _check(images: Tensor, size: int | None) -> None:

@@ -53,6 +53,11 @@ def check_settings(settings: AugmentSettings, height: int, width: int) -> None:
         raise ArgumentError(
             f"augment: interpolation {settings.interpolation!r} is unknown; use bilinear or bicubic"
         )
+    if len(settings.mean) != 3 or len(settings.std) != 3 or not min(settings.std) > 0:
+        raise ArgumentError(
+            f"augment: mean {settings.mean} and std {settings.std}; give three values each, and "
+            "deviations above 0"
+        )
     if not 0 <= settings.blur_radius < max(min(height, width), 1):
         raise ArgumentError(
             f"augment: blur_radius {settings.blur_radius} in views of {height} x {width}; "

@@ -3,9 +3,9 @@
 Resampling and blur are products with banded matrices, whose weights are made where they are used:
 they run on the matrix units in float16, of which two parts make a number. The resampling is exact
 (weights of 16 bits, pixels of 8). A small view is made by one program from the image to the last
-store; one of more than 64 pixels a side (32 on compute capability 8) in tiles, through its crop in
-bytes: `crop_kernel`, sums for the mean luma that contrast needs, `view_kernel`. No atomics: the
-same bits every time.
+store; one of more than 64 pixels a side (32 on compute capability 8 and 12) in tiles, through its
+crop in bytes: `crop_kernel`, sums for the mean luma that contrast needs, `view_kernel`. No atomics:
+the same bits every time.
 *Untested on hardware*: compiled ahead of time, and run in Triton's interpreter only.
 
 Shapes: n views of SIZE x SIZE, parameters packed as in augment_packed.py; P, Q pixels of a piece of
@@ -44,7 +44,7 @@ from ssgear.kernels.augment_triton_parts import (
     widened,
 )
 
-SMALL = {8: 32}
+SMALL = {8: 32, 12: 32}
 """Side of a view that one program holds, by the major compute capability; 64 for all others."""
 TILE = 32
 """Side of a tile of larger views."""
@@ -66,6 +66,7 @@ def make_views(
     kind: dict[str, Any] = {
         "BICUBIC": settings.interpolation == "bicubic",
         "ANTIALIAS": settings.antialias,
+        "enable_fp_fusion": False,  # a weight is rounded as the reference's is
     }
     if size <= small(images.device):
         block = max(16, triton.next_power_of_2(size))

@@ -153,6 +153,11 @@ class GanSettings:
             "gp_phase", self.gp_phase,
             "is for --method.adversarial wgan with a --method.gp-weight above 0",
         )  # fmt: skip
+        _require(
+            not (gp and self.r1_gamma),
+            "r1_gamma", self.r1_gamma,
+            f"goes with --method.gp-weight 0, which is {self.gp_weight:g}: one penalty at a time",
+        )  # fmt: skip
         styled = self.generator == "stylegan2"
         for name in ("style_mixing", "path_length"):
             value = getattr(self, name)

@@ -130,7 +130,9 @@ class ViewStore:
     def metadata(self, item: int) -> dict[str, Any]:
         """Return what stands in the json of an item."""
         _, _, offset, size = (int(value) for value in self._spans[item])
-        found: dict[str, Any] = json.loads(shards.read_span(self._path_of(item), offset, size))
+        found = json.loads(shards.read_span(self._path_of(item), offset, size))
+        if not isinstance(found, dict):
+            raise DataError(f"{self.where(item)}: its json is no object")
         return found
 
     def where(self, item: int) -> str:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ssgear.config.schema import DataConfig
 from ssgear.data.originals import open_originals
+from ssgear.storage.view_store import digest_of, source_id
 
 CONFIG = DataConfig(test_share=0, workers=0, max_bad_share=0.5)
 
@@ -33,7 +34,10 @@ def test_views_follow_one_another(tmp_path: Path) -> None:
     found = opened(folder(tmp_path / "a"))
     assert len(found) == 5
     names = [found.name_of(item) for item in range(12)]
-    assert names == [(f"{item % 5:09d}", item // 5) for item in range(12)]
+    assert names == [(source_id(f"{item % 5}.png"), item // 5) for item in range(12)]
+    about = found.about(7)
+    data = (tmp_path / "a" / "2.png").read_bytes()
+    assert about == {"source": "2.png", "source_blake2b": digest_of(data)}
     images = found.load(range(3, 8))
     assert images.shape == (5, 3, 8, 8) and images.dtype == torch.uint8
     assert images[:, 0, 0, 0].tolist() == [30, 40, 0, 10, 20]
@@ -42,8 +46,9 @@ def test_views_follow_one_another(tmp_path: Path) -> None:
 def test_a_bad_file_takes_nobodys_place(tmp_path: Path) -> None:
     found = opened(folder(tmp_path / "a", bad=(1,)))
     assert [found.name_of(item) for item in range(5)] == [
-        ("000000000", 0), ("000000002", 0), ("000000003", 0), ("000000004", 0), ("000000000", 1)
-    ]  # fmt: skip
+        (source_id(f"{number}.png"), view)
+        for number, view in ((0, 0), (2, 0), (3, 0), (4, 0), (0, 1))
+    ]
     assert found.load([1, 3])[:, 0, 0, 0].tolist() == [20, 40]
 
 

@@ -44,6 +44,9 @@ def test_patterns(tmp_path: Path, pattern: str, expected: list[str]) -> None:
         (["cats/1.tar"], None),
         (["readme.md"], None),
         (["train/1.jpg", "train/1.tar"], None),
+        (["images.tar", "train/cat/1.jpg", "val/cat/2.jpg"], None),
+        (["train.tar", "train/cat/1.jpg", "train/2.tar"], None),
+        (["0.tar", "notes/a.txt"], ["0.tar"]),
     ],
 )
 def test_folders(tmp_path: Path, names: list[str], expected: list[str] | None) -> None:

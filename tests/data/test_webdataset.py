@@ -136,6 +136,9 @@ def test_a_share_is_held_out_and_other_paths_name_tests(tmp_path: Path) -> None:
     for path in (tmp_path / "two", tmp_path / "two" / "x-{0000..0001}.tar"):
         train, test = both(DataConfig(path=tmp_path / "one", test_path=path))
         assert (len(train), len(test)) == (32, 8) and test.classes == train.classes
+    shard = tmp_path / "two" / "x-0001.tar"
+    _, test = both(DataConfig(path=tmp_path / "one", test_path=shard))
+    assert len(test) == 4 and test.labels is not None, "a shard, as the training images are"
     config = DataConfig(path=tmp_path / "one")
     assert len(open_probe_source(config)) == len(open_source(config, "train"))
 

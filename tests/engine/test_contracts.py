@@ -74,7 +74,7 @@ train_toy(Path(sys.argv[1]), *sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize("stage", [None, 2])
+@pytest.mark.parametrize("stage", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_toy_run_resumes_to_the_bit(
     stage: int | None, expected: Expected, tmp_path: Path
 ) -> None:

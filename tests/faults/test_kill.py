@@ -100,7 +100,10 @@ def losses_so_far(run: Path) -> int:
     return (run / "metrics.jsonl").read_bytes().count(b'"train"')
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+SIGNALS = [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_signals_save_and_name_the_resume_command(
     number: signal.Signals, whole: list[float], tmp_path: Path
 ) -> None:
@@ -120,7 +123,7 @@ def test_signals_save_and_name_the_resume_command(
     assert losses(tmp_path / "run") == whole
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_during_the_final_figures_names_the_resume_command(
     number: signal.Signals, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from ssgear.errors import ArgumentError
-from ssgear.kernels import native
+from ssgear.kernels import augment, native
 from ssgear.kernels.augment import (
     CASES,
     COLUMNS,
@@ -316,3 +316,24 @@ def test_what_it_cannot_take() -> None:
         given: dict[str, Any] = {"images": images, "params": params, "settings": MIXED.settings}
         with pytest.raises(ArgumentError, match=message):
             augment_views(**given | {"size": 17} | wrong)
+
+
+def test_a_crop_is_made_by_the_form_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, params = MIXED.make()
+    asked: list[Any] = []
+
+    def views(images: Tensor, *_: Any, size: int, impl: Any, dtype: torch.dtype) -> Tensor:
+        asked.append((size, impl, dtype))
+        return images
+
+    monkeypatch.setattr(augment, "augment_views", views)
+    monkeypatch.setattr(augment, "choose", lambda *_: "triton")
+    crop_resize(images, params[:, BOX], 9)
+    assert asked == [(9, "triton", torch.uint8)]
+
+
+def test_statistics_that_cannot_be() -> None:
+    images, params = MIXED.make()
+    for wrong in ({"mean": (0.5,)}, {"std": (1.0, 1.0)}, {"std": (1.0, 0.0, 1.0)}):
+        with pytest.raises(ArgumentError, match="give three values each"):
+            augment_views(images, params, AugmentSettings(**wrong), size=17)  # type: ignore[arg-type]

@@ -149,6 +149,7 @@ def gradient_norm(critic: nn.Module, x: Tensor) -> Tensor:
     return gradient.norm(dim=1)
 
 
+@pytest.mark.slow
 def test_wgan_gp_covers_a_ring_of_gaussians() -> None:
     """All eight modes, none with too few samples, and a critic of slope about 1 in between."""
     torch.manual_seed(0)
