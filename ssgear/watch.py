@@ -217,6 +217,9 @@ class FinalFigures(Callback):
     def _facts(self, run: Run) -> dict[str, Any]:
         splits = self.readings.splits
         data = splits.load() if splits is not None else None
+        sources = (*run.sources, *([run.test] if run.test else []))
+        unread = [bad for source in sources for bad in source.bad]
+        lost = run.loader.lost.files() if run.loader.lost else []
         facts = {
             "method": run.config.method_name,
             "source": run.source.name,
@@ -234,14 +237,7 @@ class FinalFigures(Callback):
             "runtime": run.runtime.name,
             "loader": run.loader.name,
             "size": run.plan.size,
-            "bad_files": [
-                f"{bad.where}: {bad.reason}"
-                for source in (*run.sources, *([run.test] if run.test else []))
-                for bad in source.bad
-            ]
-            + [f"{lost.where}: {lost.reason}" for lost in run.loader.lost.files()]
-            if run.loader.lost
-            else [],
+            "bad_files": [f"{bad.where}: {bad.reason}" for bad in (*unread, *lost)],
             "versions": versions(),
         }
         if "generator" in run.results:

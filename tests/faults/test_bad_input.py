@@ -15,6 +15,7 @@ from PIL import Image
 
 from ssgear.storage.lock import hold
 from ssgear.train import main
+from ssgear.watch import FinalFigures, Readings
 from tests.engine.training import SMALL, losses, train
 
 
@@ -146,15 +147,21 @@ def test_a_dry_run_refuses_what_the_run_would(
     assert expected in refused(capsys, "--dry-run", *options)
 
 
-def test_bad_files_are_named_counted_and_skipped(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loader", ["resident", "torch"])
+def test_bad_files_are_named_counted_and_skipped(loader: str, images: Path, tmp_path: Path) -> None:
     (images / "cat" / "empty.jpg").write_bytes(b"")
     (images / "dog" / "text.png").write_text("no image")
     data = (images / "dog" / "3.png").read_bytes()
     (images / "dog" / "cut.png").write_bytes(data[: len(data) // 2])
     options = ["--data.path", str(images), "--optim.max-steps", "1", "--data.max-bad-share", "0.5"]
-    train(tmp_path / "run", *options)
+    options += ["--data.loader", loader, "--eval.no-final"]
+    train(tmp_path / "run", *options, callbacks=(FinalFigures(Readings()),))
     notes = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert all(name in notes for name in ("empty.jpg", "text.png", "cut.png"))
+    bad = json.loads((tmp_path / "run" / "summary.json").read_text())["bad_files"]
+    assert len(bad) == 3 and all(
+        any(name in line for line in bad) for name in ("empty.jpg", "text.png", "cut.png")
+    )
 
 
 def test_too_many_bad_files_stop_the_run(
