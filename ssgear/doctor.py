@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ssgear import __version__, registry
+from ssgear import __version__, distributed, registry
 from ssgear.config.schema import DataConfig
-from ssgear.errors import ConfigError, SsgearError
+from ssgear.errors import ConfigError, SsgearError, first_line
 
 State = Literal["ok", "note", "missing", "broken"]
 STYLES: dict[State, str] = {"ok": "green", "note": "yellow", "missing": "red", "broken": "red"}
@@ -106,7 +106,7 @@ def processor() -> Findings:
     """Cores and vector instructions."""
     import torch
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    usable = distributed.usable_cores()
     vectors = torch.backends.cpu.get_cpu_capability()
     slow = vectors == "DEFAULT"
     threads = torch.get_num_threads()
@@ -288,12 +288,12 @@ def images(path: Path) -> Findings:
 
 def _faster(limit: str, workers: int, has_gpu: bool) -> str:
     """Say what would feed a model faster."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = distributed.usable_cores()
     if limit == "augmentation":
         return "" if has_gpu else "a GPU, or more cores"
     if limit == "reading files":
         return "a faster disk, or the files in one tar"
-    return f"--data.workers {cores}" if (cores or 1) > workers else "smaller files, or more cores"
+    return f"--data.workers {cores}" if cores > workers else "smaller files, or more cores"
 
 
 PROBES: tuple[Probe, ...] = (
@@ -310,13 +310,9 @@ def examine(probes: Sequence[Probe] = PROBES) -> list[Finding]:
                 warnings.simplefilter("ignore")
                 findings += probe()
         except Exception as error:
-            found = f"cannot be examined: {_first_line(error)}"
+            found = f"cannot be examined: {first_line(error)}"
             findings.append(Finding(what=probe.__name__, found=found, state="broken"))
     return findings
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def table(findings: Sequence[Finding]) -> Table:

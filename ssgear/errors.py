@@ -58,6 +58,11 @@ OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What the system answers where nothing more can be written."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception says, or the name of its type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def require(condition: bool, option: str, value: object, right: str) -> None:
     """Refuse the value of an option, and say what would be right."""
     if not condition:

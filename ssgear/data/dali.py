@@ -30,7 +30,7 @@ from ssgear.data.jpeg import plain_size
 from ssgear.data.lost import Rows
 from ssgear.data.readers import ArrayReader
 from ssgear.data.torch_loader import CropDataset, Made, Request, TorchLoader
-from ssgear.errors import DataError
+from ssgear.errors import DataError, first_line
 
 AHEAD = 2
 """Batches whose files are read before the pipeline has room for them."""
@@ -122,9 +122,8 @@ class DaliLoader(TorchLoader):
                 self._pipeline = None
                 mended = [ahead.mend(each) for each in running]
                 if all(new.files == old.files for new, old in zip(mended, running, strict=True)):
-                    reason = str(error).strip().splitlines() or [type(error).__name__]
                     raise DataError(
-                        f"DALI gave up: {reason[0]}; use --data.loader torch"
+                        f"DALI gave up: {first_line(error)}; use --data.loader torch"
                     ) from error
                 running.clear()
                 for prepared in mended:

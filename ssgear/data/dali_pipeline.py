@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssgear.errors import MissingDependencyError
+from ssgear.errors import MissingDependencyError, first_line
 from ssgear.kernels.resample import RADIUS, Interpolation, kernel
 
 EXTRA = ("nvidia-dali-cuda130",)
@@ -43,7 +43,7 @@ def why_not(device: torch.device) -> str:
         import nvidia.dali.fn  # noqa: F401
     except Exception as error:  # a library that it needs may be absent too, which is an OSError
         absent = isinstance(error, ModuleNotFoundError) and "dali" in str(error.name)
-        found = "is not installed" if absent else f"cannot be imported ({_first_line(error)})"
+        found = "is not installed" if absent else f"cannot be imported ({first_line(error)})"
         return f"NVIDIA DALI {found}; {mend}"
     built = str(dali.__cuda_version__ // 1000)
     if device.type == "cuda" and built != major:
@@ -241,7 +241,3 @@ def _crop(images: Any, number: str, output: Output, on_gpu: bool) -> Any:
         **common,
     )
     return fn.cast(columns * gain("column_gain"), dtype=types.UINT8)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

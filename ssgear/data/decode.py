@@ -17,7 +17,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ssgear.errors import DataError
+from ssgear.errors import DataError, first_line
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 """Formats that are tried. Others stay closed: Pillow hands EPS to an external program."""
@@ -112,14 +112,10 @@ def _reasons() -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise BadImageError("not an image that can be read") from error
     except Image.DecompressionBombError as error:
-        raise BadImageError(f"too many pixels: {_first_line(error)}") from error
+        raise BadImageError(f"too many pixels: {first_line(error)}") from error
     # damaged files make decoders raise almost anything, from struct.error to ZeroDivisionError
     except Exception as error:
-        raise BadImageError(f"damaged: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+        raise BadImageError(f"damaged: {first_line(error)}") from error
 
 
 def _orientation(image: Image.Image) -> int:

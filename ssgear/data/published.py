@@ -23,7 +23,7 @@ import torch
 from ssgear.config.schema import DataConfig
 from ssgear.data.readers import ArrayReader
 from ssgear.data.source import Images
-from ssgear.errors import ConfigError, DataError
+from ssgear.errors import ConfigError, DataError, first_line
 
 Part = Literal["train", "test", "probe"]
 """Which images; `probe` are labelled training images for the linear probe."""
@@ -148,9 +148,9 @@ def _download(files: Files) -> None:
                     reader.url, str(files.root), filename=reader.filename, md5=reader.tgz_md5
                 )
     except (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"--data.download: {files.name} could not be fetched into {files.root}: {reason}"
+            f"--data.download: {files.name} could not be fetched into {files.root}: "
+            f"{first_line(error)}"
         ) from error
 
 

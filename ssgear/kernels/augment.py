@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ssgear.errors import ArgumentError, did_you_mean
+from ssgear.errors import ArgumentError, did_you_mean, first_line
 from ssgear.kernels import native, resample, transforms, triton_here
 from ssgear.kernels.augment_packed import (
     BOX,
@@ -243,7 +243,7 @@ def _fault(case: Case, device: torch.device) -> str:
         there = images.to(device), params.to(device)
         found = augment_views(*there, case.settings, size=case.size, impl="triton").cpu()
     except Exception as error:  # whatever compiler or driver raise
-        return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return first_line(error)
     worst = (found - right).abs().max().item()
     return "" if worst < 2 / 255 else f"views of {case.size} px are off by {worst:.1g}"
 

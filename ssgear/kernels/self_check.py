@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssgear.errors import first_line
 from ssgear.kernels import augment, dispatch
 from ssgear.kernels.augment import augment_views
 from ssgear.kernels.augment_packed import SOLARISE
@@ -96,8 +97,3 @@ def _augment_error(name: str, device: str) -> str | None:
 
 def _verdict(worst: float) -> str | None:
     return None if worst < AGREES else f"off by {worst:.1g} of the reference"
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what an exception says."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ssgear.errors import CheckpointError
+from ssgear.errors import CheckpointError, first_line
 from ssgear.storage.atomic import write_bytes, write_text
 
 MANIFEST = "manifest.json"
@@ -41,8 +41,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: not there; the checkpoint is incomplete") from None
     except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {first}") from None
+        reason = first_line(error)
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {reason}") from None
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path}: holds {type(loaded).__name__}, not a checkpoint")
     return loaded
