@@ -4,10 +4,12 @@
 #   CONSTRAINTS  list of tested versions; empty takes the newest that pyproject.toml allows. Give it in every call,
 #                or export it.
 #   ARGS         more arguments for the command behind the target: make train ARGS="--preset quick --seed 1"
+#   JOBS         processes that share the tests; 0 runs them in one, as a debugger wants it
 
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 ARGS ?=
+JOBS ?= 2
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -35,10 +37,10 @@ train: $(VENV)/.core ## pretrain on the embedded images (or as ARGS says) and pr
 	@$(PY) -m ssgear.train $(ARGS)
 
 test: lint types ## lint, types, and all tests but the slow ones (ARGS goes to pytest)
-	@$(PY) -m pytest -m "not slow" $(ARGS)
+	@$(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.dev ## the long repetitions that `make test` does a few times only
-	@$(PY) -m pytest -m slow $(ARGS)
+	@$(PY) -m pytest -m slow -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev ## ruff: rules and format
 	@$(PY) -m ruff check --output-format concise . && $(PY) -m ruff format --check . \
@@ -83,6 +85,6 @@ $(VENV)/.bench: $(VENV)/.core
 
 $(VENV)/.dev: $(VENV)/.core
 	@$(FORGET_HALVES)
-	@echo "Setting up $(VENV): test tools and DeepSpeed"
+	@echo "Setting up $(VENV): test tools and every optional package that runs without a GPU"
 	@$(INSTALL) --no-build-isolation --editable '.[dev]' || $(call FAILED,the test tools)
 	@touch $@
