@@ -85,7 +85,7 @@ def scan(
     Raises:
         DataError: more than `--data.max-bad-share` cannot be read.
     """
-    gone = {file.where for file in lost}
+    gone = {file.name for file in lost}
     sizes = np.zeros((len(source), 2), dtype=np.int64)
     missing = np.arange(len(source))
     label = "Checking" if progress and not isinstance(source.reader, ArrayReader) else ""
@@ -95,7 +95,7 @@ def scan(
 
         def read(place: int) -> None:
             index = int(missing[place])
-            if not gone or source.where(index) not in gone:
+            if not gone or source.full_name(index) not in gone:
                 sizes[index] = source.checked_size(index)
 
         found = _for_each(read, len(missing), config.workers, label)

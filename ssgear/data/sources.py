@@ -143,7 +143,7 @@ def _list(config: DataConfig, lost: Sequence[BadFile]) -> Listing:
     if config.path is None:
         raise ConfigError(f"--data.path: --data.source {config.source} needs a path")
     listing = list_files(config.path, "--data.path", remember=config.cache)
-    return listing.with_images(file.where for file in lost)
+    return listing.with_images(file.name for file in lost)
 
 
 def _read_mini(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile]) -> Images:
