@@ -16,10 +16,11 @@ from torch import Tensor
 
 from ssgear.config.schema import DataConfig
 from ssgear.data.checked import checked
-from ssgear.data.decode import BadImageError, fit
+from ssgear.data.decode import BadImageError
 from ssgear.data.progress import progress
 from ssgear.data.readers import ArrayReader
 from ssgear.data.source import BadFile, Source
+from ssgear.data.square import centre_squares
 from ssgear.errors import DataError
 
 GREY = 128
@@ -116,7 +117,7 @@ def load_images(
     missing: int | None = None,
     bad: Bad | None = None,
 ) -> Tensor:
-    """Return some images as uint8 [n, 3, size, size]: centre squares, resized (bicubic).
+    """Return some images as uint8 [n, 3, size, size]: the squares of `square.py`.
 
     Where `missing` is given, an image that cannot be read has all pixels of that value, and its row
     and the reason are added to `bad`.
@@ -128,7 +129,8 @@ def load_images(
     rows = indices.tolist()
 
     def read(row: int) -> None:
-        pixels[row] = np.asarray(fit(source.image(rows[row]), size)).transpose(2, 0, 1)
+        image = torch.from_numpy(np.array(source.image(rows[row]))).permute(2, 0, 1)
+        pixels[row] = centre_squares(image[None], size)[0].numpy()
 
     for row, reason in sorted(_for_each(read, len(rows), workers, "")):
         if missing is None:
