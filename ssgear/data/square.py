@@ -29,5 +29,5 @@ def centre_squares(images: Tensor, size: int) -> Tensor:
     images = images[:, :, top : top + side, left : left + side]
     if side == size:
         return images
-    whole = torch.tensor([0.0, 0.0, side, side]).expand(len(images), 4)
+    whole = torch.tensor([0.0, 0.0, side, side], device=images.device).expand(len(images), 4)
     return crop_resize(images, whole, size).to(torch.uint8)
