@@ -1,8 +1,7 @@
-// Crop and resize; included once for each instruction set, no guard, on purpose.
+// Crop and resize; included once for each instruction set (levels.inl), no guard, on purpose.
 //
-// SSGEAR_LEVEL names the set, SSGEAR_TARGET enables it for a function, SSGEAR_BYTES is the size of
-// its vectors. The weights are those of ssgear/kernels/resample.py, by the same steps in the same
-// types: multiples of 2^-15, whose sums with whole numbers are exact in float32 in any order.
+// The weights are those of ssgear/kernels/resample.py, by the same steps in the same types:
+// multiples of 2^-15, whose sums with whole numbers are exact in float32 in any order.
 
 namespace ssgear {
 namespace SSGEAR_LEVEL {

@@ -1,5 +1,8 @@
 // One view from its image to its place in the batch, row by row; included once for each instruction
-// set, no guard, on purpose, after augment_resize.inl and augment_colour.inl.
+// set (levels.inl), no guard, on purpose, and with it what it is made of.
+
+#include "augment_resize.inl"
+#include "augment_colour.inl"
 
 namespace ssgear {
 namespace SSGEAR_LEVEL {
@@ -229,7 +232,3 @@ SSGEAR_TARGET void make_view(
 
 }  // namespace SSGEAR_LEVEL
 }  // namespace ssgear
-
-#undef SSGEAR_LEVEL
-#undef SSGEAR_BYTES
-#undef SSGEAR_TARGET

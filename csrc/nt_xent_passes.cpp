@@ -1,5 +1,4 @@
-// The passes, compiled for AVX-512, for AVX2, and for whatever the compiler takes by default; the
-// choice is made at run time, so that one library serves every CPU of an architecture.
+// The passes for every instruction set.
 
 #include "nt_xent_passes.h"
 
@@ -8,22 +7,8 @@
 #include <cstring>
 #include <limits>
 
-#define SSGEAR_LEVEL baseline
-#define SSGEAR_BYTES 16
-#define SSGEAR_TARGET
-#include "nt_xent_passes.inl"
-
-#if defined(__x86_64__)
-#define SSGEAR_LEVEL avx2
-#define SSGEAR_BYTES 32
-#define SSGEAR_TARGET __attribute__((target("avx2,fma")))
-#include "nt_xent_passes.inl"
-
-#define SSGEAR_LEVEL avx512
-#define SSGEAR_BYTES 64
-#define SSGEAR_TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,fma")))
-#include "nt_xent_passes.inl"
-#endif
+#define SSGEAR_BODY "nt_xent_passes.inl"
+#include "levels.inl"
 
 namespace ssgear {
 

@@ -1,7 +1,6 @@
-// Included once for each instruction set; no guard, on purpose.
+// Included once for each instruction set (levels.inl); no guard, on purpose.
 //
-// SSGEAR_LEVEL names the set, SSGEAR_TARGET enables it for a function, SSGEAR_BYTES is the size of
-// its vectors. float32 is worked on in vectors; float64 number by number, it is there to check.
+// float32 is worked on in vectors; float64 number by number, it is there to check.
 
 namespace ssgear {
 namespace SSGEAR_LEVEL {
@@ -198,7 +197,3 @@ constexpr Passes<T> passes() {
 
 }  // namespace SSGEAR_LEVEL
 }  // namespace ssgear
-
-#undef SSGEAR_LEVEL
-#undef SSGEAR_BYTES
-#undef SSGEAR_TARGET

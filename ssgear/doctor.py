@@ -272,6 +272,14 @@ def images(path: Path) -> Findings:
     sides = " to ".join(f"{h} x {w}" for h, w in dict.fromkeys((speed.shortest, speed.largest)))
     classes = f" in {len(source.classes)} classes" if source.classes else ", no labels"
     yield Finding(what="images", found=f"{len(source)} to train on{classes}, {sides} px")
+    if speed.bad:
+        first = speed.bad[0]
+        yield Finding(
+            what="unreadable",
+            found=f"{len(speed.bad)} of {speed.looked_at} looked at; {first.where}: {first.reason}",
+            state="note",
+            mend="nothing: training leaves them out, up to --data.max-bad-share",
+        )
     yield Finding(what="engine", found=f"{speed.engine}: {speed.reason}")
     rate = speed.read * speed.megabytes
     yield Finding(what="reading", found=f"{speed.read:,.0f} files/s, {rate:,.0f} MB/s, one core")

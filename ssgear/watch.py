@@ -40,6 +40,9 @@ SHOWN_IMAGES = 8
 SHOWN_VIEWS = 4
 SHOWN_NEIGHBOURS = 6
 
+Grid = list[list[np.ndarray[Any, Any]]]
+"""Rows of pictures [h, w, 3] uint8: an image and its views."""
+
 
 @dataclass
 class Splits:
@@ -284,15 +287,16 @@ class Report(Callback):
             }
 
 
-def view_grid(run: Run, images: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return [rows, 1 + views, H, W, 3] uint8.
+def view_grid(run: Run, images: Tensor) -> Grid:
+    """Return each image and views that the encoder saw of such images, each of its own size.
 
-    Each image and views that the encoder saw of such images.
+    Where views are made differently, one of each kind at least.
     """
-    return _grid(images, [as_pixels(run, view) for view in make_views(run, images, SHOWN_VIEWS)])
+    count = max(SHOWN_VIEWS, len(run.plan.specs))
+    return _grid(images, [as_pixels(run, view) for view in make_views(run, images, count)])
 
 
-def batch_grid(run: Run) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def batch_grid(run: Run) -> tuple[Grid, np.ndarray[Any, Any]]:
     """Return the same of the first images of the run, and which views are stored generated ones.
 
     [rows, views] bool; the views are those of the first batch.
@@ -301,17 +305,15 @@ def batch_grid(run: Run) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     real = (batch.index < len(run.source)).nonzero()[:SHOWN_IMAGES, 0]
     workers, size = run.config.data.workers, run.plan.size
     images = load_images(run.source, batch.index[real], size, workers=workers, missing=GREY)
-    places = [place for place, view in enumerate(batch.views) if view.shape[-1] == size]
     assert batch.generated is not None
-    marks = batch.generated.cpu()[places][:, real].T.numpy()
+    marks = batch.generated.cpu()[:, real].T.numpy()
     real = real.to(run.device)
-    shown = [as_pixels(run, batch.views[place][real]) for place in places]
-    return _grid(images, shown), marks
+    return _grid(images, [as_pixels(run, view[real]) for view in batch.views]), marks
 
 
-def _grid(images: Tensor, shown: Sequence[Tensor]) -> np.ndarray[Any, Any]:
-    grid = torch.stack([images.cpu(), *shown], dim=1)
-    return grid.permute(0, 1, 3, 4, 2).numpy()
+def _grid(images: Tensor, shown: Sequence[Tensor]) -> Grid:
+    columns = [column.permute(0, 2, 3, 1).numpy() for column in (images.cpu(), *shown)]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def neighbours(data: EvalData, train: Tensor, test: Tensor) -> dict[str, Any]:

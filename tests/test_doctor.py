@@ -266,6 +266,9 @@ def test_a_set_of_images_is_measured(
     rows = {row.what: row.found for row in doctor.images(folder)}
     assert rows["images"].endswith(f"to train on in 2 classes, {sizes}")
     assert rows["engine"].startswith(engine)
+    unreadable = rows.pop("unreadable")
+    assert unreadable.startswith("1 of ")
+    assert unreadable.endswith("/a/bad.png: not an image that can be read")
     assert set(rows) == {"images", "engine", "reading", "decoding", "augmentation", "feeds"}
     rates = [int(found.split()[0].replace(",", "")) for found in list(rows.values())[2:]]
     assert min(rates) > 0 and rates[0] > rates[1]

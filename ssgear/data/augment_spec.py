@@ -102,6 +102,25 @@ class AugmentSpec:
         """Return the jitter's strengths: brightness, contrast, saturation, hue."""
         return (self.brightness, self.contrast, self.saturation, self.hue)
 
+    def numbers(self) -> tuple[float, ...]:
+        """Return what the draws of `draws.py` need: probabilities, strengths, ranges, the crop."""
+        (softest, blurriest), (narrow, wide) = self.blur_sigma, self.crop_ratio
+        shared = (
+            self.flip,
+            self.jitter,
+            self.grey,
+            self.blur,
+            self.solarise,
+            *self.strengths,
+            softest,
+            blurriest - softest,
+        )
+        if self.crop_scale is None:
+            return tuple(map(float, shared))
+        small, large = self.crop_scale
+        logarithms = math.log(narrow), math.log(wide / narrow)
+        return tuple(map(float, (*shared, small, large - small, narrow, wide, *logarithms)))
+
     def side(self, size: int) -> int:
         """Return the view's side in pixels where the run's views have `size`."""
         side = round(size * self.size_share)

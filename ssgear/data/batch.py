@@ -28,8 +28,8 @@ class Batch:
     position: Tensor
     """[n] int64: row in the global batch, the same whatever the number of ranks."""
     images: Tensor | None = None
-    """[n, 3, H, W] float32 in [-1, 1], not augmented; only where the method asks for it
-    (`Method.needs_images`)."""
+    """[n, 3, S, S] float32 in [-1, 1], not augmented: centre squares of the run's size
+    (data/square.py); only where the method asks for it (`Method.needs_images`)."""
     fetch: Callable[[Tensor], Tensor] | None = None
     """Other images of the training set as in `images`, by their places [m] int64; only where the
     method asks for images."""

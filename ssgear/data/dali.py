@@ -18,17 +18,17 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from ssgear import distributed
-from ssgear.data.augment import AugmentSpec
 from ssgear.data.dali_pipeline import DEPTH, CropPipeline, Feed, Output, feed
 from ssgear.data.decode import BadImageError, checked_size, open_rgb
 from ssgear.data.jpeg import plain_size
 from ssgear.data.lost import Rows
 from ssgear.data.readers import ArrayReader
+from ssgear.data.source import Source
+from ssgear.data.square import centre_boxes
 from ssgear.data.torch_loader import CropDataset, Made, Request, TorchLoader
 from ssgear.errors import DataError, first_line
 
@@ -89,13 +89,12 @@ class DaliLoader(TorchLoader):
     def _outputs(self) -> list[Output]:
         """Return what is cut from every image: each view's crop, then the whole where asked for."""
         plan = self.plan
-        cut = [*zip(plan.specs, plan.sides, strict=True)]
-        if plan.needs_images:
-            cut.append((AugmentSpec.named("none"), plan.size))
-        return [
+        whole = Output(size=plan.size, interpolation="bicubic", antialias=True)
+        views = [
             Output(size=side, interpolation=spec.interpolation, antialias=spec.antialias)
-            for spec, side in cut
+            for spec, side in zip(plan.specs, plan.sides, strict=True)
         ]
+        return [*views, whole] if plan.needs_images else views
 
     def _fill(self, running: deque[Prepared], ahead: _Preparation) -> None:
         """Feed the pipeline; wait for files only where it has nothing else to do."""
@@ -199,8 +198,7 @@ class _Preparation:
         boxes = [drawn.box for drawn in dataset.draw(request)]
         places = [items.rows_of(view) for view in range(len(boxes))]
         if dataset.plan.needs_images:
-            sizes = dataset.sizes[items.index].float()
-            boxes.append(torch.cat((torch.zeros_like(sizes), sizes), dim=1))
+            boxes.append(centre_boxes(dataset.sizes[items.index]))
             places.append(items.index)
         shown = places if self._apart else places[:1]
         given = [
@@ -212,17 +210,27 @@ class _Preparation:
 
     def _encoded(self, index: int) -> bytes:
         """Return an image as DALI takes it."""
-        source = self._dataset.source
-        if isinstance(source.reader, ArrayReader):
-            return as_ppm(source.image(index))
-        data = source.stored(index)
-        size = plain_size(data)
-        if size is None:
-            image = open_rgb(data)
-            size, data = image.size, as_ppm(image)
+        data, size = dali_file(self._dataset.source, index)
         if sorted(size) != sorted(self._dataset.sizes[index].tolist()):
             raise BadImageError("its size changed while training")
         return data
+
+
+def dali_file(source: Source, index: int) -> tuple[bytes, tuple[int, int]]:
+    """Return an image as DALI takes it, and its sides, in either order.
+
+    Raises:
+        BadImageError: it cannot be read.
+    """
+    if isinstance(source.reader, ArrayReader):
+        image = source.image(index)
+        return as_ppm(image), image.size
+    data = source.stored(index)
+    size = plain_size(data)
+    if size is not None:
+        return data, size
+    image = open_rgb(data)
+    return as_ppm(image), image.size
 
 
 def as_ppm(image: Image.Image) -> bytes:

@@ -83,19 +83,6 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def fit(image: Image.Image, size: int) -> Image.Image:
-    """Return the centre square of an image, its shorter side resized to `size` (bicubic)."""
-    width, height = image.size
-    short = min(width, height)
-    if short == size:
-        left, top = (width - size) // 2, (height - size) // 2
-        return image.crop((left, top, left + size, top + size))
-    # the square alone is resampled: a strip of 20000 x 1 pixels must not become one of 20000 * size
-    left_edge, top_edge = (width - short) / 2, (height - short) / 2
-    box = (left_edge, top_edge, left_edge + short, top_edge + short)
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-
-
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise BadImageError("empty file")

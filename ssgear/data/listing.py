@@ -76,10 +76,10 @@ class Listing:
             digests=digests,
         )
 
-    def with_images(self, where: Iterable[str]) -> Listing:
+    def with_images(self, paths: Iterable[str]) -> Listing:
         """Return the listing of a folder with images that were there, by path, added."""
         root = f"{self.root}/"
-        added = {path.removeprefix(root) for path in where if path.startswith(root)}
+        added = {path.removeprefix(root) for path in paths if path.startswith(root)}
         if not added or self.spans is not None:
             return self
         return _listing(self.root, {*self.images, *self.others, *added}, None)

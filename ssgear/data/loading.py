@@ -163,6 +163,8 @@ class Loaded(NamedTuple):
     """Real images."""
     synthetic: Source | None
     stored: StoredViews | None
+    why: str
+    """Why this engine, in words."""
 
 
 def build_loader(
@@ -183,7 +185,7 @@ def build_loader(
     from ssgear.data.resident import ResidentLoader
     from ssgear.data.torch_loader import TorchLoader
 
-    engine, _ = choose_engine(config, source, synthetic, stored, plan.specs, plan.device)
+    engine, why = choose_engine(config, source, synthetic, stored, plan.specs, plan.device)
     if engine == "dali":
         dali_pipeline.require(plan.device)
     tensor, source = _read(engine, source, config, lost)
@@ -205,7 +207,7 @@ def build_loader(
         gone = LostImages(everything, config.max_bad_share, lost)
         kind = DaliLoader if engine == "dali" else TorchLoader
         loader = kind(gone, tensor, sampler, plan, config.workers)
-    return Loaded(loader, source, synthetic, stored)
+    return Loaded(loader, source, synthetic, stored, why)
 
 
 def _read(
@@ -252,7 +254,7 @@ def choose_engine(
     if config.loader == "auto" and fits:
         return "resident", reason
     if config.loader == "auto":
-        return _by_files(reason, device)
+        return _by_files(reason, config, source, specs, device)
     if config.loader == "resident" and side is None:
         raise ConfigError(
             "--data.loader: resident needs images of one square size; "
@@ -261,11 +263,21 @@ def choose_engine(
     return config.loader, "asked for by --data.loader"
 
 
-def _by_files(reason: str, device: torch.device | None) -> tuple[str, str]:
-    """Choose among the engines that read files: DALI where it can use a GPU."""
+def _by_files(
+    reason: str,
+    config: DataConfig,
+    source: Source,
+    specs: Sequence[AugmentSpec],
+    device: torch.device | None,
+) -> tuple[str, str]:
+    """Choose among the engines that read files: DALI where it can use a GPU, and does it well."""
     if device is None or device.type != "cuda":
         return "torch", reason
     problem = dali_pipeline.why_not(device)
+    if not problem:
+        from ssgear.data import dali_check  # DALI's engine stands on this room
+
+        problem = dali_check.fault(source, specs, view_size(config, source), device)
     if problem:
         return "torch", f"{reason}; {problem}"
     return "dali", f"{reason}; the GPU decodes them"

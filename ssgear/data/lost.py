@@ -39,9 +39,9 @@ class LostImages:
         self.max_share = max_share
         self.reasons: dict[int, str] = {}
         self._untold: list[tuple[int, str]] = []
-        names = {file.where: file.reason for file in known}
+        names = {file.name: file.reason for file in known}
         if names:
-            every = ((index, source.where(index)) for index in range(len(source)))
+            every = ((index, source.full_name(index)) for index in range(len(source)))
             self.reasons = {index: names[name] for index, name in every if name in names}
 
     def add(self, found: Found, *, told: bool = False) -> None:
@@ -71,7 +71,7 @@ class LostImages:
 
     def files(self) -> list[BadFile]:
         """Return all of them by name."""
-        return [BadFile(self.source.where(i), reason) for i, reason in self.reasons.items()]
+        return [BadFile(self.source.full_name(i), reason) for i, reason in self.reasons.items()]
 
 
 class Rows(Generic[T]):

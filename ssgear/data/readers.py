@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssgear.data.decode import BadImageError, open_rgb, stored_size
-from ssgear.data.names import Names, printable
+from ssgear.data.names import Names
 from ssgear.data.stamps import mixed, state_of, states_of
 
 _HEADER = 1 << 16
@@ -48,8 +48,8 @@ class Reader(Protocol):
         """Return height and width from the header, or raise `BadImageError`."""
         ...
 
-    def where(self, index: int) -> str:
-        """Return the name of an image for messages."""
+    def full_name(self, index: int) -> str:
+        """Return where an image is, with whatever bytes its name has."""
         ...
 
     def own_name(self, index: int) -> str:
@@ -93,9 +93,9 @@ class FolderReader(EncodedReader):
         """Return how many files there are."""
         return len(self.names)
 
-    def where(self, index: int) -> str:
+    def full_name(self, index: int) -> str:
         """Return the path of a file."""
-        return printable(f"{self.root}/{self.names[index]}")
+        return f"{self.root}/{self.names[index]}"
 
     def own_name(self, index: int) -> str:
         """Return the path of a file below the folder."""
@@ -109,7 +109,7 @@ class FolderReader(EncodedReader):
 
     def _read(self, index: int, limit: int | None) -> bytes:
         try:
-            with open(f"{self.root}/{self.names[index]}", "rb", buffering=0) as file:
+            with open(self.full_name(index), "rb", buffering=0) as file:
                 return file.read(-1 if limit is None else limit)
         except OSError as error:
             raise BadImageError(f"cannot be read: {error.strerror or error}") from error
@@ -143,9 +143,9 @@ class ArchiveReader(EncodedReader):
         """Return how many members there are."""
         return len(self.names)
 
-    def where(self, index: int) -> str:
+    def full_name(self, index: int) -> str:
         """Return the archive and the member's name."""
-        return printable(f"{self.paths[self._archive(index)]}:{self.names[index]}")
+        return f"{self.paths[self._archive(index)]}:{self.names[index]}"
 
     def stamps(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return numbers that change with a member's place or its archive's size or time."""
@@ -231,7 +231,7 @@ class ArrayReader:
         """Return height and width."""
         return self.pixels.shape[2], self.pixels.shape[3]
 
-    def where(self, index: int) -> str:
+    def full_name(self, index: int) -> str:
         """Return the set and the number."""
         return f"{self.title} image {index}"
 

@@ -14,6 +14,7 @@ from ssgear.data.augment import augment
 from ssgear.data.batch import Batch
 from ssgear.data.loading import Streams, ViewPlan
 from ssgear.data.sampler import Order, Sampler
+from ssgear.data.square import centre_squares
 
 PIXELS_AT_ONCE = 512 * 32 * 32
 """Pixels of one view that are made in one call."""
@@ -89,10 +90,13 @@ class ResidentLoader:
         for place, (step, each) in enumerate(zip(steps, items, strict=True)):
             part = slice(place * share, (place + 1) * share)
             number = epoch * self.sampler.steps_per_epoch + step
-            images = whole[part] if plan.needs_images else None
+            images = centre_squares(whole[part], plan.size) if plan.needs_images else None
             cut = [view[part] for view in views]
-            fetch = self._fetch if plan.needs_images else None
+            fetch = self._squares if plan.needs_images else None
             yield plan.batch(cut, each, self.labels, epoch, number, images, fetch)
+
+    def _squares(self, index: Tensor) -> Tensor:
+        return centre_squares(self._fetch(index), self.plan.size)
 
     def _fetch(self, index: Tensor) -> Tensor:
         return self.images[index.to(self.images.device)]

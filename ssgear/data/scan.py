@@ -16,10 +16,11 @@ from torch import Tensor
 
 from ssgear.config.schema import DataConfig
 from ssgear.data.checked import checked
-from ssgear.data.decode import BadImageError, fit
+from ssgear.data.decode import BadImageError
 from ssgear.data.progress import progress
 from ssgear.data.readers import ArrayReader
 from ssgear.data.source import BadFile, Source
+from ssgear.data.square import centre_squares
 from ssgear.errors import DataError
 
 GREY = 128
@@ -85,7 +86,7 @@ def scan(
     Raises:
         DataError: more than `--data.max-bad-share` cannot be read.
     """
-    gone = {file.where for file in lost}
+    gone = {file.name for file in lost}
     sizes = np.zeros((len(source), 2), dtype=np.int64)
     missing = np.arange(len(source))
     label = "Checking" if progress and not isinstance(source.reader, ArrayReader) else ""
@@ -95,7 +96,7 @@ def scan(
 
         def read(place: int) -> None:
             index = int(missing[place])
-            if not gone or source.where(index) not in gone:
+            if not gone or source.full_name(index) not in gone:
                 sizes[index] = source.checked_size(index)
 
         found = _for_each(read, len(missing), config.workers, label)
@@ -116,7 +117,7 @@ def load_images(
     missing: int | None = None,
     bad: Bad | None = None,
 ) -> Tensor:
-    """Return some images as uint8 [n, 3, size, size]: centre squares, resized (bicubic).
+    """Return some images as uint8 [n, 3, size, size]: the squares of `square.py`.
 
     Where `missing` is given, an image that cannot be read has all pixels of that value, and its row
     and the reason are added to `bad`.
@@ -128,7 +129,8 @@ def load_images(
     rows = indices.tolist()
 
     def read(row: int) -> None:
-        pixels[row] = np.asarray(fit(source.image(rows[row]), size)).transpose(2, 0, 1)
+        image = torch.from_numpy(np.array(source.image(rows[row]))).permute(2, 0, 1)
+        pixels[row] = centre_squares(image[None], size)[0].numpy()
 
     for row, reason in sorted(_for_each(read, len(rows), workers, "")):
         if missing is None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ssgear.data.checked import known_sizes
 from ssgear.data.decode import BadImageError, checked_size, to_tensor
+from ssgear.data.names import printable
 from ssgear.data.readers import ArrayReader, Reader
 from ssgear.errors import DataError
 from ssgear.storage.view_store import digest_of
@@ -30,12 +31,17 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class BadFile:
-    """A file that was skipped."""
+    """A file that was skipped, or that a run lost while training."""
 
-    where: str
-    """Its name."""
+    name: str
+    """Where it is, with whatever bytes its name has: checkpoints find it again by this."""
     reason: str
     """Why it cannot be read."""
+
+    @property
+    def where(self) -> str:
+        """Its name for messages, in one line."""
+        return printable(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +133,12 @@ class Source:
         return checked_size(self.reader.encoded(self._row(index)))
 
     def where(self, index: int) -> str:
-        """Return the name of image `index` for messages."""
-        return self.reader.where(self._row(index))
+        """Return the name of image `index` for messages, in one line."""
+        return printable(self.full_name(index))
+
+    def full_name(self, index: int) -> str:
+        """Return where image `index` is, with whatever bytes its name has."""
+        return self.reader.full_name(self._row(index))
 
     def own_name(self, index: int) -> str:
         """Return the name of image `index` within its set: views are stored under it."""
@@ -166,7 +176,7 @@ class Source:
         good = torch.ones(len(self), dtype=torch.bool)
         good[[index for index, _ in bad]] = False
         part = self.subset(good.nonzero()[:, 0])
-        part.bad = (*self.bad, *(BadFile(self.where(index), reason) for index, reason in bad))
+        part.bad = (*self.bad, *(BadFile(self.full_name(index), reason) for index, reason in bad))
         return part
 
     def _row(self, index: int) -> int:

@@ -26,12 +26,13 @@ from ssgear.data.layout import (
     tiny_imagenet_layout,
 )
 from ssgear.data.listing import Listing, list_files, list_zip
+from ssgear.data.names import printable
 from ssgear.data.published import published_folder, read_published
 from ssgear.data.scan import decode_all, load_images, scan
 from ssgear.data.shard_paths import holds_shards, is_pattern
 from ssgear.data.source import BadFile, Images, Source, Triple
 from ssgear.data.webdataset import list_shards, shard_layout, shard_part
-from ssgear.errors import ConfigError, DataError, did_you_mean
+from ssgear.errors import ConfigError, DataError, did_you_mean, first_line
 
 __all__ = [
     "SOURCES",
@@ -92,6 +93,9 @@ def open_probe_source(config: DataConfig) -> Source:
 
 
 def _open(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile] = ()) -> Source:
+    for option, path in (("--data.path", config.path), ("--data.test-path", config.test_path)):
+        if path is not None and not is_pattern(path):
+            _check_reachable(option, path)
     name = _name(config)
     entry = SOURCES[name]
     if config.labels and not entry.labels_from_files:
@@ -135,6 +139,19 @@ def _name(config: DataConfig) -> str:
     return published_folder(path) or ("tiny-imagenet" if tiny else "folder")
 
 
+def _check_reachable(option: str, path: Path) -> None:
+    """Refuse a path that the system does not let us look at; one that is absent is told later."""
+    try:
+        path.expanduser().stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, RuntimeError, ValueError) as error:  # no home, or a zero byte
+        reason = getattr(error, "strerror", None) or first_line(error)
+        name = printable(str(path))
+        name = name if len(name) < 200 else f"{name[:100]}..."
+        raise DataError(f"{option}: {name} cannot be looked at: {reason}") from error
+
+
 def _is_there(path: Path) -> bool:
     return path.expanduser().exists() or is_pattern(path)
 
@@ -143,7 +160,7 @@ def _list(config: DataConfig, lost: Sequence[BadFile]) -> Listing:
     if config.path is None:
         raise ConfigError(f"--data.path: --data.source {config.source} needs a path")
     listing = list_files(config.path, "--data.path", remember=config.cache)
-    return listing.with_images(file.where for file in lost)
+    return listing.with_images(file.name for file in lost)
 
 
 def _read_mini(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile]) -> Images:

@@ -21,7 +21,7 @@ from ssgear.data.decode import BadImageError
 from ssgear.data.loading import ViewPlan, augmentation, build_loader, choose_engine, view_size
 from ssgear.data.sampler import Sampler
 from ssgear.data.scan import load_images
-from ssgear.data.source import Source
+from ssgear.data.source import BadFile, Source
 from ssgear.errors import DataError
 from ssgear.kernels import philox
 
@@ -56,6 +56,10 @@ class Speed:
     """Views made of images in memory, one core."""
     fed: float
     """Images of which the engine made two views each, with the workers given."""
+    looked_at: int
+    """Files that were read from start to end first."""
+    bad: tuple[BadFile, ...]
+    """Those of them that cannot be read."""
 
     @property
     def limit(self) -> str:
@@ -76,7 +80,8 @@ def measure(source: Source, config: DataConfig, device: torch.device) -> Speed:
     size = view_size(config, source)
     specs = augmentation(config, size)
     engine, reason = choose_engine(config, source, specs=specs, device=device)
-    some = _readable(source.subset(philox.permutation(0, len(source))[:SAMPLE]))
+    sample = source.subset(philox.permutation(0, len(source))[:SAMPLE])
+    some = _readable(sample)
     shapes = [_shape(some.decode(index)) for index in range(min(len(some), BATCH))]
     ordered = sorted(shapes, key=lambda shape: shape[0] * shape[1])
     files = [len(some.encoded(index)) for index in range(len(shapes))]
@@ -91,6 +96,8 @@ def measure(source: Source, config: DataConfig, device: torch.device) -> Speed:
         decoded=_rate(some.decode, len(some)),
         views=_view_rate(some, config, size),
         fed=_feed_rate(some, config, engine, size, device),
+        looked_at=len(sample),
+        bad=some.bad,
     )
 
 

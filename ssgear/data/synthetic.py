@@ -33,7 +33,7 @@ class StoreReader(EncodedReader):
         """Return how many images there are."""
         return len(self.store)
 
-    def where(self, index: int) -> str:
+    def full_name(self, index: int) -> str:
         """Return the shard and the number of an image."""
         return self.store.where(index)
 
@@ -74,10 +74,10 @@ class JoinedReader:
         source, place = self._find(index)
         return source.checked_size(place)
 
-    def where(self, index: int) -> str:
-        """Return the name of an image for messages."""
+    def full_name(self, index: int) -> str:
+        """Return where an image is, with whatever bytes its name has."""
         source, place = self._find(index)
-        return source.where(place)
+        return source.full_name(place)
 
     def own_name(self, index: int) -> str:
         """Return the name of an image within its own set."""

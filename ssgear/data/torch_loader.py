@@ -27,6 +27,7 @@ from ssgear.data.policy import apply_policy
 from ssgear.data.sampler import Items, Order, Sampler
 from ssgear.data.scan import GREY
 from ssgear.data.sources import load_images
+from ssgear.data.square import centre_squares
 from ssgear.errors import DataError
 from ssgear.kernels import philox
 
@@ -52,7 +53,7 @@ class Made:
     crops: list[Tensor]
     """uint8 [n, 3, size, size] for each view."""
     images: Tensor | None
-    """The whole images, of the same shape, where they are asked for."""
+    """The whole images (`square.py`), of the same shape, where they are asked for."""
     found: Found = ()
     """Images that turned out to be lost."""
 
@@ -99,7 +100,6 @@ class CropDataset(Dataset[Made | DataError]):
         empty = partial(torch.empty, dtype=torch.uint8)
         crops = [empty(len(index), 3, side, side) for side in plan.sides]
         images = empty(len(index), 3, plan.size, plan.size) if plan.needs_images else None
-        whole = AugmentSpec.named("none")
         for row in range(len(index)):
             images_of = rows.read(row)
             if rows.changed(row):
@@ -109,8 +109,7 @@ class CropDataset(Dataset[Made | DataError]):
                 crop[row] = _cut(image, drawn.box[row], crop.shape[-1], spec)
             if images is not None:
                 image = images_of[int(rows.items.index[row])]
-                box = torch.tensor([0.0, 0.0, *image.shape[1:]])
-                images[row] = _cut(image, box, plan.size, whole)
+                images[row] = centre_squares(image[None], plan.size)[0]
         for view, (drawn, spec) in enumerate(zip(params, plan.specs, strict=True)):
             if spec.policy is not None:
                 crops[view] = apply_policy(

@@ -87,7 +87,7 @@ def _own_state(run: Run, callbacks: Sequence[Callback]) -> dict[str, Any]:
 def lost_files(folder: Path) -> list[BadFile]:
     """Return the images that a run had lost when it was saved (data/lost.py)."""
     lost = checkpoint.read_manifest(folder).get("lost", [])
-    return [BadFile(where, reason) for where, reason in lost]
+    return [BadFile(name, reason) for name, reason in lost]
 
 
 def _commit(run: Run, staged: Path, final: Path) -> None:
@@ -99,7 +99,7 @@ def _commit(run: Run, staged: Path, final: Path) -> None:
         "runtime": run.runtime.name,
         "num_images": len(run.source),
         "num_synthetic": run.loader.sampler.num_synthetic,
-        "lost": [(lost.where, lost.reason) for lost in run.loader.lost.files()]
+        "lost": [(lost.name, lost.reason) for lost in run.loader.lost.files()]
         if run.loader.lost
         else [],
         "num_stored": 0 if run.stored is None else len(run.stored.source),

@@ -28,7 +28,6 @@ from ssgear.data.loading import (
     ViewPlan,
     augmentation,
     build_loader,
-    choose_engine,
     view_size,
 )
 from ssgear.data.sampler import Sampler
@@ -143,11 +142,10 @@ def _build(
             world_size=world.size,
         )
 
-    engine, why = choose_engine(config.data, source, synthetic, stored, plan.specs, device)
-    loader, source, synthetic, stored = build_loader(
+    loader, source, synthetic, stored, why = build_loader(
         config.data, source, sampler_for, plan, synthetic, stored, lost
     )
-    _check_ranks(world, engine, loader.sampler, source)
+    _check_ranks(world, loader.name, loader.sampler, source)
     total = loader.sampler.steps_per_epoch * config.optim.epochs
     _check_rows(method, config, world)
     runtime = build_runtime(method, config, world, ds)
@@ -170,7 +168,7 @@ def _build(
         total_steps=total,
         resumed=launch.resume is not None,
     )
-    _tell(run, f"{engine} loader: {why}", ds)
+    _tell(run, f"{loader.name} loader: {why}", ds)
     return run
 
 
@@ -233,7 +231,8 @@ def _check_ranks(world: World, engine: str, sampler: Sampler, source: Source) ->
     if world.max_number(number) != -world.max_number(-number):
         raise DataError(
             f"rank {world.rank} reads {len(source)} images by the {engine} loader, another rank "
-            "does not read the same: give every rank the same files"
+            "does not read the same: give every rank the same files, and name the engine by "
+            "--data.loader"
         )
 
 

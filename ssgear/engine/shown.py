@@ -12,7 +12,8 @@ from ssgear.engine.callbacks import Run
 def make_views(run: Run, images: Tensor, count: int, *, first: int = 0) -> list[Tensor]:
     """Return augmented views `first`, `first` + 1, ... of images, by the run's own specification.
 
-    `count` of them [N, 3, S, S], normalised, on the run's device. Epoch -1 is nobody's in training.
+    `count` of them [N, 3, s, s], each of its own side as in training, normalised, on the run's
+    device. Epoch -1 is nobody's in training.
 
     Args:
         run: The run.
@@ -20,13 +21,13 @@ def make_views(run: Run, images: Tensor, count: int, *, first: int = 0) -> list[
         count: How many views of each.
         first: Number of the first; another number is another draw.
     """
-    specs = run.plan.specs
+    specs, sides = run.plan.specs, run.plan.sides
     images = images.to(run.device)
     return [
         augment(
             images,
             specs[view % len(specs)],
-            size=run.plan.size,
+            size=sides[view % len(sides)],
             seed=run.config.seed,
             epoch=-1,
             indices=torch.arange(len(images), device=run.device),

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ssgear.errors import ArgumentError, did_you_mean, first_line
 from ssgear.kernels import native, resample, transforms, triton_here
+from ssgear.kernels.augment_op import compiled_views
 from ssgear.kernels.augment_packed import (
     BOX,
     CASES,
@@ -36,8 +37,10 @@ from ssgear.kernels.augment_packed import (
     TRITON_CHECKS,
     AugmentSettings,
     Case,
+    check_images,
     check_params,
     check_settings,
+    check_size,
     check_values,
 )
 from ssgear.kernels.augment_reference import views_reference
@@ -83,20 +86,23 @@ def augment_views(
     Raises:
         ArgumentError: In one line, for arguments that do not fit together.
     """
-    _check(images, size)
+    check_images("augment", images)
+    if size is not None:
+        check_size("augment", size)
+    if not (dtype == torch.uint8 or dtype.is_floating_point):
+        raise ArgumentError(f"augment: dtype {dtype} is not possible; use uint8 or floating-point")
     height, width = images.shape[2:] if size is None else (size, size)
     check_settings(settings, height, width)
     check_params(params, len(images))
+    if torch.compiler.is_compiling():
+        return compiled_views(images, params, settings, size, dtype, channels_last, impl)
     form = choose(impl, images, size, dtype)
     if form != "cpp":
         check_values(params, images.shape[2], images.shape[3], resize=size is not None)
     if form == "reference":
         views = views_reference(images, params, settings, size, dtype)
         return views.contiguous(memory_format=torch.channels_last) if channels_last else views
-    order = torch.channels_last if channels_last else torch.contiguous_format
-    views = torch.empty(
-        len(images), 3, height, width, dtype=dtype, device=images.device, memory_format=order
-    )
+    views = _empty((len(images), 3, height, width), dtype, images.device, channels_last)
     fill = _fill_cpp if form == "cpp" else _fill_triton
     fill(images.detach(), params.to(images.device).contiguous(), settings, size is not None, views)
     return views
@@ -117,18 +123,21 @@ def crop_resize(
     in every form; for float images the unrounded values, with a gradient to the images
     (`resample.py`).
     """
+    check_images("crop_resize", images, channels=None)
+    check_size("crop_resize", size)
     resample.check(images, boxes, interpolation)
     if images.shape[1] != 3 and impl == "auto":
         impl = "reference"
     form = choose(impl, images, size, torch.uint8)
     if form == "reference":
+        resample.check_inside(images, boxes)
         return resample.crop_resize(
             images, boxes, size, interpolation=interpolation, antialias=antialias
         )
-    params = torch.zeros(len(boxes), COLUMNS, dtype=torch.float32)
+    params = torch.zeros(len(boxes), COLUMNS, dtype=torch.float32, device=boxes.device)
     params[:, BOX] = boxes.float()
     params[:, JITTER.start : JITTER.stop - 1] = 1.0
-    params[:, ORDER] = torch.arange(4.0)
+    params[:, ORDER] = torch.arange(4.0, device=boxes.device)
     settings = AugmentSettings(interpolation=interpolation, antialias=antialias)
     options: dict[str, Any] = {"size": size, "dtype": torch.uint8, "impl": form}
     return augment_views(images, params, settings, **options).float()
@@ -182,6 +191,21 @@ def why_not(impl: str, images: Tensor, size: int | None, dtype: torch.dtype) -> 
     if size is None and height != width:
         return f"it makes square views, and crops are {height} x {width}"
     return triton_here.why_not(images.device)
+
+
+def _empty(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device, channels_last: bool
+) -> Tensor:
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    try:
+        return torch.empty(shape, dtype=dtype, device=device, memory_format=order)
+    except RuntimeError as error:  # of a GPU too
+        count, _, height, width = shape
+        size = 3 * count * height * width * dtype.itemsize / 1e9
+        raise ArgumentError(
+            f"augment: {count} views of {height} x {width} take {size:.3g} GB, more than {device} "
+            "has left; use a smaller size or fewer images at a time"
+        ) from error
 
 
 def _fill_cpp(
@@ -246,12 +270,3 @@ def _fault(case: Case, device: torch.device) -> str:
         return first_line(error)
     worst = (found - right).abs().max().item()
     return "" if worst < 2 / 255 else f"views of {case.size} px are off by {worst:.1g}"
-
-
-def _check(images: Tensor, size: int | None) -> None:
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ArgumentError(f"augment: images {tuple(images.shape)}; give [N, 3, H, W]")
-    if not (images.dtype == torch.uint8 or images.is_floating_point()):
-        raise ArgumentError(f"augment: images are {images.dtype}; give uint8, or floating-point")
-    if size is not None and size < 1:
-        raise ArgumentError(f"augment: size {size} is not possible; use at least 1 pixel")

@@ -47,6 +47,29 @@ class AugmentSettings:
     """Channel deviations that are divided by."""
 
 
+def check_images(function: str, images: Tensor, channels: int | None = 3) -> None:
+    """Refuse what is no batch of images with pixels: [N, 3, H, W], uint8 or floating-point."""
+    wanted = "N, C, H, W" if channels is None else f"N, {channels}, H, W"
+    if not isinstance(images, Tensor):
+        raise ArgumentError(f"{function}: images are a {type(images).__name__}; give [{wanted}]")
+    if images.ndim != 4 or (channels is not None and images.shape[1] != channels):
+        raise ArgumentError(f"{function}: images {tuple(images.shape)}; give [{wanted}]")
+    if not (images.dtype == torch.uint8 or images.is_floating_point()):
+        raise ArgumentError(f"{function}: images are {images.dtype}; give uint8, or floating-point")
+    if 0 in images.shape[2:]:
+        raise ArgumentError(
+            f"{function}: images {tuple(images.shape)} have no pixels; give at least 1 x 1"
+        )
+
+
+def check_size(function: str, size: int) -> None:
+    """Refuse a side that is not a whole number of pixels, at least one."""
+    if not isinstance(size, int | torch.SymInt):
+        raise ArgumentError(f"{function}: size {size!r} is not possible; give whole pixels")
+    if size < 1:
+        raise ArgumentError(f"{function}: size {size} is not possible; use at least 1 pixel")
+
+
 def check_settings(settings: AugmentSettings, height: int, width: int) -> None:
     """Refuse what cannot be done to views of that size."""
     if settings.interpolation not in RADIUS:

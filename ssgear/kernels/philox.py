@@ -53,8 +53,8 @@ def philox4x32(key: int, counter: Tensor) -> Tensor:
 
 def uniform(key: int, counters: Tensor, count: int) -> Tensor:
     """Return float32 [n, count], uniform over the multiples of 2^-24 in [0, 1)."""
-    if _is_fast(counters):
-        drawn: Tensor = torch.ops.ssgear_native.philox_uniform(_signed(key), counters, count)
+    if is_fast(counters):
+        drawn: Tensor = torch.ops.ssgear_native.philox_uniform(signed(key), counters, count)
         return drawn
     return (_words(key, counters, count) >> 8).to(torch.float32).mul_(2.0**-24)
 
@@ -86,23 +86,23 @@ def _key_schedule(key: int) -> list[list[int]]:
     ]
 
 
-def _is_fast(counters: Tensor) -> bool:
-    """Return whether C++ can draw for these counters."""
+def is_fast(counters: Tensor) -> bool:
+    """Return whether C++ draws for these counters."""
     if torch.compiler.is_compiling() or transforms.is_transformed(counters):
         return False
     plain = counters.device.type == "cpu" and counters.dtype == torch.int64 and counters.ndim == 1
     return plain and type(counters) is Tensor and native.available()
 
 
-def _signed(key: int) -> int:
+def signed(key: int) -> int:
     """Return the int64 of the same bits as the lowest 64 of a key."""
     return (key + 2**63) % 2**64 - 2**63
 
 
 def _words(key: int, counters: Tensor, count: int) -> Tensor:
     """Return the first `count` random words of every counter, int64 [n, count] below 2^32."""
-    if _is_fast(counters):
-        words: Tensor = torch.ops.ssgear_native.philox_words(_signed(key), counters, count)
+    if is_fast(counters):
+        words: Tensor = torch.ops.ssgear_native.philox_words(signed(key), counters, count)
         return words
     n, blocks = len(counters), -(-count // 4)
     counter = torch.zeros(4, n, blocks, dtype=torch.int64, device=counters.device)

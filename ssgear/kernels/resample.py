@@ -137,8 +137,25 @@ def check(images: Tensor, boxes: Tensor, interpolation: str) -> None:
     """Refuse images and boxes that do not fit together."""
     if interpolation not in RADIUS:
         raise ArgumentError(f"interpolation: {interpolation!r} is unknown; use bilinear or bicubic")
-    if images.ndim != 4 or boxes.shape != (len(images), 4):
+    if boxes.shape != (len(images), 4) or boxes.dtype == torch.bool or boxes.is_complex():
         raise ArgumentError(
-            f"crop_resize: images {tuple(images.shape)} with boxes {tuple(boxes.shape)}; "
-            "give images [N, 3, H, W] and boxes [N, 4]"
+            f"crop_resize: images {tuple(images.shape)} with boxes {tuple(boxes.shape)} "
+            f"{boxes.dtype}; give images [N, 3, H, W] and boxes [N, 4] of numbers"
+        )
+
+
+def check_inside(images: Tensor, boxes: Tensor) -> None:
+    """Refuse boxes that do not lie inside their images; nothing is read from a GPU."""
+    if boxes.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    corner, side = boxes.double().chunk(2, dim=1)
+    inside = (corner >= 0) & (side > 0) & (corner + side <= corner.new_tensor(images.shape[2:]))
+    if not images.is_floating_point():
+        inside &= (corner == corner.round()) & (side == side.round())
+    if not bool(inside.all()):
+        row = int((~inside).any(1).int().argmax())
+        height, width = images.shape[2:]
+        raise ArgumentError(
+            f"crop_resize: box {row} is {boxes[row].tolist()} of an image of {height} x {width}; "
+            "give top, left, height and width inside it, of uint8 images in whole pixels"
         )

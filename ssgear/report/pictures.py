@@ -138,17 +138,24 @@ def _curve(
 
 
 def views(views: Any, stored: Any = None) -> dict[str, Any] | None:
-    """Rows of an original and the views of it; `stored` marks generated ones, [rows, views]."""
+    """Rows of an original and the views of it, each of any size; `stored` marks generated ones.
+
+    `stored` is [rows, views]. `shares` are the widths in percent of the row's widest picture, so
+    that a smaller view is seen smaller.
+    """
     if views is None or not len(views):
         return None
-    rows = np.asarray(views, dtype=np.uint8)[:MAX_ROWS, : MAX_VIEWS + 1]
-    marks = np.zeros(rows.shape[:2], dtype=bool)
+    rows = [list(row[: MAX_VIEWS + 1]) for row in views[:MAX_ROWS]]
+    marks = np.zeros((len(rows), len(rows[0])), dtype=bool)
     if stored is not None:
         marks[:, 1:] = np.asarray(stored)[:MAX_ROWS, :MAX_VIEWS]
+    widths = [[np.shape(image)[1] for image in row] for row in rows]
     return {
-        "count": rows.shape[1] - 1,
-        "total": np.shape(views)[1] - 1,
-        "rows": [[images.picture(image) for image in row] for row in rows],
+        "count": len(rows[0]) - 1,
+        "total": len(views[0]) - 1,
+        "rows": [[images.picture(np.asarray(image)) for image in row] for row in rows],
+        "shares": [[round(100 * width / max(row)) for width in row] for row in widths],
+        "smaller": any(min(row) < max(row) for row in widths),
         "stored": marks.tolist(),
         "any_stored": bool(marks.any()),
     }

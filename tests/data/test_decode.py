@@ -11,13 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F
 
 from ssgear.data.decode import (
     BadImageError,
     checked_size,
-    fit,
     is_image_name,
     open_rgb,
     stored_size,
@@ -223,23 +220,6 @@ def test_damaged_bytes_end_in_pixels_or_a_reason() -> None:
                 outcomes["read"] += 1
                 assert checked_size(bytes(data)) == (height, width)
     assert min(outcomes.values()) > 20, outcomes
-
-
-@pytest.mark.parametrize(("height", "width"), [(60, 90), (90, 60), (64, 64), (32, 48), (16, 24)])
-def test_fit_is_resize_and_centre_crop(height: int, width: int) -> None:
-    # smooth, so that the order of Pillow's two passes moves no value by more than their rounding
-    image = Image.fromarray(noise(9, 9)).resize((width, height), Image.Resampling.BILINEAR)
-    expected = F.center_crop(F.resize(image, 32, InterpolationMode.BICUBIC), [32, 32])
-    pixels = np.asarray(fit(image, 32)).astype(int)
-    assert pixels.shape == (32, 32, 3)
-    assert np.abs(pixels - np.asarray(expected)).max() <= 1
-
-
-def test_fit_keeps_the_right_size_and_survives_strips() -> None:
-    image = Image.fromarray(noise(32, 32))
-    assert np.array_equal(np.asarray(fit(image, 32)), np.asarray(image))
-    assert fit(Image.new("RGB", (20_000, 1)), 64).size == (64, 64)
-    assert fit(Image.new("RGB", (1, 1)), 7).size == (7, 7)
 
 
 @pytest.mark.parametrize(

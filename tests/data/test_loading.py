@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ssgear.config.schema import DataConfig
-from ssgear.data import dali_pipeline, resident
+from ssgear.data import dali_check, dali_pipeline, resident
 from ssgear.data.augment import augment
 from ssgear.data.augment_spec import AugmentSpec, view_set
 from ssgear.data.batch import Batch
@@ -193,12 +193,16 @@ def test_dali_is_chosen_where_there_is_a_gpu(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files, gpu = DataConfig(resident_limit_mb=0), torch.device("cuda")
-    problem = ""
+    problem, fault = "", ""
     monkeypatch.setattr(dali_pipeline, "why_not", lambda device: problem)
+    monkeypatch.setattr(dali_check, "fault", lambda *_: fault)
     chosen, why = choose_engine(files, source, device=gpu)
     assert chosen == "dali" and why.endswith("; the GPU decodes them")
     assert choose_engine(DataConfig(), source, device=gpu)[0] == "resident"
     assert choose_engine(files, source, device=torch.device("cpu"))[0] == "torch"
+    fault = "DALI's crops are not ours: 12 % of the pixels"
+    chosen, why = choose_engine(files, source, device=gpu)
+    assert chosen == "torch" and why.endswith(f"MB decoded; {fault}")
     problem = "NVIDIA DALI is not installed; pip install it"
     chosen, why = choose_engine(files, source, device=gpu)
     assert chosen == "torch" and why.endswith(problem)

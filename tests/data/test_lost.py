@@ -12,10 +12,13 @@ from ssgear.config.schema import DataConfig
 from ssgear.data.decode import BadImageError
 from ssgear.data.lost import TRIES, LostImages, Rows
 from ssgear.data.sampler import Items
+from ssgear.data.scan import scan
 from ssgear.data.source import BadFile, Source
 from ssgear.data.sources import open_source
+from ssgear.engine.saving import lost_files
 from ssgear.errors import DataError
-from tests.data.pictures import write_classes
+from ssgear.storage.checkpoint import write_manifest
+from tests.data.pictures import write, write_classes
 
 REAL, SYNTHETIC = 30, 10
 
@@ -125,6 +128,31 @@ def test_a_checkpoint_names_them(source: Source) -> None:
     again = LostImages(source, 0.1, lost.files())
     assert again.reasons == lost.reasons and again.untold() == []
     assert lost.files()[0] == BadFile(source.where(39), "cut")
+
+
+ODD = ("line\nbreak.png", "no utf-8 \udcff.png", "line\\nbreak.png", "é ü.png", "plain.png")
+"""The third is how the first is printed."""
+
+
+def test_names_of_any_bytes_survive_a_checkpoint(tmp_path: Path) -> None:
+    root = write(tmp_path / "odd \udcfe", [*ODD, "other 1.png", "other 2.png"])
+    config = DataConfig(path=root, test_share=0)
+    source = open_source(config, "train")
+    lost = LostImages(source)
+    names = [source.own_name(index) for index in range(len(source))]
+    gone = [names.index(ODD[0]), names.index(ODD[1])]
+    lost.add([(index, "vanished") for index in gone])
+    assert all("\n" not in file.where and file.where.isprintable() for file in lost.files())
+    write_manifest(tmp_path, {"lost": [(file.name, file.reason) for file in lost.files()]})
+    known = lost_files(tmp_path)
+    for name in ODD[:2]:
+        (root / name).unlink()
+    again = open_source(config, "train", known)
+    assert [again.own_name(index) for index in range(len(again))] == names
+    assert LostImages(again, 1.0, known).reasons == lost.reasons
+    scanned, sizes = scan(again, config, lost=known)
+    assert len(scanned) == len(source) and not scanned.bad
+    assert (sizes == 1).all(1).nonzero()[:, 0].tolist() == sorted(gone)
 
 
 def test_a_file_that_vanished_keeps_its_number(tmp_path: Path) -> None:

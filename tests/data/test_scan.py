@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from ssgear.config.schema import DataConfig
-from ssgear.data.decode import fit, open_rgb, to_tensor
+from ssgear.data.decode import open_rgb, to_tensor
 from ssgear.data.scan import GREY, load_readable
 from ssgear.data.sources import BadFile, Source, decode_all, load_images, open_source, scan
+from ssgear.data.square import centre_squares
 from ssgear.errors import DataError
 from tests.data.pictures import encode, noise, pack, picture, write_classes
 
@@ -145,7 +146,7 @@ def test_load_images(tmp_path: Path) -> None:
     assert images.shape == (150, 3, 12, 12) and images.dtype == torch.uint8
     for row in range(5):
         image = open_rgb(source.encoded(int(indices[row])))
-        assert torch.equal(images[row], to_tensor(fit(image, 12)))
+        assert torch.equal(images[row], centre_squares(to_tensor(image)[None], 12)[0])
     assert torch.equal(images[2], source.decode(2)), "the right size is not resampled"
     assert torch.equal(images, load_images(source, indices, 12))
     (tmp_path / "2.png").write_bytes(b"")

@@ -247,3 +247,27 @@ def test_a_pickled_source_reads_the_same(tmp_path: Path) -> None:
 def test_the_probe_of_a_folder_is_its_training_split(tmp_path: Path) -> None:
     config = DataConfig(path=write_classes(tmp_path, {"a": 9, "b": 9}))
     assert names(open_probe_source(config)) == names(open_source(config, "train"))
+
+
+@pytest.mark.parametrize("option", ["path", "test_path"])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("x" * 300, "File name too long"),
+        ("loop/images", "Too many levels of symbolic links"),
+        ("zero\0byte", "embedded null byte"),
+        ("~no-such-user-here/images", "home directory"),
+    ],
+)
+def test_paths_that_cannot_be_looked_at(
+    option: str, name: str, reason: str, tmp_path: Path
+) -> None:
+    write_classes(tmp_path / "good", {"a": 4})
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    path = Path(name) if name.startswith("~") else tmp_path / name
+    config = DataConfig(**{"path": tmp_path / "good", option: path})  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=reason) as caught:
+        open_source(config, "test")
+    told = str(caught.value)
+    assert told.startswith(f"--data.{option.replace('_', '-')}: ")
+    assert told.isprintable() and len(told) < 500

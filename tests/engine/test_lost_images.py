@@ -27,7 +27,8 @@ OPTIONS = (
     "--data.size", "16", "--optim.batch-size", "12", "--optim.warmup-epochs", "0",
     "--optim.epochs", "4", "--data.workers", "1", "--data.max-bad-share", "0.1",
 )  # fmt: skip
-VANISHED, DAMAGED = "07.jpg", "31.jpg"
+VANISHED, DAMAGED = "07\n\udcff.jpg", "31.jpg"
+"""The first has a line break and a byte that is no UTF-8."""
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def images(tmp_path: Path) -> Path:
     folder.mkdir()
     for number in range(40):
         image = Image.fromarray(noise(20, 24, seed=number)).resize((40, 33))
-        image.save(folder / f"{number:02d}.jpg")
+        image.save(folder / (VANISHED if number == 7 else f"{number:02d}.jpg"))
     return folder
 
 
@@ -96,7 +97,7 @@ def test_files_lost_while_training(
     assert len(whole) == 12
     told = sorted(notes(tmp_path / "whole"))
     assert len(told) == 2
-    assert f"skipped images/{VANISHED}: cannot be read: No such file" in told[0]
+    assert "skipped images/07\\n\\udcff.jpg: cannot be read: No such file" in told[0]
     assert f"skipped images/{DAMAGED}: damaged" in told[1]
     assert all("of 36 while training" in line for line in told)
 
@@ -106,7 +107,7 @@ def test_files_lost_while_training(
         tmp_path / "run", *options, "--optim.max-steps", "8", callbacks=(Disaster(images),)
     )
     saved = read_manifest(find_latest(tmp_path / "run"))["lost"]
-    assert sorted(where for where, _ in saved) == [f"images/{VANISHED}", f"images/{DAMAGED}"]
+    assert sorted(name for name, _ in saved) == [f"images/{VANISHED}", f"images/{DAMAGED}"]
     assert short == whole[:8]
     resumed = resume(tmp_path / "run", "--optim.max-steps", "12", callbacks=(Callback(),))
     assert resumed == whole

@@ -13,6 +13,7 @@ from ssgear.data.augment_spec import view_set
 from ssgear.engine.setup import prepare
 from ssgear.engine.trainer import Trainer
 from ssgear.kernels import philox
+from ssgear.report.report import write_report
 from ssgear.watch import view_grid
 from tests.engine.training import SMALL, losses
 from tests.methods.gan import ROWS, SIDE, build, make_batch
@@ -36,7 +37,11 @@ def test_a_set_trains(name: str, sides: list[int], loader: str, tmp_path: Path) 
     assert len(losses(tmp_path / "run")) == 2
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     grid = view_grid(run, images)
-    assert grid.shape[0] == 3 and grid.shape[2:] == (32, 32, 3)
+    shown = (sides * 2)[: max(4, len(sides))]
+    assert [[view.shape for view in row] for row in grid] == [
+        [(side, side, 3) for side in (32, *shown)]
+    ] * 3
+    assert write_report(tmp_path / "run", {"views": grid}).is_file()
 
 
 def test_gradient_caching_takes_views_of_several_sizes(tmp_path: Path) -> None:

@@ -308,14 +308,44 @@ def test_what_it_cannot_take() -> None:
         ({"params": params.double()}, r"give float32 \[24, 16\]"),
         ({"images": images[:, :1]}, r"give \[N, 3, H, W\]"),
         ({"images": images.int()}, "give uint8, or floating-point"),
+        ({"images": images.long()}, "images are torch.int64; give uint8, or floating-point"),
+        ({"images": images.bool()}, "images are torch.bool"),
+        ({"images": images[0]}, r"images \(3, 33, 47\); give \[N, 3, H, W\]"),
+        ({"images": images[..., :0]}, r"images \(24, 3, 33, 0\) have no pixels"),
+        ({"images": images[:0, :, :0], "params": params[:0]}, "have no pixels"),
+        ({"images": images[:, :, :0], "size": None}, "have no pixels"),
+        ({"images": images.numpy()}, "images are a ndarray"),
         ({"size": 0}, "at least 1 pixel"),
+        ({"size": 17.5}, "size 17.5 is not possible; give whole pixels"),
+        ({"dtype": torch.int32}, "dtype torch.int32 is not possible"),
         ({"settings": AugmentSettings(blur_radius=17)}, "from 0 to below the shorter side"),
         ({"settings": AugmentSettings(interpolation="box")}, "use bilinear or bicubic"),
         ({"impl": "cp"}, "did you mean cpp"),
     ):
         given: dict[str, Any] = {"images": images, "params": params, "settings": MIXED.settings}
-        with pytest.raises(ArgumentError, match=message):
+        with pytest.raises(ArgumentError, match=message) as caught:
             augment_views(**given | {"size": 17} | wrong)
+        assert "\n" not in str(caught.value)
+
+
+def test_views_that_no_memory_holds() -> None:
+    images, params = MIXED.make()
+    with pytest.raises(ArgumentError, match=r"24 views of 2000000 x 2000000 take 1\.15e\+06 GB"):
+        augment_views(images, params, MIXED.settings, size=2_000_000)
+
+
+def test_floats_of_any_width_and_inputs_of_any_strides() -> None:
+    images, params = MIXED.make()
+    right = augment_views(images.float(), params, MIXED.settings, size=17)
+    wide = augment_views(images.double(), params, MIXED.settings, size=17)
+    assert wide.dtype == torch.float32
+    torch.testing.assert_close(wide, right, rtol=0, atol=1e-4)
+    strided = params.repeat_interleave(2, dim=0)[::2].T.contiguous().T
+    assert not strided.is_contiguous()
+    turned = images.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0)
+    made = augment_views(turned, strided, MIXED.settings, size=17)
+    assert torch.equal(made, augment_views(images, params, MIXED.settings, size=17))
+    assert turned.stride() != images.stride()
 
 
 def test_a_crop_is_made_by_the_form_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

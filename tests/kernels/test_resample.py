@@ -156,3 +156,57 @@ def test_what_it_cannot_take():
         crop_resize(images, boxes, 4, interpolation="nearest")  # type: ignore[arg-type]
     with pytest.raises(SsgearError, match=r"boxes \[N, 4\]"):
         crop_resize(images, boxes[:1], 4)
+
+
+WHOLE = [0.0, 0.0, 9.0, 8.0]
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "box",
+    [
+        [0.0, 0.0, 0.0, 8.0],
+        [3.0, 3.0, 2.0, 0.0],
+        [0.0, 0.0, -1.0, 4.0],
+        [-1.0, 0.0, 4.0, 4.0],
+        [0.0, 1.0, 9.0, 8.0],
+        [float("nan"), 0.0, 4.0, 4.0],
+        [0.0, 0.0, float("inf"), 4.0],
+    ],
+)
+def test_boxes_without_an_area_or_outside(impl, dtype, box):
+    images = pictures(3, 9, 8).to(dtype)
+    with pytest.raises(
+        ArgumentError, match=r"(box 2 is|view 2 has the box) \[.* of 9 x 8"
+    ) as caught:
+        crop_resize(images, torch.tensor([WHOLE, WHOLE, box]), 4, impl=impl)
+    assert "\n" not in str(caught.value)
+
+
+def test_boxes_between_pixels_are_for_floats():
+    images, boxes = pictures(1, 9, 8), torch.tensor([[0.5, 0.25, 7.5, 7.5]])
+    assert crop_resize(images.float(), boxes, 4).shape == (1, 3, 4, 4)
+    for impl in ("auto", "reference"):
+        with pytest.raises(ArgumentError, match="whole pixels"):
+            crop_resize(images, boxes, 4, impl=impl)
+
+
+def test_arguments_of_other_types():
+    images, boxes = pictures(3, 9, 8), torch.tensor([WHOLE] * 3)
+    right = crop_resize(images, boxes, 4)
+    for other in (boxes.long(), boxes.int(), boxes.double(), boxes[:1].expand(3, 4)):
+        assert torch.equal(crop_resize(images, other, 4), right)
+        assert torch.equal(crop_resize(images, other, 4, impl="reference"), right)
+    assert crop_resize(images[:, :1], boxes, 4).shape == (3, 1, 4, 4)
+    for wrong, message in (
+        ({"images": images.int()}, "crop_resize: images are torch.int32"),
+        ({"images": images.bool()}, "crop_resize: images are torch.bool"),
+        ({"images": images[0]}, r"crop_resize: images \(3, 9, 8\); give \[N, C, H, W\]"),
+        ({"images": images[:, :, :0]}, "have no pixels"),
+        ({"boxes": boxes.bool()}, "torch.bool; give images .* boxes .* of numbers"),
+        ({"size": 0}, "crop_resize: size 0 is not possible"),
+        ({"size": 4.0}, "crop_resize: size 4.0 is not possible; give whole pixels"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            crop_resize(**{"images": images, "boxes": boxes, "size": 4} | wrong)

@@ -393,6 +393,19 @@ def test_views_and_sizes(tmp_path: Path) -> None:
     assert shapes == {("80", "96"), ("32", "32")}
 
 
+def test_smaller_views_are_drawn_smaller(tmp_path: Path) -> None:
+    results = make_results()
+    assert "drawn smaller" not in read(make_run(tmp_path / "plain"), results).words
+    sides = (32, 32, 14)
+    results["views"] = [[np.zeros((side, side, 3), np.uint8) for side in sides]] * 2
+    results["stored_views"] = np.array([[False, True], [False, False]])
+    page = read(make_run(tmp_path / "run"), results)
+    assert "drawn smaller" in page.words and "its 2 views" in page.words
+    shapes = zip(page.values("width"), page.values("height"), strict=True)
+    assert sum(shape == ("14", "14") for shape in shapes) == 2
+    assert page.values("style").count("width: 44%") == 2
+
+
 def test_stored_views_are_marked(tmp_path: Path) -> None:
     results = make_results()
     page = read(make_run(tmp_path / "plain"), results)
