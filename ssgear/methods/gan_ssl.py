@@ -33,7 +33,7 @@ from ssgear.methods.base import Extract, Facts, Group, LossTerms, Method, Optimi
 from ssgear.models.critic_augment import Ada
 from ssgear.models.generators import save_generator
 from ssgear.models.instances import save_instance_encoder
-from ssgear.models.sampling import sample, to_uint8
+from ssgear.models.sampling import sample_uint8
 
 if TYPE_CHECKING:
     from ssgear.data.sources import Source
@@ -230,13 +230,14 @@ class GanSSL(Method):
         if not self.generates:
             return None
         game = self.game
-        condition = labels if self.config.condition == "label" else None
-        if self.instances is not None:
-            parts = [part.to(self.phi_mean.device) for part in torch.split(images, 500)]
-            condition = torch.cat([self._instance_features(part / 127.5 - 1) for part in parts])
+
+        def condition(rows: slice) -> Tensor | None:
+            if self.instances is not None:
+                return self._instance_features(images[rows].to(self.phi_mean.device) / 127.5 - 1)
+            return labels[rows] if self.config.condition == "label" and labels is not None else None
+
         with game.average.applied():
-            made = sample(game.generator, len(images), seed, condition=condition)
-        return to_uint8(made).cpu()
+            return sample_uint8(game.generator, len(images), seed, condition=condition)
 
     def save_generator(self, directory: Path, classes: Sequence[str] | None) -> None:
         """Write the averaged generator, and the encoder that makes its condition."""
