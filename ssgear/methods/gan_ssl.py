@@ -167,7 +167,12 @@ class GanSSL(Method):
         groups: list[Group] = []
         phases: list[Phase] = []
         if config.has_gan:
-            after = min(1.0, config.warmup_epochs / facts.epochs)
+            if config.warmup_epochs >= facts.epochs:
+                raise ConfigError(
+                    f"--method.warmup-epochs: {config.warmup_epochs:g} of {facts.epochs} epochs "
+                    "leave none for the GAN; use fewer"
+                )
+            after = config.warmup_epochs / facts.epochs
             makers: dict[str, nn.Module] = {"generator": game.generator, "heads": game.heads}
             if not config.aux_sides:
                 del makers["heads"]
