@@ -74,7 +74,7 @@ class GanSettings:
     synthetic_after: float = 0.0
     """Share of the run after which it does."""
     adversarial_weight: float = 1.0
-    """Weight of realism in the generator's loss, times phi. 0 with all others 0: no GAN at all."""
+    """Weight of realism in the generator's loss, times phi; all its weights 0: no GAN at all."""
     generator_ssl_weight: float = 1.0
     """Weight of the SSL loss of synthetic images in the generator's loss, through the encoder."""
     aux_weight: float = 0.0

@@ -52,7 +52,7 @@ def slowly(output: Path, *options: str) -> list[float]:
     return train(output, "--optim.max-steps", "2", *options, callbacks=(Slow(),))
 
 
-@pytest.mark.parametrize("stage", [None, 3])
+@pytest.mark.parametrize("stage", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_a_long_reading_ends_no_rank(stage: int | None, pair: Ranks, tmp_path: Path) -> None:
     given = () if stage is None else ("--deepspeed", str(ds_json(tmp_path, stage)))
     columns = pair.run(slowly, tmp_path / "run", *given, timeout=300)

@@ -226,7 +226,7 @@ def test_curricula(kind: str, direction: str) -> None:
         weight, share = phi.of_curriculum(config, u)
         wanted = 0.2 + 0.8 * (f if direction == "falling" else 1 - f)
         assert weight == pytest.approx(wanted) and share == pytest.approx(1 - f)
-    constant = GanSSL.Config(phi="constant", phi_direction=direction)  # type: ignore[arg-type]
+    constant = GanSSL.Config(phi="constant")
     assert phi.of_curriculum(constant, 0.7) == (1.0, 1.0)
 
 
