@@ -2,13 +2,19 @@
 
 One process is a world of one and not special. `initialise` joins the ranks that torchrun or the
 DeepSpeed launcher started (environment variables RANK, WORLD_SIZE, LOCAL_RANK). Barriers are timed:
-a rank that is gone becomes an error that names it, not a hang.
+a rank that is gone becomes an error that names it, not a hang. Where one rank may take longer than
+any collective would wait (`World.unhurried`), signs of life pass through the store of the group.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import math
 import os
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +65,26 @@ class World:
                 f"rank {self.rank}: waited {self.timeout_s:.0f} s at {what!r}: {first}"
             ) from error
 
+    @contextlib.contextmanager
+    def unhurried(self, what: str) -> Iterator[None]:
+        """Wait, after the block, until every rank is through it, for as long as that takes.
+
+        All ranks enter it. A rank that lives may stay in the block for hours; one that is gone, or
+        has left the block by an error, is named in an error within the timeout.
+        """
+        if self.size == 1:
+            yield
+            return
+        meeting = _Meeting(self, what)
+        try:
+            yield
+            meeting.wait()
+        except BaseException:
+            meeting.tell(self.rank)
+            raise
+        finally:
+            meeting.end()
+
     def max_number(self, number: int) -> int:
         """Return the largest of a small number over ranks.
 
@@ -89,9 +115,12 @@ class World:
             dist.monitored_barrier(timeout=datetime.timedelta(seconds=5), wait_all_ranks=True)
         except RuntimeError as named:
             reason = str(named)
-        first = reason.splitlines()[0] if reason else "no reason given"
+        return self.gone(reason.splitlines()[0] if reason else "no reason given")
+
+    def gone(self, reason: str) -> TrainingError:
+        """Return the error of a run that has lost a rank."""
         return TrainingError(
-            f"rank {self.rank} of {self.size}: another rank stopped answering: {first}; the last "
+            f"rank {self.rank} of {self.size}: another rank stopped answering: {reason}; the last "
             "checkpoint is complete, continue with --resume"
         )
 
@@ -114,6 +143,88 @@ class World:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+
+class _Meeting:
+    """One block of `World.unhurried`: signs of life of every rank, and who is through.
+
+    The store of the group counts signs of life by rank, how many ranks are through the block of a
+    number, and how many have seen that all were.
+    """
+
+    def __init__(self, world: World, what: str) -> None:
+        """Begin to give signs of life, several within the timeout."""
+        from torch.distributed import distributed_c10d
+
+        self.world, self.what, self.over = world, what, threading.Event()
+        self.pulse_s = min(world.timeout_s / 8, 30.0)
+        # the store that the ranks met by, which has no public name; by a connection of its own, so
+        # that nobody who waits for something in there holds these signs up
+        self.store = distributed_c10d._get_default_store().clone()
+        self.number = self._add(f"entered {world.rank}", 1)
+        self.thread = threading.Thread(target=self._live, name="ssgear-alive", daemon=True)
+        self.thread.start()
+
+    def wait(self) -> None:
+        """Wait until all ranks are through."""
+        try:
+            self._come_by("through")
+            self._wait_for("through")
+            self._come_by("left")
+            if self.world.is_main:  # its process may hold the store
+                self._wait_for("left")
+        except RuntimeError as error:  # the store is gone, and with it the rank that held it
+            raise self.world.lost(error) from error
+
+    def tell(self, rank: int) -> None:
+        """Tell the others that a rank will not come; the first who is named stays named."""
+        with contextlib.suppress(RuntimeError):
+            self.store.compare_set(self._failed, "", str(rank))
+
+    def end(self) -> None:
+        """Give no more signs of life."""
+        self.over.set()
+        self.thread.join()
+
+    def _come_by(self, name: str) -> None:
+        self._add(f"{name} {self.number}", 1)
+
+    def _wait_for(self, name: str) -> None:
+        """Wait until all ranks have come by, as long as all of them live."""
+        pause, looked = 0.002, -math.inf
+        seen: dict[int, tuple[int, float]] = {}
+        while self._add(f"{name} {self.number}", 0) < self.world.size:
+            if self.store.check([self._failed]):
+                rank = self.store.get(self._failed).decode()
+                raise self.world.gone(f"rank {rank} failed in {self.what}")
+            if time.monotonic() - looked > self.pulse_s:
+                looked = time.monotonic()
+                self._look(seen, looked)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5, self.pulse_s)
+
+    def _look(self, seen: dict[int, tuple[int, float]], now: float) -> None:
+        """Find a rank whose signs of life, as they were last seen, are too old."""
+        for rank in range(self.world.size):
+            count = self._add(f"alive {rank}", 0)
+            if rank not in seen or seen[rank][0] != count:
+                seen[rank] = count, now
+            elif now - seen[rank][1] > self.world.timeout_s:
+                self.tell(rank)
+                silent = f"rank {rank} gave no sign of life for {self.world.timeout_s:.0f} s"
+                raise self.world.gone(f"{silent} in {self.what}")
+
+    def _live(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the store is gone: `wait` finds out
+            while not self.over.wait(self.pulse_s):
+                self._add(f"alive {self.world.rank}", 1)
+
+    @property
+    def _failed(self) -> str:
+        return f"ssgear/failed {self.number}"
+
+    def _add(self, name: str, amount: int) -> int:
+        return int(self.store.add(f"ssgear/{name}", amount))
 
 
 def is_lost_rank(error: RuntimeError) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +20,8 @@ from ssgear.config.schema import DataConfig
 from ssgear.errors import ConfigError, SsgearError
 
 if TYPE_CHECKING:
-    from ssgear.evaluation.protocols import EvalData
+    from ssgear.data.source import Source
+    from ssgear.evaluation.protocols import EvalData, Split
 
 USAGE = "python -m ssgear.evaluate RUN"
 
@@ -78,6 +79,7 @@ def parse(run: Path, words: Sequence[str]) -> Evaluation:
     """Read the options; images that the command line does not name are the run's own."""
     given, help_wanted = arguments.read(words)
     given = arguments.check(given, options_of(Evaluation), listing="--help")
+    cli.check_images(given)
     data = cli.images_of(run, (each.key for each in given))
     words = ["--help"] if help_wanted else arguments.words_for_tyro(given)
     return _read(words, Evaluation(data=data))
@@ -109,7 +111,9 @@ def evaluate(run: Path, asked: Evaluation) -> int:
         inception=inception,
         name=facts["source"],
         load=lambda size: load_data(asked, size)[0],
+        load_trained=_load_trained(asked, facts["source"]),
     )
+    protocols.check(asked.protocol, subject)
     figures: dict[str, Any] = {}
     for protocol in chosen:
         figures |= protocol(subject)
@@ -146,20 +150,14 @@ def figures_name(run: Path, asked: Evaluation, source: str) -> Path:
 
 def load_data(asked: Evaluation, size: int) -> tuple[EvalData, dict[str, Any]]:
     """Read both splits of the images as squares of the encoder's size."""
-    import torch
-
-    from ssgear.data.sources import load_images, open_probe_source, open_source, scan
+    from ssgear.data.sources import open_probe_source, open_source
     from ssgear.evaluation.protocols import EvalData
 
     splits: dict[str, Any] = {}
     sources = {"train": open_probe_source(asked.data), "test": open_source(asked.data, "test")}
     for split, source in sources.items():
-        good, _ = scan(source, asked.data)
-        sources[split] = good
-        count = min(len(good), asked.max_images or len(good))
-        rows = torch.linspace(0, len(good) - 1, count).round().long()
-        splits[f"{split}_images"] = load_images(good, rows, size, workers=asked.data.workers)
-        splits[f"{split}_labels"] = None if good.labels is None else good.labels[rows]
+        sources[split], (images, labels) = _load(source, asked, size)
+        splits |= {f"{split}_images": images, f"{split}_labels": labels}
     data = EvalData(**splits, classes=sources["train"].classes)
     facts = {
         "source": sources["train"].name,
@@ -168,6 +166,29 @@ def load_data(asked: Evaluation, size: int) -> tuple[EvalData, dict[str, Any]]:
         "bad_files": [f"{b.where}: {b.reason}" for s in sources.values() for b in s.bad],
     }
     return data, facts
+
+
+def _load_trained(asked: Evaluation, source: str) -> Callable[[int], Split] | None:
+    """Return what reads the images that a run learns from; None where `load_data` has the same."""
+    from ssgear.data.sources import open_source
+
+    if source != "stl10" or "fid-train" not in asked.protocol:
+        return None
+    trained = open_source(asked.data, "train")
+    return None if trained.labels is not None else lambda size: _load(trained, asked, size)[1]
+
+
+def _load(source: Source, asked: Evaluation, size: int) -> tuple[Source, Split]:
+    """Return what of a source can be read, and evenly spread images and labels of it."""
+    import torch
+
+    from ssgear.data.sources import load_images, scan
+
+    good, _ = scan(source, asked.data)
+    count = min(len(good), asked.max_images or len(good))
+    rows = torch.linspace(0, len(good) - 1, count).round().long()
+    images = load_images(good, rows, size, workers=asked.data.workers)
+    return good, (images, None if good.labels is None else good.labels[rows])
 
 
 def _show(figures: Mapping[str, Any], facts: Mapping[str, Any], stated: Mapping[str, str]) -> None:

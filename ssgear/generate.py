@@ -105,6 +105,7 @@ def parse(words: Sequence[str]) -> tuple[Generation, Any, tuple[str, ...]]:
     kind = registry.load("views", name, "--generator")
     options = {**options_of(Generation), **options_of(kind.Config)}
     given = arguments.check(given, options, listing="--help")
+    cli.check_images(given)
     run = _last(given, "run")
     keys = [each.key for each in given]
     data = DataConfig() if run is None else cli.images_of(Path(run), keys)

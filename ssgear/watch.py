@@ -1,8 +1,8 @@
 """The callbacks that `ssgear.train` puts around a run.
 
 Readings while it trains, the export, final figures, the report. They stand on the top layer because
-they join rooms that do not know each other: engine, evaluation and report. Only rank 0 measures;
-the others wait at the trainer's next collective.
+they join rooms that do not know each other: engine, evaluation and report. Only rank 0 measures,
+inside `run.export_weights()`, at whose end the others wait for it, however long it takes.
 """
 
 from __future__ import annotations

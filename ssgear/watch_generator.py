@@ -35,6 +35,8 @@ LOOKS = 20
 """How often in a run samples are drawn."""
 ALIKE = 0.2
 """Synthetic images whose pixels vary less than this share of the real ones' have collapsed."""
+BLOCK = 500
+"""Images that are brought to the encoder's size at a time."""
 SEED = 0
 
 
@@ -164,7 +166,9 @@ class Samples(Callback):
         encoder, size = run.inference_encoder(), run.plan.size
 
         def features(some: Tensor) -> Tensor:
-            return extract(encoder, _resized(some, size), device=run.device)
+            blocks = torch.split(some, BLOCK)
+            resized = (_resized(block, size) for block in blocks)
+            return extract(encoder, resized, device=run.device)
 
         real = features(images)
         found = {"at the end": frechet_distance(features(made), real)}

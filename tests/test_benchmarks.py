@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
+import time
+from typing import Any
 
 import pytest
 
+from benchmarks import train_step
 from benchmarks.kernels import arguments
 
 
@@ -33,3 +38,70 @@ def test_bad_options_are_named_in_one_line(
     said = capsys.readouterr().err
     assert left.value.code == 2
     assert said.startswith(f"benchmark: {message}") and said.count("\n") == 1
+
+
+ROW = {
+    "what": "dcgan", "size": 64, "width": 64, "batch": 16, "eager": 10.0, "plain": 11.0,
+    "compile_limit_s": 90.0, "compile_s": None, "compiled": None,
+}  # fmt: skip
+
+
+def test_a_line_of_gan_training_says_what_came_of_compiling(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a process printed before it ended itself stands."""
+    asked: list[list[str]] = []
+    second: dict[str, Any] = {"compile_s": 41.2, "compiled": 7.5}
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        lines = [json.dumps(ROW)]
+        lines += [json.dumps({**ROW, **second})] if len(asked) == 2 else []
+        return subprocess.CompletedProcess(command, -9, stdout="\n".join(["noise", *lines]))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(train_step, "measure_joint", lambda *_: joint)
+    joint = {"what": "x", "joint": 3, "critic": 1, "generator": 1, "encoder": 1, "sum": 3.0}
+    joint["ratio"] = 1.0
+    assert train_step.main(["--kinds", "stylegan2", "--compile-limit", "90"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2].endswith("10.00    11.00         1.10   compile did not finish within 90 s")
+    assert said[-1].endswith("7.50 (compiled in 41 s)")
+    assert [word[3:6] for word in asked] == [
+        ["stylegan2", size, "--batch"] for size in ["32", "64"]
+    ]
+    assert "--compile-limit 90.0" in " ".join(asked[0])
+    monkeypatch.setitem(ROW, "compile_limit_s", 0.0)
+    train_step.main(["--kinds", "dcgan", "--sizes", "64", "--no-compile"])
+    assert capsys.readouterr().out.endswith("not asked for\n")
+    assert "--compile-limit 0.0" in " ".join(asked[-1])
+
+
+def test_compiling_that_takes_too_long_ends_with_its_compilers() -> None:
+    """The process and its children; what was printed before is not lost."""
+    program = (
+        "import subprocess, sys, time\n"
+        "from benchmarks import gan_row\n"
+        "gan_row.joint_step = lambda run: lambda: time.sleep(60)\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print(child.pid, flush=True)\n"
+        "gan_row.compiled_step(None, 0.5)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert done.returncode == -9
+    child = int(done.stdout)
+    for _ in range(100):
+        if not is_alive(child):
+            return
+        time.sleep(0.05)
+    raise AssertionError("a compiler lives on")
+
+
+def is_alive(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -13,15 +13,18 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ssgear import watch_generator
 from ssgear.config.schema import DataConfig
+from ssgear.data.decode import fit, to_tensor
 from ssgear.data.sources import load_images, open_source
-from ssgear.evaluation import frechet_distance
+from ssgear.evaluation import frechet_distance, protocols
 from ssgear.evaluation import inception as room
 from ssgear.models.generators import load_generator
 from ssgear.models.sampling import sample, to_uint8
+from tests.data.stl10_files import write_stl10
 from tests.engine.training import SMALL as QUICK
 from tests.methods.gan import SMALL
 
@@ -124,3 +127,46 @@ def test_a_run_without_a_generator_says_so(
     assert done.status == 0 and "no generator is trained, so there is no FID" in done.err
     done = run_ssgear("evaluate", output, "--protocol", "fid", "--inception", weights)
     assert done.status == 2 and "generator.safetensors" in done.complaint
+
+
+def test_what_protocols_need_is_looked_for_before_any_computes(
+    weights: Path, tmp_path: Path, run_ssgear: Ssgear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
+    options = ("--optim.max-steps", 1, "--eval.no-final", "--eval.every", 0, "--output", output)
+    assert run_ssgear("train", *QUICK, *options).status == 0
+
+    def never(*_: Any) -> None:
+        raise AssertionError("was computed")
+
+    monkeypatch.setattr(protocols, "linear_probe", never)
+    fid = ("fid", "--inception", weights, "--max-images", 9)
+    done = run_ssgear("evaluate", output, "--protocol", "linear", *fid)
+    assert done.status == 2 and "generator.safetensors" in done.complaint
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number in range(20):
+        Image.new("RGB", (32, 32), (9 * number, 0, 0)).save(flat / f"{number}.png")
+    monkeypatch.setattr(protocols, "effective_rank", never)
+    done = run_ssgear("evaluate", output, "--data.path", flat, "--protocol", "health", "knn")
+    assert done.status == 2 and "this protocol needs labels of two classes" in done.complaint
+
+
+def test_the_training_images_of_stl10_are_those_that_a_run_learns_from(
+    weights: Path, tmp_path: Path, run_ssgear: Ssgear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
+    assert run_ssgear("train", *QUICK, *SMALL, *STEPS, "--output", output).status == 0
+    pixels = write_stl10(tmp_path, monkeypatch)
+    done = run_ssgear(
+        "evaluate", output, "--data.source", "stl10", "--data.path", tmp_path,
+        "--protocol", "fid-train", "--inception", weights,
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    found = json.loads(Path(done.out.splitlines()[-1]).read_text())
+    assert "against 4 training images of stl10" in found["fid_train_protocol"]
+    real = [Image.fromarray(rows.transpose(1, 2, 0)) for rows in pixels["unlabeled"]]
+    squares = torch.stack([to_tensor(fit(picture, 32)) for picture in real])
+    made = to_uint8(sample(load_generator(output), 4, 0))
+    by_hand = frechet_distance(Patches()(made), Patches()(squares))
+    assert found["fid_train"] == pytest.approx(by_hand, rel=1e-6)

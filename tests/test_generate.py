@@ -153,6 +153,9 @@ MISTAKES = {
     "--run RUN --count 0 --output x": "--count: 0 is not possible; use at least 1",
     "--run RUN --count 5 --output x --batch-size 0": "--batch-size: 0 is not possible",
     "--run RUN --count 5 --output x --seed -1": "--seed: -1 is not possible",
+    "--run RUN --count 5 --output x --data.augmentation simclr": "--data.augmentation: means "
+    "nothing here, images are read as they are, as squares of the model's own size; leave it away",
+    "--run RUN --count 5 --output x --data.size 32": "--data.size: means nothing here",
     "--run RUN --count 5 --output x --truncation 0.7": "--truncation: 0.7: a dcgan has no styles",
     "--run RUN --count 5 --output x --generator gna": "--generator: unknown generator 'gna' "
     "(did you mean gan?); known: gan",

@@ -21,6 +21,8 @@ GAN_ALONE = (
     "--method.no-train-encoder", "--method.no-synthetic-rows", "--method.generator-ssl-weight",
     "0", "--method.phi", "constant", "--method.n-critic", "1", "--optim.epochs", "1",
 )  # fmt: skip
+FAST = ("--method.critic-lr", "1")
+FAR = "apart, but images at most 111: its gradients are far above 1"
 BLIND = ("--method.adversarial", "hinge", "--method.critic-lr", "1e-9")
 
 
@@ -41,11 +43,10 @@ def notes(output: Path) -> list[Any]:
     ("options", "kind", "said"),
     [
         (BLIND, "blind", "tells nothing apart"),
-        (
-            ("--method.adversarial", "wgan", "--method.gp-weight", "0", "--method.critic-lr", "1"),
-            "exploded",
-            "images are at most 111 apart",
-        ),
+        (("--method.adversarial", "wgan", "--method.gp-weight", "0", *FAST), "exploded", FAR),
+        (("--method.adversarial", "logistic", *FAST), "exploded", FAR),
+        (("--method.adversarial", "hinge", *FAST), "exploded", FAR),
+        (("--method.adversarial", "rpgan", *FAST), "exploded", FAR),
     ],
 )
 def test_a_critic_that_fails_is_told_once(

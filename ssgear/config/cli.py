@@ -42,6 +42,19 @@ RESUMABLE = (
 )
 """Keys, or their beginnings, that may change when a run is resumed; `optim.max_steps` may grow."""
 
+IMAGES = (
+    "source",
+    "path",
+    "test_path",
+    "labels",
+    "download",
+    "test_share",
+    "workers",
+    "max_bad_share",
+    "cache",
+)
+"""Fields of --data.* that say which images, and how they are read; the rest is for training."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Launching:
@@ -199,6 +212,17 @@ def load_file(path: Path) -> Config:
 def has_settings(run: Path) -> bool:
     """Whether the settings of a run are there."""
     return ((run if run.is_dir() else run.parent) / "config.json").is_file()
+
+
+def check_images(given: Iterable[Given]) -> None:
+    """Refuse --data.* options that say how images are fed to training, where none is trained."""
+    for each in given:
+        section, _, name = each.key.partition(".")
+        if section == "data" and name not in IMAGES:
+            raise ConfigError(
+                f"{each.flag}: means nothing here, images are read as they are, as squares of the "
+                "model's own size; leave it away"
+            )
 
 
 def images_of(run: Path, given: Iterable[str] = ()) -> DataConfig:

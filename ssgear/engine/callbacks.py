@@ -95,14 +95,16 @@ class Run:
     def export_weights(self) -> Iterator[None]:
         """Hold whole weights, averaged ones where an average is kept, inside the block.
 
-        On all ranks.
+        On all ranks, which leave it together: one of them may read for longer than a collective of
+        the others would wait.
         """
         with ExitStack() as stack:
             for group in self.runtime.groups:
                 stack.enter_context(self.runtime.gathered(group))
             for average in self.averages.values():
                 stack.enter_context(average.applied())
-            yield
+            with self.world.unhurried("a reading of the run"):
+                yield
 
 
 class Callback:

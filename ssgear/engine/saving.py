@@ -2,7 +2,7 @@
 
 A checkpoint holds one part per group (written by the runtime) and, per rank, everything that is in
 no group: buffers (batch statistics too: ranks on CPUs keep their own), random state, averages,
-callbacks' state, bad files.
+callbacks' state by name, bad files.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ssgear.data.sources import BadFile
 from ssgear.engine.callbacks import Callback, Run
-from ssgear.errors import CheckpointError
+from ssgear.errors import CheckpointError, first_line
 from ssgear.storage import checkpoint
 from ssgear.storage.atomic import commit_directory, remove_stale, staging_path
 
@@ -79,7 +80,7 @@ def _own_state(run: Run, callbacks: Sequence[Callback]) -> dict[str, Any]:
         "random": torch.get_rng_state(),
         "cuda_random": torch.cuda.get_rng_state(run.device) if run.device.type == "cuda" else None,
         "averages": {name: average.state_dict() for name, average in run.averages.items()},
-        "callbacks": [callback.state_dict() for callback in callbacks],
+        "callbacks": {name: each.state_dict() for name, each in _named(callbacks).items()},
         "bad_files": [(bad.where, bad.reason) for source in run.sources for bad in source.bad],
     }
 
@@ -119,18 +120,70 @@ def load_checkpoint(run: Run, callbacks: Sequence[Callback], folder: Path) -> No
         remove_stale(folder.parent)
     run.runtime.load(folder)
     state = checkpoint.load_tensors(_rank_file(folder, run.world.rank))
-    buffers = dict(run.method.named_buffers())
-    for name, value in state["buffers"].items():
-        buffers[name].copy_(value)
+    _load_buffers(run, state["buffers"], folder)
     for name, average in run.averages.items():
         average.load_state_dict(state["averages"][name])
-    for callback, kept in zip(callbacks, state["callbacks"], strict=True):
-        callback.load_state_dict(kept)
+    run.step, run.images_seen = meta["step"], meta["images_seen"]
+    _load_callbacks(run, callbacks, state["callbacks"], folder)
     torch.set_rng_state(state["random"])
     if state["cuda_random"] is not None and run.device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda_random"], run.device)
-    run.step, run.images_seen = meta["step"], meta["images_seen"]
     run.seconds = meta["seconds"]
+
+
+def _named(callbacks: Sequence[Callback]) -> dict[str, Callback]:
+    """Return callbacks by the name of their class; a second one of a class has a number."""
+    named: dict[str, Callback] = {}
+    for callback in callbacks:
+        name = type(callback).__qualname__
+        same = sum(key.split(" ")[0] == name for key in named)
+        named[f"{name} {same + 1}" if same else name] = callback
+    return named
+
+
+def _load_buffers(run: Run, kept: dict[str, Tensor], folder: Path) -> None:
+    buffers = dict(run.method.named_buffers())
+    for name in sorted(kept.keys() | buffers.keys()):
+        there, here = (
+            str(list(some[name].shape)) if name in some else "none" for some in (kept, buffers)
+        )
+        if there != here:
+            raise CheckpointError(
+                f"{folder}: its buffer {name} is {there}, that of this version's method {here}; "
+                "continue with the version that wrote it, or start a new run"
+            )
+        buffers[name].copy_(kept[name])
+
+
+def _load_callbacks(
+    run: Run,
+    callbacks: Sequence[Callback],
+    kept: dict[str, dict[str, Any]] | list[dict[str, Any]],
+    folder: Path,
+) -> None:
+    """Give callbacks their states back by name; one that the checkpoint does not know starts anew.
+
+    No callback changes what is trained, so that the run goes on bit for bit all the same.
+    """
+    named = _named(callbacks)
+    if isinstance(kept, list):  # older versions counted instead
+        if len(kept) != len(named):
+            raise CheckpointError(
+                f"{folder}: was saved with {len(kept)} callbacks, this version has {len(named)} "
+                f"({', '.join(named)}); continue with the version that wrote it, or start a new run"
+            )
+        kept = dict(zip(named, kept, strict=True))
+    for name, callback in named.items():
+        if name not in kept and callback.state_dict():
+            run.log.note(run.step, f"{folder.name} knows nothing of {name}: it starts anew")
+        elif name in kept:
+            try:
+                callback.load_state_dict(kept[name])
+            except (KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(
+                    f"{folder}: the state of {name} is another version's ({first_line(error)}); "
+                    "continue with the version that wrote it, or start a new run"
+                ) from None
 
 
 def _check_same(run: Run, meta: dict[str, Any], folder: Path) -> None:

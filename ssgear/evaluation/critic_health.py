@@ -10,9 +10,11 @@ A critic fails in three ways, each held against what its loss says of itself (MA
   arXiv 1406.2661), twice their total variation for hinge: 1 - L / L0 is what it tells apart.
 * **won**: L is below 5 % of L0. Real and synthetic images are told apart with certainty, so that
   its loss has hardly a gradient left.
-* **exploded**: its penalty is ten times what no game can be worth, or, for wgan, D(real) - D(fake)
-  is above twice the diagonal of the cube of all images, 2 sqrt(3) R for R pixels: no critic with
-  gradients of norm 1 can score so.
+* **exploded**: its penalty or its loss is ten times what a constant score costs, or its scores have
+  run away: D(real) and D(fake) are farther apart than twice the diagonal of the cube of all images,
+  2 sqrt(3) R for R pixels, which no critic with gradients of norm 1 can score, right or wrong.
+  Scores that run away together show in the loss of logistic and hinge, whose zero is a place; for
+  wgan and rpgan only their difference is anything, and it is well while it tells images apart.
 
 wgan has no L0 and no certainty: a large gap is a large distance. It is blind where its gap is not
 above its noise. Medians over the window, so that no single step decides.
@@ -40,8 +42,9 @@ WON_SHARE = 0.05
 """Of L0: a critic with less loss is certain of everything."""
 NOISE = 2.0
 """Standard errors of the median gap that are noise."""
-PENALTY = 10.0
-"""Times L0, or for wgan times the penalty's weight (gradients of norm 4): a penalty above it."""
+EXPLODED = 10.0
+"""Times L0, or for wgan times the penalty's weight (gradients of norm 4): too large a penalty, or
+too large a loss where there is an L0."""
 
 Kind = Literal["blind", "won", "exploded"]
 
@@ -96,21 +99,33 @@ def constant_loss(kind: str) -> float:
 
 
 def _exploded(window: Sequence[CriticReading], game: Game) -> Failure | None:
-    wgan = game.kind == "wgan"
-    limit = PENALTY * (game.gp_weight if wgan else constant_loss(game.kind))
+    best = constant_loss(game.kind)
+    limit = EXPLODED * (best or game.gp_weight)
     penalty = median(each.penalty for each in window)
     if limit and penalty > limit:
         text = f"its penalty is {penalty:.3g}, above {limit:.3g}: it outweighs the game"
         return Failure(kind="exploded", text=text)
     gap = median(abs(each.d_real - each.d_fake) for each in window)
     farthest = 2 * math.sqrt(3) * game.resolution
-    if wgan and gap > 2 * farthest:
+    if gap > 2 * farthest:
         text = (
-            f"D(real) - D(fake) is {gap:.3g}, but images are at most {farthest:.3g} apart: its "
+            f"D(real) and D(fake) are {gap:.3g} apart, but images at most {farthest:.3g}: its "
             "gradients are far above 1"
         )
         return Failure(kind="exploded", text=text)
+    loss = median(each.loss for each in window)
+    if best and loss > EXPLODED * best:
+        real, fake = (median(scores) for scores in zip(*_scores(window), strict=True))
+        text = (
+            f"its loss is {loss:.3g}, {loss / best:.3g} times a constant score's, with D(real) "
+            f"{real:.3g} and D(fake) {fake:.3g}: its scores have run away"
+        )
+        return Failure(kind="exploded", text=text)
     return None
+
+
+def _scores(window: Sequence[CriticReading]) -> list[tuple[float, float]]:
+    return [(each.d_real, each.d_fake) for each in window]
 
 
 def _blind(window: Sequence[CriticReading], game: Game) -> Failure | None:

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssgear.errors import CheckpointError, MissingDependencyError
+from ssgear.errors import ArgumentError, CheckpointError, MissingDependencyError
 from ssgear.evaluation.features import extract
-from ssgear.evaluation.fid import frechet_distance
+from ssgear.evaluation.fid import Moments
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 """The file as torch-fidelity publishes it."""
@@ -31,6 +31,8 @@ FEATURES = "2048"
 """Output of the last pooling, which FID is defined on."""
 BATCH = 50
 """Images at a time: each is 299 pixels wide in there."""
+BLOCK = 40 * BATCH
+"""Images whose features are there at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +105,24 @@ def fid(
 ) -> dict[str, Any]:
     """Return `fid`, and `fid_protocol`, one line that belongs to it.
 
-    Both sets are uint8 [N, 3, H, W]; covariances are taken in float64, with the factor 1 / (N - 1).
+    Both sets are uint8 [N, 3, H, W] with N >= 2; covariances are taken in float64, with the factor
+    1 / (N - 1). Beside the images the memory that is needed does not grow with N.
     """
     network = inception.network if device is None else inception.network.to(device)
-    features = [extract(network, s, batch_size=BATCH, device=device) for s in (made, real)]
-    value = frechet_distance(*features)
+    value = _moments(network, made, device).distance(_moments(network, real, device))
     return {"fid": value, "fid_protocol": protocol_of(made, real, about, inception.digest)}
+
+
+def _moments(network: nn.Module, images: Tensor, device: torch.device | None) -> Moments:
+    if len(images) < 2:
+        raise ArgumentError(f"fid: {len(images)} image(s); give at least 2 of each kind")
+    found = Moments()
+    for block in torch.split(images, BLOCK):
+        features = extract(network, block, batch_size=BATCH, device=device)
+        if not bool(torch.isfinite(features).all()):
+            raise ArgumentError("fid: Inception's features hold values that are not finite")
+        found.add(features)
+    return found
 
 
 def protocol_of(made: Tensor, real: Tensor, about: About, digest: str) -> str:

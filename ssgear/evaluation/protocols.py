@@ -1,12 +1,13 @@
 """What `evaluate --protocol` can ask for: one function per protocol, registered by name.
 
 A protocol takes `EvalData` and an encoder with its features, and returns named figures. A function
-with `@protocol("name")` in this room is listed by the command without further ado.
+with `@protocol("name")` in this room is listed by the command without further ado; what it needs
+(`needs=labels_of`) is checked before the first of several protocols computes anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +23,12 @@ from ssgear.evaluation.inception import About, Inception
 from ssgear.evaluation.inception import fid as compute_fid
 from ssgear.evaluation.knn import knn_accuracy
 from ssgear.evaluation.linear import linear_probe, linear_probe_sgd
-from ssgear.models.generators import read_generator
-from ssgear.models.instances import synthetic_for
+from ssgear.models.generators import SavedGenerator, read_generator
+from ssgear.models.instances import check_condition, synthetic_for
 
 Figures = dict[str, float]
+Split = tuple[Tensor, Tensor | None]
+"""Images uint8 [N, 3, S, S], and labels [N] int64 where there are any."""
 FID_SEED = 0
 """Of the noise that synthetic images are made of."""
 
@@ -40,7 +43,7 @@ class EvalData:
     test_labels: Tensor | None
     classes: tuple[str, ...] | None = None
 
-    def split(self, name: Literal["test", "training"]) -> tuple[Tensor, Tensor | None]:
+    def split(self, name: Literal["test", "training"]) -> Split:
         """Return images and labels of one split."""
         if name == "test":
             return self.test_images, self.test_labels
@@ -70,6 +73,9 @@ class Subject:
     """Name of the images."""
     load: Callable[[int], EvalData] | None = None
     """The same images as squares of another side."""
+    load_trained: Callable[[int], Split] | None = None
+    """The images that the run was trained on as squares of a side, where `data` has others (STL-10:
+    the unlabelled ones)."""
     stated: dict[str, str] = field(default_factory=dict)
     """What protocols say of their figures."""
 
@@ -82,6 +88,28 @@ class Subject:
     def test(self) -> Tensor:
         """Features [N, F] of the test images."""
         return extract(self.encoder, self.data.test_images, device=self.device)
+
+    @cached_property
+    def generator(self) -> SavedGenerator:
+        """The generator of the run, or an error that says that there is none."""
+        if self.inception is None or self.run is None:
+            raise ArgumentError("fid: the subject has no run, or no Inception to measure it by")
+        return read_generator(self.folder)
+
+    @property
+    def folder(self) -> Path:
+        """The run's directory."""
+        assert self.run is not None
+        return self.run if self.run.is_dir() else self.run.parent
+
+    def split(self, name: Literal["test", "training"], side: int) -> Split:
+        """Return images and labels of one split as squares; training: what the run learned from."""
+        if name == "training" and self.load_trained is not None:
+            return self.load_trained(side)
+        found = self.data.split(name)
+        if side == found[0].shape[-1] or self.load is None:
+            return found
+        return self.load(side).split(name)
 
     @property
     def labels(self) -> tuple[Tensor, Tensor]:
@@ -96,17 +124,49 @@ class Subject:
 
 
 Protocol = Callable[[Subject], Figures]
+Need = Callable[[Subject], object]
+"""Raises what is missing; computes nothing."""
 _PROTOCOLS: dict[str, Protocol] = {}
+_NEEDS: dict[str, Need] = {}
 
 
-def protocol(name: str) -> Callable[[Protocol], Protocol]:
-    """Register a protocol under a name."""
+def protocol(name: str, *, needs: Need | None = None) -> Callable[[Protocol], Protocol]:
+    """Register a protocol under a name, with what finds out whether a subject has all of it."""
 
     def register(function: Protocol) -> Protocol:
         _PROTOCOLS[name] = function
+        if needs is not None:
+            _NEEDS[name] = needs
         return function
 
     return register
+
+
+def check(chosen: Iterable[str], subject: Subject) -> None:
+    """Raise what the first of some protocols that cannot be computed would raise."""
+    for name in chosen:
+        if name in _NEEDS:
+            _NEEDS[name](subject)
+
+
+def labels_of(subject: Subject) -> object:
+    """Need labels of both splits."""
+    return subject.labels
+
+
+def generator_of(subject: Subject) -> object:
+    """Need a generator, and what it is conditioned on for test images."""
+    found = subject.generator
+    check_condition(found, subject.folder, subject.data.test_labels)
+    return found
+
+
+def trained_generator_of(subject: Subject) -> object:
+    """Need a generator, and what it is conditioned on for the images that it learned from."""
+    found = subject.generator
+    labels = None if subject.load_trained else subject.data.train_labels
+    check_condition(found, subject.folder, labels)
+    return found
 
 
 def names() -> tuple[str, ...]:
@@ -123,7 +183,7 @@ def find(name: str) -> Protocol:
     return _PROTOCOLS[name]
 
 
-@protocol("linear")
+@protocol("linear", needs=labels_of)
 def linear(subject: Subject) -> Figures:
     """Logistic regression to convergence on frozen features."""
     train, test = subject.labels
@@ -131,7 +191,7 @@ def linear(subject: Subject) -> Figures:
     return {"linear_probe": result.top1, "linear_probe_top5": result.top5}
 
 
-@protocol("linear-sgd")
+@protocol("linear-sgd", needs=labels_of)
 def linear_sgd(subject: Subject) -> Figures:
     """A linear layer trained by SGD with random crops and flips."""
     train, test = subject.labels
@@ -142,7 +202,7 @@ def linear_sgd(subject: Subject) -> Figures:
     return {"linear_probe_sgd": result.top1, "linear_probe_sgd_top5": result.top5}
 
 
-@protocol("knn")
+@protocol("knn", needs=labels_of)
 def knn(subject: Subject) -> Figures:
     """Weighted vote of 200 and of 20 nearest neighbours."""
     train, test = subject.labels
@@ -152,28 +212,30 @@ def knn(subject: Subject) -> Figures:
     }
 
 
-@protocol("fid")
+@protocol("fid", needs=generator_of)
 def fid(subject: Subject) -> Figures:
     """FID of as many synthetic images as there are test images against these."""
     return _fid(subject, "test")
 
 
-@protocol("fid-train")
+@protocol("fid-train", needs=trained_generator_of)
 def fid_train(subject: Subject) -> Figures:
-    """FID of as many synthetic images as there are training images against these."""
+    """FID of as many synthetic images as there are images that the run learned from, against these.
+
+    Of STL-10 those are the unlabelled ones.
+    """
     return _fid(subject, "training")
 
 
 def _fid(subject: Subject, split: Literal["test", "training"]) -> Figures:
-    if subject.inception is None or subject.run is None:
-        raise ArgumentError("fid: the subject has no run, or no Inception to measure it by")
-    run = subject.run if subject.run.is_dir() else subject.run.parent
-    found = read_generator(run)
-    side = found.generator.resolution
-    images, labels = subject.data.split(split)
-    made = synthetic_for(found, run, images, labels, seed=FID_SEED, device=subject.device)
-    if side != images.shape[-1] and subject.load is not None:
-        images, _ = subject.load(side).split(split)
+    found = subject.generator
+    assert subject.inception is not None  # or there would be no generator
+    images, labels = subject.split(split, subject.data.test_images.shape[-1])
+    made = synthetic_for(
+        found, subject.folder, images, labels, seed=FID_SEED, device=subject.device
+    )
+    if found.generator.resolution != images.shape[-1]:
+        images, _ = subject.split(split, found.generator.resolution)
     about = About(
         real=f"{split} images of {subject.name}".strip(),
         condition=found.generator.config.condition.kind,

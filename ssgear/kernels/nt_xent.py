@@ -65,7 +65,11 @@ def nt_xent(
             positives too where ids are equal (without ids, both views of an image are on one rank).
             Gradients are those of the global loss times the number of ranks, because what wraps
             the model (DDP, DeepSpeed) takes the *mean* over ranks. The mean of the returned values
-            over ranks is the global loss.
+            over ranks is the global loss. A wrong argument, or another number of rows, on one rank
+            is an error on all. The limit of that are groups of NCCL alone (init_process_group with
+            "nccl" instead of "cpu:gloo,cuda:nccl"), where it would cost a wait for the GPU at every
+            call: there it is so at the first call, and later only that rank raises, while the
+            others wait in NCCL until its process ends or the group's timeout is over.
         impl: reference, streaming, cpp (on a CPU, where it was built), triton (on a GPU from
             compute capability 8.0 on), or auto, the fastest that can work on z. Only reference can
             be differentiated twice, forward, or under torch.func (where auto takes it).

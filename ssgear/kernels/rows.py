@@ -66,23 +66,39 @@ def check_equal_rows(z_RD: Tensor, has_ids: bool, group: dist.ProcessGroup) -> N
     group of NCCL only, a check stops the host, so it is made once for each shape.
     """
     mine = (z_RD.shape[0], z_RD.shape[1], compute_dtype(z_RD).itemsize, int(has_ids))
-    if z_RD.device.type == "cpu" or _talks_between_cpus(group):
+    if _talks_between_cpus(group):
         _compare(mine, group, "cpu")
-    else:
-        _compare_once(mine, group, str(z_RD.device))
+    elif mine not in _checked(group):
+        _compare(mine, group, str(z_RD.device))
+        _checked(group).add(mine)
 
 
 def raise_on_all_ranks(problem: str, group: dist.ProcessGroup) -> None:
     """Raise what is wrong on this rank alone; the others meet it in their `check_equal_rows`.
 
-    In a group of NCCL only they may be past that check, and nothing is raised here.
+    In a group of NCCL only they are sure to make that check at their first call, where an argument
+    that is wrong from the start is met; at later ones they may be past it, and nothing is raised
+    here.
     """
     if _talks_between_cpus(group):
         _compare((0, 0, 0, 0), group, "cpu", problem.encode())
+    elif not _checked(group):
+        _compare((0, 0, 0, 0), group, _own_device(), problem.encode())
 
 
 def _talks_between_cpus(group: dist.ProcessGroup) -> bool:
     return "cpu:" in dist.get_backend_config(group)
+
+
+def _own_device() -> str:
+    """Return where tensors for NCCL have to be, when none are given; untested on hardware."""
+    return f"cuda:{torch.cuda.current_device()}"
+
+
+@functools.cache
+def _checked(group: dist.ProcessGroup) -> set[tuple[int, ...]]:
+    """Return the shapes that all ranks of a group were found to bring; it is added to."""
+    return set()
 
 
 def _compare(
@@ -103,6 +119,3 @@ def _compare(
             for rank, (rows, width, itemsize, has_ids) in enumerate(shapes)
         )
         raise ArgumentError(f"nt_xent: all ranks of a group must bring the same shape; {listing}")
-
-
-_compare_once = functools.cache(_compare)

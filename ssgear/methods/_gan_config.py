@@ -74,7 +74,7 @@ class GanSettings:
     synthetic_after: float = 0.0
     """Share of the run after which it does."""
     adversarial_weight: float = 1.0
-    """Weight of realism in the generator's loss, times phi. This and the next 0: no GAN."""
+    """Weight of realism in the generator's loss, times phi; all its weights 0: no GAN at all."""
     generator_ssl_weight: float = 1.0
     """Weight of the SSL loss of synthetic images in the generator's loss, through the encoder."""
     aux_weight: float = 0.0
@@ -102,7 +102,7 @@ class GanSettings:
     momentum: float = 0.999
     """condition instance: decay of the encoder's average that makes the features."""
     warmup_epochs: float = 0.0
-    """condition instance: epochs of SSL alone before the GAN starts."""
+    """Epochs of SSL alone before the GAN starts; condition instance needs features worth that."""
     max_skipped: int = 10
     """Steps in a row with a gradient that is not finite that are skipped before the run ends."""
 
@@ -110,6 +110,7 @@ class GanSettings:
         """Refuse what defines no game."""
         self._check_numbers()
         self._check_choices()
+        refuse_idle(self, self._switches())
 
     def _check_numbers(self) -> None:
         at_least = {
@@ -147,22 +148,12 @@ class GanSettings:
             "aux_sides", self.aux_sides,
             f"goes with --method.aux-weight above 0, which is {self.aux_weight:g}",
         )  # fmt: skip
-        gp = self.adversarial == "wgan" and self.gp_weight > 0
         _require(
-            self.gp_phase == "critic" or gp,
-            "gp_phase", self.gp_phase,
-            "is for --method.adversarial wgan with a --method.gp-weight above 0",
-        )  # fmt: skip
-        _require(
-            not (gp and self.r1_gamma),
+            not (self.has_gp and self.r1_gamma),
             "r1_gamma", self.r1_gamma,
             f"goes with --method.gp-weight 0, which is {self.gp_weight:g}: one penalty at a time",
         )  # fmt: skip
-        styled = self.generator == "stylegan2"
-        for name in ("style_mixing", "path_length"):
-            value = getattr(self, name)
-            _require(styled or value == 0, name, value, "is for --method.generator stylegan2")
-        if styled and gp:
+        if self.generator == "stylegan2" and self.has_gp:
             raise ConfigError(
                 "--method.adversarial: wgan with a gradient penalty is not possible with stylegan2:"
                 " its critic has statistics over the batch, so a sample's gradient is not its own; "
@@ -173,6 +164,36 @@ class GanSettings:
             trains_gan or self.train_encoder,
             "train_encoder", self.train_encoder, "with every weight at 0 nothing would be trained",
         )  # fmt: skip
+
+    def _switches(self) -> dict[str, tuple[bool, tuple[str, ...]]]:
+        """Return what options depend on: how it is switched on, whether it is, and which."""
+        styled, phi = self.generator == "stylegan2", self.phi_kind
+        gp = "--method.adversarial wgan with a --method.gp-weight above 0"
+        rows = "--method.synthetic-rows and --method.train-encoder"
+        curriculum = phi in ("linear", "cosine", "step")
+        return {
+            "--method.generator dcgan": (not styled, ("generator_norm",)),
+            "--method.generator stylegan2": (styled, ("style_mixing", "path_length")),
+            "--method.adversarial wgan": (self.adversarial == "wgan" or not self.gp_weight,
+                                          ("gp_weight",)),
+            gp: (self.has_gp, ("gp_at", "gp_phase")),
+            "a --method.r1-gamma above 0": (self.r1_gamma > 0, ("r1_interval",)),
+            "--method.critic-augment diffaugment or ada": (self.critic_augment != "none",
+                                                           ("critic_policies",)),
+            rows: (self.synthetic_rows and self.train_encoder, ("synthetic_after",)),
+            "--method.train-encoder": (self.train_encoder, ("warmup_epochs",)),
+            "--method.phi loss": (phi == "loss", ("phi_max", "phi_scale")),
+            "--method.phi linear, cosine or step": (curriculum, ("phi_direction",)),
+            "--method.phi step": (phi == "step", ("phi_step",)),
+            "any --method.phi but constant": (phi != "constant", ("phi_min",)),
+            "--method.condition instance": (self.condition == "instance",
+                                            ("neighbours", "momentum")),
+        }  # fmt: skip
+
+    @property
+    def has_gp(self) -> bool:
+        """Whether the norm of the critic's gradient is penalised."""
+        return self.adversarial == "wgan" and self.gp_weight > 0
 
     @property
     def phi_kind(self) -> str:
@@ -191,6 +212,16 @@ class GanSettings:
     def has_gan(self) -> bool:
         """Whether generator and critic are trained at all."""
         return self.adversarial_weight > 0 or self.generator_ssl_weight > 0 or self.aux_weight > 0
+
+
+def refuse_idle(settings: GanSettings, switches: dict[str, tuple[bool, tuple[str, ...]]]) -> None:
+    """Refuse an option that was changed while what it belongs to is switched off."""
+    defaults = {field.name: field.default for field in dataclasses.fields(GanSettings)}
+    for switch, (is_on, names) in switches.items():
+        for name in names:
+            value = getattr(settings, name)
+            right = f"is for {switch}; leave it away (it is {defaults[name]} then)"
+            _require(is_on or value == defaults[name], name, value, right)
 
 
 def inner_config(kind: type[Any], options: tuple[str, ...], name: str) -> Any:

@@ -72,7 +72,7 @@ class Game(nn.Module):
     def compiled(self) -> tuple[nn.Module, ...]:
         """Return what may be compiled: not the critic under a penalty, nor G under path lengths."""
         config, generator = self.config, self.generator
-        penalised = config.r1_gamma > 0 or (config.adversarial == "wgan" and config.gp_weight > 0)
+        penalised = config.r1_gamma > 0 or config.has_gp
         synthesis = getattr(generator, "synthesis", generator)
         return (
             *(() if config.path_length else (synthesis,)),
@@ -108,7 +108,7 @@ class Game(nn.Module):
     ) -> None:
         """Add the penalty on the critic's gradient, and log what it comes to in a step."""
         config = self.config
-        if config.adversarial == "wgan" and config.gp_weight:
+        if config.has_gp:
             penalty = self._norm_penalty(batch, real, fake, condition)
             terms.parts["penalty"] = penalty.detach()
         elif not config.r1_gamma:

@@ -8,32 +8,29 @@ Shapes: n rows of this rank, R pixels of a synthetic image, D numbers of an embe
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ssgear import registry
-from ssgear.data.augment import AugmentSpec, augment
+from ssgear.data.augment import AugmentSpec
 from ssgear.data.batch import Batch
 from ssgear.errors import ConfigError
-from ssgear.kernels import philox
-from ssgear.losses import nt_xent
-from ssgear.methods import _gan_phi as phi
 from ssgear.methods._gan_config import GanSettings, inner_config
+from ssgear.methods._gan_encoder import EncoderPhase
 from ssgear.methods._gan_game import Game
+from ssgear.methods._gan_generator import GeneratorPhase
 from ssgear.methods._gan_instances import Instances
-from ssgear.methods._gan_parts import Synthetic, at_resolution, condition_of
+from ssgear.methods._gan_parts import condition_of
 from ssgear.methods.base import Extract, Facts, Group, LossTerms, Method, OptimizerSpec, Phase
 from ssgear.models.critic_augment import Ada
 from ssgear.models.generators import save_generator
 from ssgear.models.instances import save_instance_encoder
-from ssgear.models.sampling import sample, to_uint8
+from ssgear.models.sampling import sample_uint8
 
 if TYPE_CHECKING:
     from ssgear.data.sources import Source
@@ -113,7 +110,7 @@ PRESETS = {
 CRITIC, GENERATOR = "critic", "generator"
 
 
-class GanSSL(Method):
+class GanSSL(GeneratorPhase, EncoderPhase):
     """Critic, generator and encoder, trained together."""
 
     cacheable = False
@@ -125,8 +122,6 @@ class GanSSL(Method):
         """Settings of GAN + SSL."""
 
     config: Config
-    phi_mean: Tensor
-    phi_steps: Tensor
 
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         """Build generator and critic, and the method that trains the encoder."""
@@ -167,7 +162,12 @@ class GanSSL(Method):
         groups: list[Group] = []
         phases: list[Phase] = []
         if config.has_gan:
-            after = min(1.0, config.warmup_epochs / facts.epochs)
+            if config.warmup_epochs >= facts.epochs:
+                raise ConfigError(
+                    f"--method.warmup-epochs: {config.warmup_epochs:g} of {facts.epochs} epochs "
+                    "leave none for the GAN; use fewer"
+                )
+            after = config.warmup_epochs / facts.epochs
             makers: dict[str, nn.Module] = {"generator": game.generator, "heads": game.heads}
             if not config.aux_sides:
                 del makers["heads"]
@@ -187,8 +187,6 @@ class GanSSL(Method):
         else:
             self.ssl.requires_grad_(False)
         return tuple(groups), tuple(phases)
-
-    # what the encoder's own method does, it does here too
 
     def compiled(self) -> tuple[nn.Module, ...]:
         """Return the encoder, and of the GAN what no penalty goes through."""
@@ -230,13 +228,14 @@ class GanSSL(Method):
         if not self.generates:
             return None
         game = self.game
-        condition = labels if self.config.condition == "label" else None
-        if self.instances is not None:
-            parts = [part.to(self.phi_mean.device) for part in torch.split(images, 500)]
-            condition = torch.cat([self._instance_features(part / 127.5 - 1) for part in parts])
+
+        def condition(rows: slice) -> Tensor | None:
+            if self.instances is not None:
+                return self._instance_features(images[rows].to(self.phi_mean.device) / 127.5 - 1)
+            return labels[rows] if self.config.condition == "label" and labels is not None else None
+
         with game.average.applied():
-            made = sample(game.generator, len(images), seed, condition=condition)
-        return to_uint8(made).cpu()
+            return sample_uint8(game.generator, len(images), seed, condition=condition)
 
     def save_generator(self, directory: Path, classes: Sequence[str] | None) -> None:
         """Write the averaged generator, and the encoder that makes its condition."""
@@ -266,31 +265,6 @@ class GanSSL(Method):
             if self.instances is not None:
                 self.instances.follow(self.encoder)
 
-    def _after_generator(self, carry: Mapping[str, Tensor]) -> None:
-        rows, seen = carry["rows_and_images_seen"].tolist()  # on the CPU: nothing waits
-        self.game.average.update(rows, seen)
-        if "phi_mean" in carry:
-            self.phi_mean.copy_(carry["phi_mean"])
-            self.phi_steps.add_(1)
-        if "mean_style" in carry:
-            self.game.track_styles(self._over_ranks(carry["mean_style"], mean=True))
-        if "path_length" in carry and self.game.path_length is not None:
-            self.game.path_length.track(self._over_ranks(carry["path_length"], mean=True))
-
-    def _over_ranks(self, value: Tensor, *, mean: bool = False) -> Tensor:
-        """Return the sum, or the mean, over ranks."""
-        if self.process_group is None:
-            return value
-        total = value.clone()
-        dist.all_reduce(total, group=self.process_group)
-        return total / self._num_ranks if mean else total
-
-    @property
-    def _num_ranks(self) -> int:
-        return 1 if self.process_group is None else dist.get_world_size(self.process_group)
-
-    # losses
-
     def loss(self, phase: Phase, batch: Batch) -> LossTerms:
         """Return the loss of a phase."""
         if phase.name == CRITIC:
@@ -298,177 +272,6 @@ class GanSSL(Method):
         if phase.name == GENERATOR:
             return self._generator_terms(batch)
         return self._encoder_terms(phase, batch)
-
-    def _generator_terms(self, batch: Batch) -> LossTerms:
-        """Return realism as the critic sees it, and the SSL losses through the encoder."""
-        config, game = self.config, self.game
-        real, condition = self._real(batch)
-        fake = game.synthesise(batch, condition, at=config.aux_sides)
-        ssl, anchor_nD = self._ssl_of(batch, fake.images)
-        terms = LossTerms(total=real.new_zeros((), dtype=torch.float32))
-        share = self._add_realism(terms, batch, real, fake.images, condition, ssl)
-        if ssl is not None:
-            terms.parts["generator_ssl"] = ssl.detach()
-            if config.generator_ssl_weight and share:
-                terms.total = terms.total + config.generator_ssl_weight * share * ssl
-        if anchor_nD is not None and config.aux_sides:
-            auxiliary = self._auxiliary(fake, anchor_nD)
-            terms.parts["auxiliary"] = auxiliary.detach()
-            terms.total = terms.total + config.aux_weight * auxiliary
-        path = game.path_penalty(batch, fake)
-        if path is not None:
-            terms.parts["path_penalty"] = path[0].detach()
-            terms.carry["path_length"] = path[1]
-            terms.total = terms.total + path[0]
-        if fake.styles is not None:
-            terms.carry["mean_style"] = fake.styles.detach()[:, 0].float().mean(dim=0)
-        rows = len(batch) * self._num_ranks
-        counted = torch.tensor([rows, batch.step * rows], dtype=torch.float64)
-        terms.carry["rows_and_images_seen"] = counted
-        return terms
-
-    def _add_realism(
-        self,
-        terms: LossTerms,
-        batch: Batch,
-        real: Tensor,
-        fake: Tensor,
-        condition: Tensor | None,
-        ssl: Tensor | None,
-    ) -> float:
-        """Add the adversarial loss times phi; return the share of the SSL weight that holds."""
-        config = self.config
-        weight, share = self._phi(terms, batch, ssl)
-        terms.parts["phi"] = torch.as_tensor(weight, dtype=torch.float32, device=fake.device)
-        if config.adversarial_weight:
-            realism = self.game.realism(batch, real, fake, condition)
-            terms.parts["realism"] = realism.detach()
-            terms.total = terms.total + config.adversarial_weight * weight * realism
-        if config.gp_phase == "both":
-            terms.total = terms.total + self.game.generator_penalty(batch, fake, condition)
-        return share
-
-    def _phi(
-        self, terms: LossTerms, batch: Batch, ssl: Tensor | None
-    ) -> tuple[Tensor | float, float]:
-        """Return phi and the share of the SSL weight; carry phi's running mean."""
-        if self.config.phi_kind != "loss":
-            return phi.of_curriculum(self.config, batch.progress)
-        assert ssl is not None
-        value = self._over_ranks(ssl.detach(), mean=True)  # every rank weighs alike
-        mean = phi.moved(self.phi_mean, self.phi_steps, value)
-        terms.carry["phi_mean"] = mean
-        return phi.of_loss(self.config, mean, 2 * len(batch) * self._num_ranks), 1.0
-
-    def _ssl_of(self, batch: Batch, fake: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Return L_SSL(G) and, detached, what inner feature maps are compared with [n, D].
-
-        With a condition that is the real image of the row, else the synthetic image itself.
-        """
-        config = self.config
-        learned, measured = config.generator_ssl_weight > 0, config.phi_kind == "loss"
-        if not (learned or measured or config.aux_sides):
-            return None, None
-        with torch.set_grad_enabled(learned):
-            z_fake = self._project(batch, self._view(batch, fake, 0))
-            if self.game.condition:
-                with torch.no_grad():
-                    z_other = self._project(batch, batch.views[0])
-            elif learned:
-                z_other = self._project(batch, self._view(batch, fake, 1))
-            else:
-                return None, z_fake.detach()
-            loss = nt_xent(
-                z_fake, z_other, temperature=config.temperature, group=self.process_group
-            )
-        return loss, (z_other if self.game.condition else z_fake).detach()
-
-    def _auxiliary(self, fake: Synthetic, anchor_nD: Tensor) -> Tensor:
-        """Return the NT-Xent losses of the heads, added up."""
-        losses = []
-        for side, head in self.game.heads.items():
-            z_nD = head(fake.features[int(side)].mean(dim=(2, 3)))
-            rows = torch.cat((z_nD.float(), anchor_nD.float()))
-            tau, group = self.config.temperature, self.process_group
-            losses.append(nt_xent(rows, temperature=tau, group=group))
-        return torch.stack(losses).sum()
-
-    def _encoder_terms(self, phase: Phase, batch: Batch) -> LossTerms:
-        """Return the loss of the encoder's method, with synthetic images among its rows."""
-        if not self._sees_synthetic(batch):
-            return self.ssl.loss(phase, batch)
-        with torch.no_grad():
-            fake = self.game.synthesise(batch, self._condition(batch)).images
-            # a conditioned image is one more view of its row, a free one a row of its own
-            count = 1 if self.game.condition else len(batch.views)
-            made = [self._view(batch, fake, view) for view in range(count)]
-        if self.game.condition:
-            batch = dataclasses.replace(batch, views=[*batch.views, *made])
-            return self.ssl.loss_of(phase, self.ssl.embed(phase, batch), batch)
-        zs_real = self.ssl.embed(phase, batch)
-        zs_made = self.ssl.embed(phase, dataclasses.replace(batch, views=made))
-        zs = tuple(torch.cat(pair) for pair in zip(zs_real, zs_made, strict=True))
-        return self.ssl.loss_of(phase, zs, self._doubled(batch))
-
-    def _sees_synthetic(self, batch: Batch) -> bool:
-        config = self.config
-        if not (config.synthetic_rows and config.has_gan):
-            return False
-        return batch.progress >= max(config.synthetic_after, self.phases[0].after)
-
-    def _doubled(self, batch: Batch) -> Batch:
-        """Return the rows of a batch and as many synthetic ones after them."""
-        rows = len(batch) * self._num_ranks
-        return dataclasses.replace(
-            batch,
-            index=torch.cat((batch.index, batch.index)),
-            position=torch.cat((batch.position, batch.position + rows)),
-            images=None,
-            labels=None,
-        )
-
-    # images
-
-    def _real(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Return the critic's real images at the generator's side, and their condition."""
-        condition, images = self._condition(batch), batch.images
-        if self.instances is not None and batch.fetch is not None:
-            images = batch.fetch(self.instances.neighbours_of(batch))
-        assert images is not None  # `needs_images`
-        return at_resolution(images, self.game.resolution), condition
-
-    def _condition(self, batch: Batch) -> Tensor | None:
-        if self.instances is None:
-            return batch.labels if self.config.condition == "label" else None
-        assert batch.images is not None
-        return self._instance_features(batch.images)
-
-    def _instance_features(self, images: Tensor) -> Tensor:
-        """Return the condition of images in [-1, 1]."""
-        assert self.instances is not None
-        mean = images.new_tensor(self.specs[0].mean).view(3, 1, 1)
-        std = images.new_tensor(self.specs[0].std).view(3, 1, 1)
-        views = at_resolution(((images + 1) / 2 - mean) / std, self.encoder.size)
-        return self.instances.features(self.encoder, views)
-
-    def _view(self, batch: Batch, fake: Tensor, view: int) -> Tensor:
-        """Return one augmented view of synthetic images, differentiable in them."""
-        key = philox.derive_key(batch.seed, "synthetic", batch.phase, batch.step, batch.repeat)
-        spec = self.specs[view % len(self.specs)]
-        return augment(
-            (fake.float().clamp(-1, 1) + 1) / 2,
-            spec,
-            size=spec.side(self.encoder.size),
-            seed=key % 2**32,
-            epoch=batch.epoch,
-            indices=batch.position,
-            view=view,
-        )
-
-    def _project(self, batch: Batch, view: Tensor) -> Tensor:
-        """Return the embedding [n, D] of one view."""
-        alone = dataclasses.replace(batch, views=[view])
-        return self.ssl.embed(self.ssl.phases[0], alone)[0]
 
 
 def _adam(config: GanSettings, lr: float) -> OptimizerSpec:

@@ -10,7 +10,7 @@ that the run exports. Shapes: N images, F numbers of a feature.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,11 +20,9 @@ from torch.nn import functional as F
 from ssgear.errors import CheckpointError, DataError
 from ssgear.models.encoders import Encoder, PretrainedEncoder, read_encoder, save_encoder
 from ssgear.models.generators import SavedGenerator
-from ssgear.models.sampling import sample, to_uint8
+from ssgear.models.sampling import BLOCK, sample_uint8
 
 NAME = "instance_encoder"
-BLOCK = 500
-"""Images of which features are taken at a time."""
 
 
 def save_instance_encoder(
@@ -70,18 +68,36 @@ def synthetic_for(
     """
     generator = found.generator.to(device)
     condition = found.generator.config.condition
-    given: Tensor | None = None
+    given: Callable[[slice], Tensor] | None = None
     if condition.kind == "vector":
         encoder = fitting(load_instance_encoder(run), condition.size, run).to(device)
-        given = instance_features(encoder, images, device)
+
+        def given(rows: slice) -> Tensor:
+            return instance_features(encoder, images[rows], device)
+
     elif condition.kind == "label":
-        if labels is None or int(labels.max()) >= condition.size:
-            raise DataError(
-                f"{run}: its generator draws images of {condition.size} classes, and these images "
-                f"have {'no labels' if labels is None else 'more'}; use those that it learned from"
-            )
-        given = labels
-    return to_uint8(sample(generator, len(images), seed, condition=given)).cpu()
+        known = _labels_of(found, run, labels)
+        given = known.__getitem__
+    return sample_uint8(generator, len(images), seed, condition=given)
+
+
+def check_condition(found: SavedGenerator, run: Path, labels: Tensor | None) -> None:
+    """Raise what `synthetic_for` would where what the generator is conditioned on is missing."""
+    condition = found.generator.config.condition
+    if condition.kind == "vector":
+        fitting(load_instance_encoder(run), condition.size, run)
+    elif condition.kind == "label":
+        _labels_of(found, run, labels)
+
+
+def _labels_of(found: SavedGenerator, run: Path, labels: Tensor | None) -> Tensor:
+    size = found.generator.config.condition.size
+    if labels is None or int(labels.max()) >= size:
+        raise DataError(
+            f"{run}: its generator draws images of {size} classes, and these images "
+            f"have {'no labels' if labels is None else 'more'}; use those that it learned from"
+        )
+    return labels
 
 
 def fitting(encoder: PretrainedEncoder, size: int, run: Path) -> PretrainedEncoder:

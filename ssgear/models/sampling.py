@@ -1,6 +1,7 @@
 """Images from a generator by number: image i is a function of (seed, i) and the weights only.
 
     images = sample(generator, 64, seed=0)                # with `GeneratorEma.applied()` around it
+    pixels = sample_uint8(generator, 50_000, seed=0)      # the same as uint8, in blocks
 
 Noise is Philox by (seed, i). The network always runs on blocks of the same size, cut at the same
 numbers, because a convolution may round otherwise at another batch size: image i has the same bits
@@ -9,7 +10,7 @@ whether 1 or 10000 are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -21,6 +22,8 @@ from ssgear.models.dcgan import DCGANGenerator
 from ssgear.models.stylegan2 import StyleGAN2Generator
 
 Generator = DCGANGenerator | StyleGAN2Generator
+BLOCK = 512
+"""Images of `sample_uint8` that are there in float32 at a time, a multiple of `sample`'s block."""
 
 
 def noise(generator: Generator, numbers_N: Tensor, seed: int) -> Tensor:
@@ -77,6 +80,28 @@ def sample(
             inputs = noise(generator, numbers, seed).to(weight)
             blocks.append(_images(generator, inputs, chosen, truncation)[wanted.to(device)])
     return torch.cat(blocks)
+
+
+@torch.no_grad()
+def sample_uint8(
+    generator: Generator,
+    count: int,
+    seed: int,
+    *,
+    condition: Callable[[slice], Tensor | None] | None = None,
+) -> Tensor:
+    """Return the images numbered 0, ..., count - 1 as uint8 [count, 3, R, R] on the CPU.
+
+    They are those of `sample`, to the bit. No more than `BLOCK` of them, and of their conditions,
+    are there in float32 at a time. `condition` returns that of some rows.
+    """
+    pixels = torch.empty(count, 3, generator.resolution, generator.resolution, dtype=torch.uint8)
+    for start in range(0, count, BLOCK):
+        rows = slice(start, min(start + BLOCK, count))
+        given = None if condition is None else condition(rows)
+        size = rows.stop - start
+        pixels[rows] = to_uint8(sample(generator, size, seed, condition=given, start=start)).cpu()
+    return pixels
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ import pickle
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pytest
 import torch
 from torchvision import datasets
@@ -19,13 +18,9 @@ from ssgear.data.scan import decode_all, scan
 from ssgear.data.sources import open_probe_source, open_source
 from ssgear.errors import DataError
 from tests.data.pictures import Pixels, both
+from tests.data.stl10_files import images, write_stl10
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird"]
-
-
-def images(count: int, side: int, seed: int) -> Pixels:
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (count, 3, side, side), dtype=np.uint8)
 
 
 def save(path: Path, content: Any) -> list[str]:
@@ -59,21 +54,7 @@ def cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Pixe
 
 @pytest.fixture
 def stl10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, Pixels]]:
-    """Three labelled, four unlabelled and two test images, columns first as published."""
-    folder = tmp_path / "stl10_binary"
-    folder.mkdir()
-    pixels = {"train": images(3, 96, 0), "unlabeled": images(4, 96, 1), "test": images(2, 96, 2)}
-    labels = {"train_y.bin": bytes([1, 10, 4]), "test_y.bin": bytes([2, 9])}
-    stored = {f"{name}_X.bin": rows.swapaxes(2, 3).tobytes() for name, rows in pixels.items()}
-    sums = {}
-    for name, data in {**stored, **labels}.items():
-        (folder / name).write_bytes(data)
-        sums[name] = hashlib.md5(data).hexdigest()
-    parts = {"train_list": ("train_X", "train_y", "unlabeled_X"), "test_list": ("test_X", "test_y")}
-    for part, names in parts.items():
-        entries = [[f"{name}.bin", sums[f"{name}.bin"]] for name in names]
-        monkeypatch.setattr(datasets.STL10, part, entries)
-    return tmp_path, pixels
+    return tmp_path, write_stl10(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("source", ["auto", "cifar10"])

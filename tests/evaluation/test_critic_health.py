@@ -118,6 +118,65 @@ def test_a_penalty_beyond_all_measure_is_an_explosion(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("gap", [-1e4, 1e4])
+def test_scores_that_run_apart_are_an_explosion(kind: str, gap: float) -> None:
+    """Whether the critic is right or wrong: no images are so far apart."""
+    assert judge(kind, play(kind, gap=gap, spread=300.0)) == "exploded"
+
+
+@pytest.mark.parametrize("kind", ["logistic", "hinge", "rpgan"])
+def test_scores_of_any_size_that_tell_nothing_are_an_explosion(kind: str) -> None:
+    """Noise of a thousand around one mean: the loss is hundreds of times a constant score's."""
+    for seed in range(5):
+        assert judge(kind, play(kind, gap=0.0, spread=1e3, seed=seed)) == "exploded"
+    assert judge(kind, play(kind, gap=0.0, spread=2.0)) == "blind"
+
+
+@pytest.mark.parametrize("centre", [-1e5, 1e5])
+def test_scores_that_run_away_together(centre: float) -> None:
+    """Their place means something for logistic and hinge alone."""
+    for kind in ("logistic", "hinge"):
+        failure = critic_failure(play(kind, gap=1.0, centre=centre), Game(kind=kind, resolution=32))
+        assert failure is not None and failure.kind == "exploded"
+        assert "its scores have run away" in failure.text and f"{centre:.3g}" in failure.text
+    for kind in ("wgan", "rpgan"):
+        assert judge(kind, play(kind, gap=1.0, centre=centre)) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_real_critic_that_is_trained_too_fast_explodes(kind: str) -> None:
+    """Its own scores, as it makes them, not constructed ones; one that is not stays sound."""
+    assert judge(kind, trained(kind, lr=300.0)) == "exploded"
+    assert judge(kind, trained(kind, lr=1e-4)) != "exploded"
+
+
+def trained(kind: str, *, lr: float) -> list[CriticReading]:
+    """Readings of a critic of two layers that learns images of noise from darker ones by Adam."""
+    generator = torch.Generator().manual_seed(0)
+    critic = torch.nn.Sequential(
+        torch.nn.Linear(3 * 32 * 32, 8), torch.nn.LeakyReLU(0.2), torch.nn.Linear(8, 1)
+    )
+    with torch.no_grad():
+        for weight in critic.parameters():
+            weight.copy_(0.02 * torch.randn(weight.shape, generator=generator))
+    optimizer = torch.optim.Adam(critic.parameters(), lr=lr, betas=(0.0, 0.9))
+    found = []
+    for _ in range(WINDOW + 10):
+        real, fake = (torch.rand(2, 32, 3072, generator=generator) * 2 - 1).unbind()
+        d_real, d_fake = critic(real), critic(fake - 0.1)
+        loss = critic_loss(kind, d_real, d_fake)
+        found.append(
+            CriticReading(
+                loss=loss.item(), d_real=d_real.mean().item(), d_fake=d_fake.mean().item()
+            )
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_few_wild_steps_decide_nothing(kind: str) -> None:
     readings = play(kind, gap=1.0)
     wild = CriticReading(loss=1e6, d_real=1e6, d_fake=-1e6, penalty=1e9)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssgear.errors import ArgumentError
 from ssgear.evaluation import frechet_distance
+from ssgear.evaluation.fid import Moments
 
 
 def plain(a: Tensor, b: Tensor) -> float:
@@ -58,3 +59,20 @@ def test_closed_forms() -> None:
 def test_bad_input(a: Tensor, b: Tensor, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         frechet_distance(a, b)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(311, 17), (23, 40)])
+def test_blocks_of_any_size_are_the_whole_at_once(rows: int, width: int) -> None:
+    """A mean far from zero would cost the digits of a sum of squares."""
+    torch.manual_seed(rows)
+    a = (torch.randn(rows, width) @ torch.randn(width, width) + 1000).float()
+    b = a[: rows // 2] * 0.9
+    for sizes in ((1,) * rows, (3, rows - 3), (rows - 1, 1), (7, 1, 9, rows - 17)):
+        pieces = Moments(*torch.split(a, list(sizes)))
+        assert pieces.count == rows and len(pieces.scatter_RF) <= max(width, rows + len(sizes))
+        covariance = pieces.scatter_RF.T @ pieces.scatter_RF / (rows - 1)
+        plain_covariance = torch.from_numpy(np.cov(a.double().numpy(), rowvar=False))
+        assert torch.allclose(covariance, plain_covariance, rtol=1e-9, atol=1e-9)
+        assert torch.allclose(pieces.mean_F, a.double().mean(0), rtol=1e-12)
+        wanted = frechet_distance(a, b)
+        assert pieces.distance(Moments(b)) == pytest.approx(wanted, rel=1e-6), sizes

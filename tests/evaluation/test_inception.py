@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssgear.errors import CheckpointError, MissingDependencyError
+from ssgear.errors import ArgumentError, CheckpointError, MissingDependencyError
+from ssgear.evaluation import frechet_distance
+from ssgear.evaluation import inception as room
+from ssgear.evaluation.fid import Moments
 from ssgear.evaluation.inception import About, Inception, fid, load_inception
 from tests.evaluation.kaiming_inception import write_weights
 
@@ -66,6 +69,35 @@ def test_the_condition_is_part_of_the_protocol() -> None:
         about = About(real="training images", condition=condition, seed=0)
         found = fid(inception, images, images, about=about)
         assert found["fid"] == pytest.approx(0, abs=1e-6) and said in found["fid_protocol"]
+
+
+def test_features_are_there_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The value of many blocks is that of one, and no block is larger than `BLOCK`."""
+
+    class Coarse(torch.nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images[:, :, ::11, ::11].flatten(1).float()
+
+    sizes: list[int] = []
+
+    class Watched(Moments):
+        def add(self, block_nF: Tensor) -> None:
+            sizes.append(len(block_nF))
+            super().add(block_nF)
+
+    monkeypatch.setattr(room, "Moments", Watched)
+    made, real = pictures(137, 1, 0.0), pictures(90, 2, 0.1)
+    inception = Inception(network=Coarse(), digest="x")
+    whole = fid(inception, made, real, about=ABOUT)["fid"]
+    assert sizes == [137, 90] and whole == pytest.approx(
+        frechet_distance(Coarse()(made), Coarse()(real)), rel=1e-9
+    )
+    sizes.clear()
+    monkeypatch.setattr(room, "BLOCK", 50)
+    assert fid(inception, made, real, about=ABOUT)["fid"] == pytest.approx(whole, rel=1e-9)
+    assert sizes == [50, 50, 37, 50, 40]
+    with pytest.raises(ArgumentError, match="1 image"):
+        fid(inception, made[:1], real, about=ABOUT)
 
 
 class Bomb:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ssgear.errors import ArgumentError
 from ssgear.kernels import native
+from ssgear.kernels import rows as room
 from ssgear.kernels.nt_xent import Implementation, nt_xent
 from tests.kernels.nt_xent_oracle import Result, oracle
 from tests.ranks import Ranks
@@ -109,11 +110,11 @@ def unequal_ranks(what: str, impl: Implementation) -> str:
     return "no error"
 
 
-def bad_argument_of_one_rank(what: str, impl: Implementation) -> str:
+def bad_argument_of_one_rank(what: str, impl: Implementation, group: Any = None) -> str:
     """Return what a rank says where the arguments of rank 1 are none."""
     bad = dist.get_rank() == 1
     z = torch.ones(7 if bad and what == "rows" else 4, 3)
-    options: dict[str, Any] = {"group": dist.group.WORLD, "impl": impl}
+    options: dict[str, Any] = {"group": group or dist.group.WORLD, "impl": impl}
     if what == "ids":
         options["ids"] = (torch.arange(4) // 2).to(torch.int32 if bad else torch.int64)
     if bad and what == "temperature":
@@ -125,6 +126,33 @@ def bad_argument_of_one_rank(what: str, impl: Implementation) -> str:
     except ArgumentError as error:
         return str(error)
     return "no error"
+
+
+def as_with_nccl_alone(what: str, impl: Implementation) -> tuple[str, str, int]:
+    """Make a first and a later call with a bad argument on rank 1, in a group that hides its gloo.
+
+    Return what was raised, and how often ranks were compared in the sound calls between.
+    """
+    talks, device, compare = room._talks_between_cpus, room._own_device, room._compare
+    counted: list[Any] = []
+
+    def count(*args: Any) -> None:
+        counted.append(args)
+        compare(*args)
+
+    room._talks_between_cpus = lambda group: False
+    room._own_device = lambda: "cpu"
+    group = dist.new_group([0, 1, 2])
+    try:
+        first = bad_argument_of_one_rank(what, impl, group)
+        room._compare = count
+        for number in (4, 4, 6, 4, 6):
+            nt_xent(torch.ones(number, 3), group=group, impl=impl)
+        # the others would wait for ever: here they are not even called
+        later = bad_argument_of_one_rank(what, impl, group) if dist.get_rank() == 1 else first
+        return first, later, len(counted)
+    finally:
+        room._talks_between_cpus, room._own_device, room._compare = talks, device, compare
 
 
 def one_bad_row(impl: Implementation) -> tuple[float, bool]:
@@ -252,6 +280,19 @@ def test_what_one_rank_cannot_take_is_raised_on_all(
     messages = ranks.run(bad_argument_of_one_rank, what, impl)
     assert len(set(messages)) == 1
     assert messages[0].startswith(wanted[what]) and messages[0].endswith(" (on rank 1)")
+
+
+@pytest.mark.parametrize("what", ["rows", "temperature"])
+@pytest.mark.parametrize("impl", ["reference", "streaming"])
+def test_without_gloo_it_is_so_at_the_first_call(
+    what: str, impl: Implementation, ranks: Ranks
+) -> None:
+    """And later calls compare a shape once; the rank that is wrong raises alone, at once."""
+    said = {"rows": "nt_xent: z has 7 rows", "temperature": "nt_xent: temperature=-1"}[what]
+    for first, later, compared in ranks.run(as_with_nccl_alone, what, impl):
+        assert first.startswith(said) and first.endswith(" (on rank 1)")
+        assert later.startswith(said) and compared == 2
+    assert not ranks.run(as_with_nccl_alone, what, impl)[1][1].endswith(" (on rank 1)")
 
 
 @pytest.mark.parametrize("impl", ["reference", "streaming", CPP])

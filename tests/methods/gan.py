@@ -35,7 +35,10 @@ def build(*, norm: str = "group", **settings: Any) -> GanSSL:
     encoder = build_encoder(ModelConfig(name="resnet_tiny", norm=norm), SIDE, seed=0)  # type: ignore[arg-type]
     small: dict[str, Any] = {"generator_width": 4, "critic_width": 4, "noise_dim": 8}
     small |= {"generator_norm": "group", "ssl_options": ("projector_dims=16,8",), "n_critic": 1}
-    config = GanSSL.Config(**{**small, **settings})
+    chosen = {**small, **settings}
+    if chosen.get("generator") == "stylegan2":
+        del chosen["generator_norm"]  # it has none
+    config = GanSSL.Config(**chosen)
     facts = Facts(
         augmentation=view_set("simclr-cifar"),
         num_images=IMAGES,

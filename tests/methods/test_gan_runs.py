@@ -29,8 +29,9 @@ INSTANCE = (
     "ada", "--method.n-critic", "2", "--method.r1-gamma", "1", "--method.r1-interval", "2",
 )  # fmt: skip
 STYLES = (
-    "--method.generator", "stylegan2", "--method.generator-width", "1", "--method.critic-width",
-    "1", "--method.adversarial", "logistic", "--method.r1-gamma", "0.1", "--method.condition",
+    "--method.generator", "stylegan2", "--method.generator-norm", "batch",
+    "--method.generator-width", "1", "--method.critic-width", "1",
+    "--method.adversarial", "logistic", "--method.r1-gamma", "0.1", "--method.condition",
     "label", "--method.path-length", "1", "--method.style-mixing", "0.5", "--method.n-critic", "1",
 )  # fmt: skip
 WGAN = ("--method.n-critic", "2", "--method.aux-sides", "8", "--method.aux-weight", "0.5")

@@ -215,7 +215,8 @@ def fresh(module: torch.nn.Module, method: GanSSL) -> torch.nn.Module:
 @pytest.mark.parametrize("direction", ["falling", "rising"])
 @pytest.mark.parametrize("kind", ["linear", "cosine", "step"])
 def test_curricula(kind: str, direction: str) -> None:
-    config = GanSSL.Config(phi=kind, phi_direction=direction, phi_min=0.2, phi_step=0.4)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"phi_step": 0.4} if kind == "step" else {}
+    config = GanSSL.Config(phi=kind, phi_direction=direction, phi_min=0.2, **settings)  # type: ignore[arg-type]
     for u in (0.0, 0.25, 0.4, 0.9, 1.0):
         f = {
             "linear": 1 - u,
@@ -225,7 +226,7 @@ def test_curricula(kind: str, direction: str) -> None:
         weight, share = phi.of_curriculum(config, u)
         wanted = 0.2 + 0.8 * (f if direction == "falling" else 1 - f)
         assert weight == pytest.approx(wanted) and share == pytest.approx(1 - f)
-    constant = GanSSL.Config(phi="constant", phi_direction=direction)  # type: ignore[arg-type]
+    constant = GanSSL.Config(phi="constant")
     assert phi.of_curriculum(constant, 0.7) == (1.0, 1.0)
 
 
@@ -400,7 +401,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "loss without condition": ({"phi": "loss"}, "--method.condition label or instance"),
     "heads without weight": ({"aux_sides": (8,)}, "--method.aux-weight above 0"),
     "batch statistics": ({"generator": "stylegan2"}, "statistics over the batch"),
-    "styles": ({"style_mixing": 0.5}, "is for --method.generator stylegan2"),
+    "styles": ({"style_mixing": 0.5}, "is for --method.generator stylegan2; leave it away"),
     "nothing": (
         {"adversarial_weight": 0, "generator_ssl_weight": 0, "train_encoder": False},
         "nothing would be trained",
@@ -409,6 +410,39 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "rate": ({"critic_lr": 0.0}, "--method.critic-lr: 0.0 is not possible"),
     "gp phase": ({"adversarial": "hinge", "gp_phase": "both"}, "--method.gp-phase"),
 }  # fmt: skip
+
+
+IDLE: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
+    "generator_norm": ("group", {"generator": "stylegan2", "gp_weight": 0}, {}),
+    "style_mixing": (0.5, {}, {"generator": "stylegan2", "gp_weight": 0}),
+    "path_length": (2.0, {}, {"generator": "stylegan2", "gp_weight": 0}),
+    "gp_weight": (5.0, {"adversarial": "hinge"}, {}),
+    "gp_at": ("real", {"gp_weight": 0}, {}),
+    "gp_phase": ("both", {"adversarial": "logistic"}, {}),
+    "r1_interval": (4, {}, {"gp_weight": 0, "r1_gamma": 1.0}),
+    "critic_policies": (("color",), {}, {"critic_augment": "diffaugment"}),
+    "synthetic_after": (0.3, {"synthetic_rows": False}, {}),
+    "warmup_epochs": (2.0, {"train_encoder": False}, {}),
+    "phi_max": (5.0, {}, {"condition": "label"}),
+    "phi_scale": ("log", {"phi": "linear", "condition": "label"}, {"condition": "label"}),
+    "phi_direction": ("rising", {"condition": "label"}, {}),
+    "phi_step": (0.2, {}, {"phi": "step"}),
+    "phi_min": (0.3, {"phi": "constant"}, {"condition": "label"}),
+    "neighbours": (5, {"condition": "label"}, {"condition": "instance"}),
+    "momentum": (0.9, {}, {"condition": "instance"}),
+}
+"""Option -> a value, settings that it means nothing with, and settings that it belongs to."""
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_an_option_that_would_be_ignored_is_refused(name: str) -> None:
+    value, without, along = IDLE[name]
+    flag = f"--method.{name.replace('_', '-')}"
+    with pytest.raises(ConfigError, match=rf"^{flag}: .* is for .*; leave it away") as caught:
+        GanSSL.Config(**{**without, name: value})
+    assert "\n" not in str(caught.value)
+    assert getattr(GanSSL.Config(**{**along, name: value}), name) == value
+    GanSSL.Config(**without)  # nothing is wrong with these alone
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -423,6 +457,7 @@ def test_settings_that_define_no_game(case: str) -> None:
     ("settings", "message"),
     [
         ({"aux_sides": (5,), "aux_weight": 1.0}, "no feature map of 5 pixels; it has 4, 8"),
+        ({"warmup_epochs": 10.0}, "10 of 10 epochs leave none for the GAN"),
         ({"resolution": 24}, "resolution 24, expected one of 8, 16, 32"),
         ({"critic_policies": ("colour",), "critic_augment": "diffaugment"}, "did you mean color"),
         ({"ssl": "simclrr"}, "did you mean simclr"),

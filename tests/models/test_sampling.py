@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError
+from ssgear.models import sampling
 from ssgear.models.conditions import UNCONDITIONAL, Condition
 from ssgear.models.dcgan import DCGANConfig, DCGANGenerator
-from ssgear.models.sampling import Generator, noise, sample
+from ssgear.models.sampling import Generator, noise, sample, sample_uint8, to_uint8
 from ssgear.models.stylegan2 import StyleGAN2Generator
 from ssgear.models.stylegan2_config import StyleGAN2Config
 
@@ -52,6 +54,26 @@ def test_image_i_depends_on_the_seed_and_i_only(build: Callable[..., Generator])
         torch.testing.assert_close(other, every, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(sample(generator, 1, 4, condition=labels[:1]), every[:1])
     assert sample(generator, 0, 3, condition=labels[:0], start=5).shape == (0, 3, 16, 16)
+
+
+@pytest.mark.parametrize("build", [stylegan2, dcgan])
+def test_uint8_images_are_made_block_by_block(
+    build: Callable[..., Generator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bits of all at once, while no call of `sample` is asked for more than a block."""
+    monkeypatch.setattr(sampling, "BLOCK", 64)
+    asked: list[tuple[int, int]] = []
+
+    def watched(generator: Generator, count: int, seed: int, **rest: Any) -> Tensor:
+        asked.append((rest["start"], count))
+        return sample(generator, count, seed, **rest)
+
+    monkeypatch.setattr(sampling, "sample", watched)
+    generator, labels = build(LABELS), torch.arange(150) % 5
+    made = sample_uint8(generator, 150, 3, condition=labels.__getitem__)
+    assert asked == [(0, 64), (64, 64), (128, 22)]
+    assert torch.equal(made, to_uint8(sample(generator, 150, 3, condition=labels)))
+    assert sample_uint8(generator, 0, 3).shape == (0, 3, 16, 16)
 
 
 def test_images_are_those_of_the_noise() -> None:
