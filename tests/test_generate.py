@@ -137,7 +137,8 @@ def test_verify_names_what_is_damaged(run_ssgear: Ssgear, run: Path, tmp_path: P
     run_ssgear("generate", *options)
     shard = tmp_path / "000001.tar"
     before = shard.read_bytes()
-    shard.write_bytes(before.replace(ViewStore(tmp_path).encoded(9), b"#" * 40, 1)[: len(before)])
+    image = ViewStore(tmp_path).encoded(9)
+    shard.write_bytes(before.replace(image, b"#" * len(image), 1))
     done = run_ssgear("generate", "--verify", "--output", tmp_path)
     assert done.status == 2 and "--output: 1 damaged, see above; remove these" in done.complaint
     assert f"ssgear: {shard}:000000009.0.webp: the image is not" in done.err
