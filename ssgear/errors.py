@@ -54,6 +54,10 @@ class TrainingError(SsgearError):
     """A run that cannot go on: a loss that is not finite, a rank that is gone."""
 
 
+class GenerationError(SsgearError):
+    """Views that cannot be made: a worker that ends again and again at one shard."""
+
+
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What the system answers where nothing more can be written."""
 

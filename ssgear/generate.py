@@ -1,22 +1,24 @@
 """`python -m ssgear.generate`: a generator -> images -> a view store (storage/view_store.py).
 
 A store that is there is finished, or enlarged by a larger --count or --views: image i is a function
-of the seed and i alone, view k of a real image of the seed, the image and k. The last line on
-standard output is the path of the store; a user's mistake is one line on standard error and exit
-status 2.
+of the seed and i alone, view k of a real image of the seed, the image and k, whatever makes them
+and in which order. What is common to all executors is in views/_plan.py and views/_worker.py. The
+last line on standard output is the path of the store; a user's mistake is one line on standard
+error and exit status 2.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ssgear import distributed, registry
+from ssgear import registry
 from ssgear.config import arguments, cli
 from ssgear.config.arguments import Given
 from ssgear.config.options import options_of
@@ -29,16 +31,13 @@ from ssgear.errors import (
     StorageError,
     require,
 )
+from ssgear.views._plan import Facts, Job, piece_of
 
 if TYPE_CHECKING:
     from ssgear.data.originals import Originals
-    from ssgear.storage.store_writer import Sample
     from ssgear.storage.view_store import StoreInfo
-    from ssgear.views.base import Generator
 
 USAGE = "python -m ssgear.generate"
-_SHOWN = 3
-"""Damaged places that an error names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,26 +56,32 @@ class Generation:
     """Directory of the store."""
     seed: int = 0
     """Decides every image together with its number."""
-    batch_size: int = 100
-    """Images made at a time. It may change an image's last bits, so a store keeps to one."""
+    batch_size: int | None = None
+    """Images made at a time, by default as the generator likes. It may change an image's last
+    bits, so a store keeps to one."""
     shard_size: int = 1000
     """Images of a tar file."""
     format: Literal["webp", "jpg"] = "webp"
     """webp loses nothing and suits small images, jpg (quality 95) is smaller."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where a GPU is there."""
+    workers: int | None = None
+    """Processes of this machine that make shards, by default one for each GPU, or one."""
+    shard: str | None = None
+    """i/n: make the i-th of n parts (1/8 to 8/8) of the store, for n commands on any machines."""
     verify: bool = False
-    """Read every image of --output instead, and say which are damaged."""
+    """Read all of --output (or --verify STORE) instead, and say what is damaged."""
     data: DataConfig = field(default_factory=DataConfig)
     """Images to make views of, of the training split; by default those of the run."""
 
     def __post_init__(self) -> None:
         """Refuse numbers below one and seeds that no generator takes."""
-        for option in ("count", "views", "batch_size", "shard_size"):
+        for option in ("count", "views", "batch_size", "shard_size", "workers"):
             value = getattr(self, option)
             flag = option.replace("_", "-")
             require(value is None or value >= 1, f"--{flag}", value, "use at least 1")
         require(0 <= self.seed < 2**32, "--seed", self.seed, "use 0 to 2^32 - 1")
+        piece_of(self.shard)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,9 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SsgearError as error:
         print(f"ssgear: {error}", file=sys.stderr)
         return error.exit_status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("ssgear: interrupted; the same command finishes what is missing", file=sys.stderr)
-        return 130
+        return 128 + int(getattr(interrupt, "number", signal.SIGINT))
 
 
 def parse(words: Sequence[str]) -> tuple[Generation, Any, tuple[str, ...]]:
@@ -101,6 +106,7 @@ def parse(words: Sequence[str]) -> tuple[Generation, Any, tuple[str, ...]]:
     The last are the options that say which images views are to be made of, as they were typed.
     """
     given, help_wanted = arguments.read(words)
+    given = [part for each in given for part in _with_output(each)]
     name = _last(given, "generator") or Generation.generator
     kind = registry.load("views", name, "--generator")
     options = {**options_of(Generation), **options_of(kind.Config)}
@@ -113,6 +119,14 @@ def parse(words: Sequence[str]) -> tuple[Generation, Any, tuple[str, ...]]:
     parsed = _tyro(words, kind.Config, data)
     named = tuple(e.flag for e in given if e.key.startswith("data.") or e.key == "views")
     return _part(Generation, parsed), _part(kind.Config, parsed), named
+
+
+def _with_output(each: Given) -> list[Given]:
+    """Take --verify STORE for --verify --output STORE."""
+    if each.key != "verify" or [word.lower() for word in each.words] in ([], ["true"], ["false"]):
+        return [each]
+    output = dataclasses.replace(each, flag="--output", key="output")
+    return [dataclasses.replace(each, words=()), output]
 
 
 def _last(given: Sequence[Given], key: str) -> str | None:
@@ -138,86 +152,62 @@ def generate(asked: Generation, own: Any, named: Sequence[str] = ()) -> Path:
 
     `named` are the options that say which images views are to be made of.
     """
-    from ssgear.data.progress import progress
     from ssgear.storage.store_writer import create
-    from ssgear.storage.view_store import StoreInfo
+    from ssgear.views._finish import finish
+    from ssgear.views._local import local
+    from ssgear.views._signals import Signals
 
     root = _output(asked)
-    device = distributed.choose_device(asked.device, "--device")
-    kind = registry.load("views", asked.generator, "--generator")
-    generator: Generator = kind(own, device)
-    originals = _originals(asked, generator, named, getattr(own, "run", None))
-    count = (asked.count or 0) if originals is None else len(originals) * (asked.views or 1)
-    settings = {
-        "generator": registry.canonical(asked.generator),
-        "seed": asked.seed,
-        "batch_size": asked.batch_size,
-        **generator.settings,
-        **({} if originals is None else originals.settings),
-    }
-    info = StoreInfo(
-        count=count,
-        shard_size=asked.shard_size,
-        encoding=asked.format,
-        size=generator.size,
-        settings=settings,
-    )
-    with _full_disk(), create(root, info) as writer:
-        missing = writer.missing()
-        total = sum(len(writer.info.items_of(shard)) for shard in missing)
-        _tell(root, writer.info, count, total)
-        with progress("Generating" if total else "", total) as advance:
-            for shard in missing:
-                items = writer.info.items_of(shard)
-                made = samples(generator, settings, items, advance, originals)
-                writer.write_shard(shard, made)
+    with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        stack.enter_context(_full_disk())
+        executor = local(asked.generator, own, asked.device, asked.workers)
+        stack.enter_context(closing(executor))
+        facts = executor.facts()
+        originals = _originals(asked, facts, named, getattr(own, "run", None))
+        info = _info(asked, facts, originals)
+        there = create(root, info).info
+        if info.count < there.count:
+            print(
+                f"ssgear: {root} is to hold {there.count} images, not {info.count}", file=sys.stderr
+            )
+        job = Job(generator=asked.generator, config=own, root=root, info=there, originals=originals)
+        finish(job, piece_of(asked.shard), executor, signals, facts.notes)
     return root
 
 
-def samples(
-    generator: Generator,
-    settings: dict[str, Any],
-    items: range,
-    advance: Callable[[int], None],
-    originals: Originals | None = None,
-) -> Iterator[Sample]:
-    """Make some items, in blocks that are cut at the same numbers whatever is asked for."""
-    from ssgear.storage.store_writer import Sample
-    from ssgear.views.base import item_seed
+def _info(asked: Generation, facts: Facts, originals: Originals | None) -> StoreInfo:
+    """Return what the store is to be."""
+    from ssgear.storage.view_store import StoreInfo
 
-    size = settings["batch_size"]
-    for first in range(items.start // size * size, items.stop, size):
-        block = range(first, first + size)
-        names = [(f"{n:09d}", 0) if originals is None else originals.name_of(n) for n in block]
-        ids = [each for each, _ in names]
-        seeds = [item_seed(settings["seed"], *name) for name in names]
-        images = None if originals is None else originals.load(block)
-        views = generator.generate(images, ids, seeds)
-        wanted = [row for row, number in enumerate(block) if number in items]
-        for row in wanted:
-            metadata = {
-                "generator": settings["generator"],
-                "prompt": None,
-                "seed": seeds[row],
-                **({} if originals is None else originals.about(block[row])),
-                **views.metadata[row],
-            }
-            pixels = views.images[row].permute(1, 2, 0).contiguous().numpy()
-            yield Sample(id=ids[row], k=names[row][1], pixels=pixels, metadata=metadata)
-        advance(len(wanted))
+    settings = {
+        "generator": registry.canonical(asked.generator),
+        "seed": asked.seed,
+        "batch_size": asked.batch_size or facts.batch_size,
+        **facts.settings,
+        **({} if originals is None else originals.settings),
+    }
+    return StoreInfo(
+        count=(asked.count or 0) if originals is None else len(originals) * (asked.views or 1),
+        shard_size=asked.shard_size,
+        encoding=asked.format,
+        size=facts.size,
+        settings=settings,
+    )
 
 
 def verify(asked: Generation) -> Path:
-    """Read the whole store and return it; damage is an error."""
-    from ssgear.storage import view_store
+    """Read the whole store and return it; what is damaged is printed, and an error."""
+    from ssgear.storage.store_check import verify as verified
 
     root = _output(asked)
-    problems = view_store.verify(root, option="--output")
+    problems = verified(root, option="--output")
+    for problem in problems:
+        print(f"ssgear: {problem}", file=sys.stderr)
     if problems:
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise DataError(
-            f"--output: {len(problems)} damaged: {'; '.join(problems[:_SHOWN])}{more}; remove "
-            "these shards, and the command that made the store makes them again"
+            f"--output: {len(problems)} damaged, see above; remove these shards (NNNNNN.tar), and "
+            f"the command that made the store makes them again: {USAGE} ... --output {root}"
         )
     return root
 
@@ -229,12 +219,12 @@ def _output(asked: Generation) -> Path:
 
 
 def _originals(
-    asked: Generation, generator: Generator, named: Sequence[str], run: Path | None
+    asked: Generation, facts: Facts, named: Sequence[str], run: Path | None
 ) -> Originals | None:
     """Open the images to make views of; None for a generator that draws from noise."""
     from ssgear.data.originals import open_originals
 
-    if generator.image_size is None:
+    if facts.image_size is None:
         if named:
             raise ConfigError(
                 f"{named[0]}: this generator draws from noise and makes no views of images; leave "
@@ -253,17 +243,7 @@ def _originals(
             f"--data.path: {run} does not say which images it was trained on; name those to make "
             "views of"
         )
-    return open_originals(asked.data, generator.image_size)
-
-
-def _tell(root: Path, info: StoreInfo, count: int, total: int) -> None:
-    there = info.count - total
-    if count < info.count:
-        print(f"ssgear: {root} is to hold {info.count} images, not {count}", file=sys.stderr)
-    if there and total:
-        print(f"ssgear: {there} of {info.count} images are there", file=sys.stderr)
-    elif not total:
-        print(f"ssgear: all {info.count} images are there", file=sys.stderr)
+    return open_originals(asked.data, facts.image_size)
 
 
 @contextmanager

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from ssgear.config.schema import DataConfig
+from ssgear.data.decode import BadImageError
 from ssgear.data.names import printable
-from ssgear.data.scan import load_images, scan
+from ssgear.data.scan import GREY, Bad, load_images, scan
 from ssgear.data.source import Source
 from ssgear.data.sources import open_source
 from ssgear.storage.view_store import source_id
@@ -58,14 +59,38 @@ class Originals:
         images = torch.tensor([item % len(self) for item in items])
         return load_images(self.source, images, self.size, workers=self.workers)
 
+    def read(self, items: Sequence[int]) -> tuple[Tensor, list[dict[str, str]], dict[int, str]]:
+        """Return images as `load` does, `about` each, and the rows that cannot be read, with why.
+
+        Grey stands in for an image that was readable when the set was opened and is not any more.
+        """
+        images = torch.tensor([item % len(self) for item in items])
+        bad: Bad = []
+        pixels = load_images(
+            self.source, images, self.size, workers=self.workers, missing=GREY, bad=bad
+        )
+        unreadable, about = dict(bad), []
+        for row, item in enumerate(items):
+            try:
+                about.append({} if row in unreadable else self.about(item))
+            except BadImageError as error:
+                about.append({})
+                unreadable[row] = str(error)
+        return pixels, about, unreadable
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Return which images these are, without where they lie: plain JSON."""
         some = torch.linspace(0, len(self) - 1, min(LOOKED_AT, len(self))).round().long()
         pixels = self.load(some.tolist()).numpy().tobytes()
-        names = self.source.index.numpy().tobytes()
-        digest = hashlib.blake2b(names + pixels, digest_size=8).hexdigest()
-        return {"source": self.source.name, "images": len(self), "images_blake2b": digest}
+        digest = hashlib.blake2b(pixels, digest_size=8)
+        for image in range(len(self)):
+            digest.update(source_id(self.source.own_name(image)).encode())
+        return {
+            "source": self.source.name,
+            "images": len(self),
+            "images_blake2b": digest.hexdigest(),
+        }
 
 
 def open_originals(config: DataConfig, size: int) -> Originals:

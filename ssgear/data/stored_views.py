@@ -22,7 +22,7 @@ from ssgear.config.schema import ViewsConfig
 from ssgear.data.decode import BadImageError
 from ssgear.data.names import printable
 from ssgear.data.source import Images, Source
-from ssgear.data.synthetic import StoreReader
+from ssgear.data.synthetic import StoreReader, without_views
 from ssgear.data.view_mix import ViewMix
 from ssgear.errors import ConfigError, DataError
 from ssgear.storage.view_store import ViewStore, source_id
@@ -170,7 +170,7 @@ def _compare(
 def _stranger(store: ViewStore, images: Source) -> str:
     """Say that a store has no view of these images."""
     if store.is_upscaled.all():
-        return "holds upscaled originals only; generate views of them too"
+        return f"{without_views(store)}; generate views of them too"
     try:
         made_of = store.metadata(0).get("source")
     except (DataError, ValueError) as error:

@@ -104,10 +104,17 @@ def open_synthetic(config: DataConfig, source: Source) -> Source | None:
         return None
     generated = torch.from_numpy(~store.is_upscaled).nonzero()[:, 0]
     if not len(generated):
-        raise DataError(f"--data.synthetic: {store.root} holds upscaled originals only")
+        raise DataError(f"--data.synthetic: {store.root} {without_views(store)}")
     note = f"{100 * share:g} % of the images seen are synthetic, from {len(generated)}"
     images = Images(reader=StoreReader(store), side=store.info.size, notes=(note,))
     return Source("synthetic", images, mean=source.mean, std=source.std).subset(generated)
+
+
+def without_views(store: ViewStore) -> str:
+    """Say what a store holds that has no generated image."""
+    if len(store):
+        return "holds upscaled originals only"
+    return f"holds no images: all {store.num_failed} failed"
 
 
 def joined(source: Source, synthetic: Source) -> Source:

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 PREFIX = ".ssgear-partial-"
 """How the name of everything begins that is not finished yet."""
@@ -56,6 +56,22 @@ def write_files(files: Mapping[Path, bytes | memoryview], *, mode: int = 0o666) 
     except BaseException:
         for path in staged.values():
             path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def staged_file(final: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that becomes `final` when the block ends well, and else vanishes."""
+    staged = staging_path(final)
+    try:
+        with open(staged, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staged, final)
+        _sync_directory(final.parent)
+    except BaseException:
+        staged.unlink(missing_ok=True)
         raise
 
 

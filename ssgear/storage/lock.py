@@ -1,4 +1,4 @@
-"""One writer of a run's directory at a time.
+"""One writer of a run's directory at a time, one of each shard of a store.
 
 The lock is the system's own (flock) on a file in the directory: it goes with the process that holds
 it, however that ends, so that nothing stale is ever left. File systems without locks go without.
@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from ssgear.errors import CheckpointError
 
 NAME = ".lock"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something that this process may write."""
+
+    exclusive: bool
+    """Whether nobody else can have it: False where the file system has no locks."""
 
 
 def hold(directory: Path) -> IO[str]:
@@ -45,3 +56,45 @@ def hold(directory: Path) -> IO[str]:
     file.write(str(os.getpid()))
     file.flush()
     return file
+
+
+@contextmanager
+def claimed(path: Path, *, wait: bool = False) -> Iterator[Claim | None]:
+    """Hold the lock on a file for as long as the block lasts; the file goes with it.
+
+    Where another process holds it, None is yielded, or with `wait` that process is waited for.
+    """
+    how = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
+    while True:
+        file = path.open("ab")
+        try:
+            claim = _lock(file, how)
+            if claim is None or _stands_at(file, path):
+                break
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # its holder has taken the file away
+    try:
+        yield claim
+    finally:
+        if claim is not None:
+            path.unlink(missing_ok=True)  # before the lock: who comes next makes a file of its own
+        file.close()
+
+
+def _lock(file: IO[bytes], how: int) -> Claim | None:
+    try:
+        fcntl.flock(file, how)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return Claim(exclusive=False)  # no locks on this file system
+    return Claim(exclusive=True)
+
+
+def _stands_at(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -6,13 +6,15 @@ members by their headers only, and refuses a file that is cut or damaged.
 
 from __future__ import annotations
 
-import io
 import mmap
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ssgear.errors import DataError
 
@@ -30,15 +32,32 @@ class Member(NamedTuple):
     """How many there are."""
 
 
+def tar_blocks(members: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
+    """Yield a tar file of these names and contents, in this order, piece by piece.
+
+    A member is asked for when those before it have been taken: one is in memory at a time.
+    """
+    length = 0
+    for name, data in members:
+        header = tarfile.TarInfo(name)  # time 0, owner 0, no names of either
+        header.size = len(data)
+        for piece in (header.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % _BLOCK)):
+            length += len(piece)
+            yield piece
+    end = length + 2 * _BLOCK
+    yield bytes(end + -end % tarfile.RECORDSIZE - length)
+
+
 def tar_bytes(members: Iterable[tuple[str, bytes]]) -> bytes:
-    """Return a tar file of these names and contents, in this order."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, data in members:
-            header = tarfile.TarInfo(name)  # time 0, owner 0, no names of either
-            header.size = len(data)
-            archive.addfile(header, io.BytesIO(data))
-    return file.getvalue()
+    """Return the same in one piece."""
+    return b"".join(tar_blocks(members))
+
+
+def spans(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where members of these sizes begin in a tar file that `tar_blocks` made."""
+    taken = _BLOCK - (-sizes // _BLOCK) * _BLOCK
+    starts: NDArray[np.int64] = np.cumsum(taken) - taken + _BLOCK
+    return starts
 
 
 def list_members(path: Path) -> list[Member]:

@@ -1,10 +1,12 @@
 """Writing a view store (storage/view_store.py), shard by shard, from the start or from a part.
 
-    with create(root, StoreInfo(...)) as writer:      # a new store, or one to finish
-        for shard in writer.missing():
-            writer.write_shard(shard, samples)        # appears whole
+    writer = create(root, StoreInfo(...))      # a new store, or one to finish
+    for shard in writer.missing():
+        with writer.claim(shard) as claim:     # None where another process is at it
+            writer.write_shard(shard, samples) # appears whole, its marker last
 
 A store that is there goes on only with the settings that it was made with; its count may grow.
+Several processes may write into one store, also from several machines.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,11 +25,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import ssgear
-from ssgear.errors import ConfigError, DataError
-from ssgear.storage.atomic import PREFIX, remove_stale, write_bytes, write_json
+from ssgear.errors import OUT_OF_SPACE, ConfigError, DataError, StorageError
+from ssgear.storage.atomic import PREFIX, json_text, staged_file, write_text
 from ssgear.storage.lock import NAME as LOCK
-from ssgear.storage.lock import hold
-from ssgear.storage.shards import tar_bytes
+from ssgear.storage.lock import Claim, claimed
+from ssgear.storage.shards import tar_blocks
+from ssgear.storage.store_marker import (
+    Failed,
+    Marker,
+    marker_path,
+    new_digest,
+    read_marker,
+    software,
+    write_marker,
+)
 from ssgear.storage.view_store import (
     ENCODINGS,
     FORMAT,
@@ -35,11 +46,15 @@ from ssgear.storage.view_store import (
     UPSCALED,
     StoreInfo,
     digest_of,
-    list_shard,
+    is_whole,
     read_info,
     shard_path,
 )
 
+_CLAIM = ".ssgear-claim-"
+"""How the names of lock files begin; what follows is a shard's number, or `store`."""
+_SHARD_OF = re.compile(re.escape(PREFIX) + r"(\d{6,})\.(?:tar|json)-")
+"""Temporary files of a shard."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 """Ids that WebDataset, which cuts names at their first dot, keeps whole."""
 
@@ -60,60 +75,145 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """One item as it is stored."""
+
+    name: str
+    """`ID.K`."""
+    image: bytes
+    """Image file."""
+    text: bytes
+    """Its json."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Writer:
-    """The only writer of a store."""
+    """A writer of a store; there may be others."""
 
     root: Path
     """Its directory."""
     info: StoreInfo
-    """Its settings, with as many items as anybody has asked for."""
+    """Its settings, with as many views as anybody has asked for."""
 
     def missing(self) -> list[int]:
         """Return the shards that are not there, not whole, or shorter than they are to be."""
-        return [shard for shard in range(self.info.num_shards) if not self._is_whole(shard)]
+        return [shard for shard in range(self.info.num_shards) if not self.is_whole(shard)]
 
-    def write_shard(self, shard: int, samples: Iterable[Sample]) -> None:
-        """Write all items of a shard; it appears under its name when it is complete."""
-        members = [file for sample in samples for file in self._files(sample)]
-        if len(members) != 2 * len(self.info.items_of(shard)):
-            raise ValueError(f"shard {shard}: {len(members) // 2} items are not all of it")
-        write_bytes(shard_path(self.root, shard), tar_bytes(members))
-
-    def _is_whole(self, shard: int) -> bool:
+    def is_whole(self, shard: int) -> bool:
+        """Whether a shard stands for all views that it is to hold; its bytes are not looked at."""
         try:
-            there = len(list_shard(shard_path(self.root, shard)).names)
+            marker = read_marker(self.root, shard)
         except DataError:
             return False
-        return there >= len(self.info.items_of(shard))
+        wanted = len(self.info.items_of(shard))
+        return marker is not None and marker.tasks >= wanted and is_whole(self.root, marker)
 
-    def _files(self, sample: Sample) -> Iterator[tuple[str, bytes]]:
-        if not _ID.fullmatch(sample.id):
-            raise ValueError(f"id {sample.id!r}: letters, digits, - and _ only, at most 80")
-        image = encode(sample.pixels, self.info.encoding)
-        fields = {"id": sample.id, "k": sample.k, **sample.metadata, "blake2b": digest_of(image)}
-        if sample.k == UPSCALED:
-            fields["size"] = list(sample.pixels.shape[:2])
-        name = f"{sample.id}.{sample.k}"
-        yield f"{name}.{self.info.encoding}", image
-        yield f"{name}.json", json.dumps(fields, allow_nan=False).encode()
+    def claim(self, shard: int, *, wait: bool = False) -> AbstractContextManager[Claim | None]:
+        """Keep a shard to this process for as long as the block lasts; None: another has it."""
+        return claimed(self.root / f"{_CLAIM}{shard:06d}", wait=wait)
+
+    def write_shard(self, shard: int, entries: Iterable[Sample | Encoded | Failed]) -> Marker:
+        """Write what came of all planned views of a shard, and sources beside them, upscaled.
+
+        The entries are taken one by one, none is kept.
+        """
+        items: list[tuple[str, int, int]] = []
+        failed: list[Failed] = []
+        path, digest, length = shard_path(self.root, shard), new_digest(), 0
+        with staged_file(path) as file:
+            for block in tar_blocks(self._members(entries, items, failed)):
+                file.write(block)
+                digest.update(block)
+                length += len(block)
+            upscaled = sum(name.endswith(f".{UPSCALED}") for name, _, _ in items)
+            tasks = len(items) - upscaled + len(failed)
+            if tasks != len(self.info.items_of(shard)):
+                raise ValueError(f"shard {shard}: {tasks} views are not all of it")
+            # a reader never sees the new shard beside what was said of an old one
+            marker_path(self.root, shard).unlink(missing_ok=True)
+        marker = Marker(
+            shard=shard,
+            tasks=tasks,
+            bytes=length,
+            blake2b=digest.hexdigest(),
+            items=tuple(items),
+            failed=tuple(failed),
+            software=software(),
+        )
+        write_marker(self.root, marker)
+        return marker
+
+    def _members(
+        self,
+        entries: Iterable[Sample | Encoded | Failed],
+        items: list[tuple[str, int, int]],
+        failed: list[Failed],
+    ) -> Iterator[tuple[str, bytes]]:
+        """Yield the files of a shard, and note what they are."""
+        for entry in entries:
+            if isinstance(entry, Failed):
+                failed.append(entry)
+                continue
+            made = encoded(entry, self.info.encoding) if isinstance(entry, Sample) else entry
+            items.append((made.name, len(made.image), len(made.text)))
+            yield f"{made.name}.{self.info.encoding}", made.image
+            yield f"{made.name}.json", made.text
 
 
-@contextmanager
-def create(root: Path, info: StoreInfo) -> Iterator[Writer]:
+def create(root: Path, info: StoreInfo) -> Writer:
     """Make a store, or go on with the one that is there.
 
     Raises:
         ConfigError: the directory holds something else, or a store made with other settings.
         DataError: the store that is there is damaged.
-        CheckpointError: another process writes there, or nothing can be written.
+        StorageError: nothing can be written there.
     """
     _refuse_foreign(root)
-    with hold(root):
-        remove_stale(root)
-        if (root / STORE).exists():
-            info = _continued(root, info)
-        write_json(root / STORE, {"format": FORMAT, "ssgear": ssgear.__version__, **asdict(info)})
-        yield Writer(root=root, info=info)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with claimed(root / f"{_CLAIM}store", wait=True) as mine:
+            if (root / STORE).exists():
+                info = _continued(root, info)
+            fields = {key: value for key, value in asdict(info).items() if key != "format"}
+            known = {"format": FORMAT, "ssgear": ssgear.__version__, **fields}
+            _write_changed(root / STORE, known)
+            remove_stale(root, whole=mine is not None and mine.exclusive)
+    except OSError as error:
+        if error.errno in OUT_OF_SPACE:
+            raise
+        raise StorageError(
+            f"--output: {root} cannot be written ({error.strerror}); name another directory"
+        ) from None
+    return Writer(root=root, info=info)
+
+
+def remove_stale(root: Path, *, whole: bool = False) -> None:
+    """Remove what killed writers left of shards that nobody is at; `whole`: and all the rest.
+
+    On a file system without locks nobody can tell, and it stays.
+    """
+    there = [path for path in root.iterdir() if path.name.startswith((PREFIX, _CLAIM))]
+    for path in there:
+        match = _SHARD_OF.match(path.name)
+        if match or path.name.startswith(_CLAIM):
+            number = match[1] if match else path.name.removeprefix(_CLAIM)
+            with claimed(root / f"{_CLAIM}{number}") as claim:
+                if match and claim is not None and claim.exclusive:
+                    path.unlink(missing_ok=True)
+        elif whole:
+            path.unlink(missing_ok=True)
+
+
+def encoded(sample: Sample, encoding: str) -> Encoded:
+    """Return the files of an item."""
+    if not _ID.fullmatch(sample.id):
+        raise ValueError(f"id {sample.id!r}: letters, digits, - and _ only, at most 80")
+    image = encode(sample.pixels, encoding)
+    fields = {"id": sample.id, "k": sample.k, **sample.metadata, "blake2b": digest_of(image)}
+    if sample.k == UPSCALED:
+        fields["size"] = list(sample.pixels.shape[:2])
+    text = json.dumps(fields, allow_nan=False).encode()
+    return Encoded(name=f"{sample.id}.{sample.k}", image=image, text=text)
 
 
 def encode(pixels: NDArray[np.uint8], encoding: str) -> bytes:
@@ -127,20 +227,33 @@ def _refuse_foreign(root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise ConfigError(f"--output: {root} is a file; name a directory")
     there = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
-    foreign = [name for name in there if name != LOCK and not name.startswith(PREFIX)]
+    ours = (LOCK, PREFIX, _CLAIM)
+    foreign = [name for name in there if not name.startswith(ours)]
     if foreign and STORE not in there:
         raise ConfigError(
             f"--output: {root} holds other files ({foreign[0]}) and no {STORE}; name a new one"
         )
 
 
+def _write_changed(path: Path, known: Mapping[str, Any]) -> None:
+    """Write store.json where it says something new: other writers may be reading it."""
+    text = json_text(known)
+    if not path.exists() or path.read_text("utf-8") != text:
+        write_text(path, text)
+
+
 def _continued(root: Path, info: StoreInfo) -> StoreInfo:
     """Return the settings of the store that is there, with the larger count."""
     there = read_info(root, f"--output: {root}")
+    if there.format != FORMAT:
+        raise ConfigError(
+            f"--output: {root} is of format {there.format}, which is read but not written any "
+            "more; name another directory, or remove this one and make it anew"
+        )
     # what JSON makes of the new settings: tuples are lists there
     old, new = _leaves(asdict(there)), _leaves(json.loads(json.dumps(asdict(info))))
     changed = [
-        f"{key} ({old.get(key)}, now {new.get(key)})"
+        f"{key.removeprefix('settings.')} ({old.get(key)}, now {new.get(key)})"
         for key in {**old, **new}
         if key != "count" and old.get(key) != new.get(key)
     ]
@@ -152,8 +265,9 @@ def _continued(root: Path, info: StoreInfo) -> StoreInfo:
     return replace(info, count=max(there.count, info.count))
 
 
-def _leaves(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _leaves(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in fields.items():
-        found |= _leaves(value) if isinstance(value, Mapping) else {name: value}
+        key = prefix + name
+        found |= _leaves(value, f"{key}.") if isinstance(value, Mapping) else {key: value}
     return found

@@ -28,7 +28,9 @@ from ssgear.data.sources import open_source
 from ssgear.data.stored_views import open_stored
 from ssgear.data.synthetic import open_synthetic
 from ssgear.errors import ConfigError, DataError
-from ssgear.storage.view_store import ViewStore, shard_path, source_id
+from ssgear.storage.store_marker import Failed
+from ssgear.storage.store_writer import Sample, create
+from ssgear.storage.view_store import StoreInfo, ViewStore, shard_path, source_id
 from tests.data import test_synthetic
 from tests.data.view_stores import folder, names_of, noise, samples, view_of, view_store, write
 
@@ -375,7 +377,15 @@ def test_embedded_images_have_names(tmp_path: Path) -> None:
 
 
 def upscaled_only(root: Path, images: Path) -> Path:
-    return write(root, samples(names_of(images), (), 16, 16), 16)
+    """A store in which the making of every view failed."""
+    return failed(root, samples(names_of(images), (), 16, 24))
+
+
+def failed(root: Path, kept: list[Sample]) -> Path:
+    info = StoreInfo(count=1, shard_size=7, encoding="webp", size=16, settings={})
+    lost = Failed(id=source_id("a/00.png"), k=0, seed=1, reason="black image")
+    create(root, info).write_shard(0, [lost, *kept])
+    return root
 
 
 MISTAKES: dict[str, tuple[Callable[[Path, Path], Path], Any, str]] = {
@@ -386,6 +396,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], Path], Any, str]] = {
         r"keeps no upscaled originals, which --views\.policy pair shows; use second-only or any",
     ),
     "nothing generated": (upscaled_only, "any", "holds upscaled originals only"),
+    "everything failed": (lambda root, images: failed(root, []), "any", "holds no images: all"),
     "views of other images": (
         lambda root, images: write(root, samples(["c/7.png"], (0,), 16, None), 16),
         "any",
@@ -443,7 +454,7 @@ def test_a_damaged_store_is_one_line(images: Path, tmp_path: Path) -> None:
     last = shard_path(root, 8)
     whole = last.read_bytes()
     last.write_bytes(whole[:700])
-    with pytest.raises(DataError, match=r"000008\.tar: damaged or cut"):
+    with pytest.raises(DataError, match=r"000008\.tar: .*damaged or cut"):
         open_stored(ViewsConfig(store=root), source)
     last.unlink()
     with pytest.raises(DataError, match=r"--views\.store: .* holds 56 of 60 images; finish it"):
@@ -457,7 +468,9 @@ def test_upscaled_originals_are_no_synthetic_images(
     synthetic = open_synthetic(data(images, synthetic=store), source)
     assert synthetic is not None and len(synthetic) == 60
     with pytest.raises(DataError, match=r"--data\.synthetic: .* upscaled originals only"):
-        open_synthetic(data(images, synthetic=upscaled_only(tmp_path, images)), source)
+        open_synthetic(data(images, synthetic=upscaled_only(tmp_path / "up", images)), source)
+    with pytest.raises(DataError, match=r"--data\.synthetic: .* holds no images: all 1 failed"):
+        open_synthetic(data(images, synthetic=failed(tmp_path / "none", [])), source)
 
 
 @pytest.mark.parametrize("policy", ["second-only", "pair"])

@@ -31,16 +31,16 @@ def pixels(number: int, size: int = SIZE) -> np.ndarray:  # type: ignore[type-ar
 
 def store(root: Path, count: int, size: int = SIZE) -> Path:
     info = StoreInfo(count=count, shard_size=5, encoding="webp", size=size, settings={})
-    with create(root, info) as writer:
-        for shard in writer.missing():
-            items = writer.info.items_of(shard)
-            writer.write_shard(
-                shard,
-                [
-                    Sample(id=f"{i:04d}", pixels=pixels(i, size), metadata={"label": i % 2})
-                    for i in items
-                ],
-            )
+    writer = create(root, info)
+    for shard in writer.missing():
+        items = writer.info.items_of(shard)
+        writer.write_shard(
+            shard,
+            [
+                Sample(id=f"{i:04d}", pixels=pixels(i, size), metadata={"label": i % 2})
+                for i in items
+            ],
+        )
     return root
 
 

@@ -57,12 +57,19 @@ def samples(
     ]  # type: ignore[arg-type]
 
 
-def write(root: Path, items: Sequence[Sample], size: int) -> Path:
-    """Write a store of these items."""
-    info = StoreInfo(count=len(items), shard_size=7, encoding="webp", size=size, settings={})
-    with create(root, info) as writer:
-        for shard in writer.missing():
-            writer.write_shard(shard, [items[i] for i in writer.info.items_of(shard)])
+def write(root: Path, items: Sequence[Sample], size: int, shard_size: int = 7) -> Path:
+    """Write a store of these items; upscaled images are not counted among the planned views."""
+    shards: list[list[Sample]] = [[]]
+    for item in items:
+        views = sum(each.k != "up" for each in shards[-1])
+        if views == shard_size and item.k != "up":
+            shards.append([])
+        shards[-1].append(item)
+    count = sum(item.k != "up" for item in items)
+    info = StoreInfo(count=count, shard_size=shard_size, encoding="webp", size=size, settings={})
+    writer = create(root, info)
+    for shard in writer.missing():
+        writer.write_shard(shard, shards[shard])
     return root
 
 

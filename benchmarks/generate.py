@@ -1,0 +1,113 @@
+"""What the pipeline of `ssgear generate` costs beside its generator: time, and memory.
+
+    python -m benchmarks.generate               # some minutes
+    python -m benchmarks.generate --sources 500 --images 100
+
+The stand-in takes --seconds for an image of --side pixels and uses little of the processor. Shares
+are of the stand-in's own time within shards; the memory is that of the whole process at its peak,
+and above that of one that makes views of a single source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+MIB = 2**20
+_SOURCE_SIDE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One run of the command."""
+
+    images: int
+    seconds: float
+    """Within shards."""
+    generator_s: float
+    """Of these in the generator."""
+    peak_mib: float
+
+    @property
+    def overhead(self) -> float:
+        """Share of the generator's time that everything else adds."""
+        return self.seconds / max(self.generator_s, 1e-9) - 1
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        sources(root / "one", 1)
+        sources(root / "some", options.images)
+        sources(root / "all", options.sources)
+        one = measure(root / "one", root / "store-one", options, seconds=0.0)
+        some = measure(root / "some", root / "store-some", options, seconds=options.seconds)
+        every = measure(root / "all", root / "store-all", options, seconds=0.0)
+    if options.json:
+        print(json.dumps({"one": asdict(one), "overhead": asdict(some), "memory": asdict(every)}))
+        return
+    print(
+        f"overhead  {some.images} images of {options.side} px at {1000 * options.seconds:.0f} ms: "
+        f"{100 * some.overhead:.1f} % ({some.seconds:.1f} s, generator {some.generator_s:.1f} s)"
+    )
+    print(
+        f"memory    {every.images} sources: {every.peak_mib:.0f} MiB at the peak, "
+        f"{every.peak_mib - one.peak_mib:.0f} MiB above a run with one source"
+    )
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--images", type=int, default=400, help="images that are timed")
+    parser.add_argument("--sources", type=int, default=10_000, help="sources for the memory")
+    parser.add_argument("--seconds", type=float, default=0.2, help="time of an image")
+    parser.add_argument("--side", type=int, default=512, help="pixels of a view")
+    parser.add_argument("--format", default="webp", choices=("webp", "jpg"))
+    parser.add_argument("--json", action="store_true", help="for machines")
+    return parser.parse_args()
+
+
+def sources(folder: Path, count: int) -> None:
+    """Write small JPEG files."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(count):
+        coarse = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize((_SOURCE_SIDE, _SOURCE_SIDE))
+        image.save(folder / f"{number:06d}.jpg", quality=90)
+
+
+def measure(images: Path, store: Path, options: argparse.Namespace, *, seconds: float) -> Measured:
+    """Run the command in a process of its own."""
+    command = [
+        sys.executable, "-m", "ssgear.generate", "--generator", "benchmarks.stand_in:StandIn",
+        "--data.path", images, "--data.test-share", 0, "--output", store, "--side", options.side,
+        "--seconds", seconds, "--format", options.format, "--device", "cpu",
+    ]  # fmt: skip
+    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"benchmark: the command ended with status {status}")
+    lines = [json.loads(line) for line in (store / "metrics.jsonl").read_text().splitlines()]
+    return Measured(
+        images=sum(line["images"] for line in lines),
+        seconds=sum(line["seconds"] for line in lines),
+        generator_s=sum(line["stages"]["stand-in"] for line in lines),
+        peak_mib=usage.ru_maxrss * 1024 / MIB,
+    )
+
+
+if __name__ == "__main__":
+    main()
