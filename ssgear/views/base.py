@@ -6,14 +6,16 @@
 
 A generator is found by its file name in `ssgear/views/`; listing its options imports no torch. It
 is called with blocks of the same size, cut at the same numbers, whatever is asked for: what it
-makes for a row may depend on that row's image, id and seed only.
+makes for a row may depend on that row's image, id and seed only. It is built once in each worker
+(views/_worker.py), which may be another process than the command's, and talks through `notes`: what
+it prints would spoil the progress bar.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +31,16 @@ class Views:
     """[n, 3, H, W] uint8."""
     metadata: Sequence[Mapping[str, Any]]
     """What is known of each: plain JSON, a `label` where it has one."""
+    failed: Sequence[str | None] = ()
+    """Why a row is not to be stored, None where it is; empty: all are. Its seed, id and reason are
+    recorded, its pixels and metadata are looked at by nobody."""
+    upscaled: Sequence[Tensor | None] = ()
+    """The source of each row, upscaled, uint8 [3, h, w]; empty: none is kept. Of several views of a
+    source it is stored beside the first, whether that failed or not."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Time that each stage took, for the progress bar and metrics.jsonl."""
+    notes: Sequence[str] = ()
+    """Lines for the user, such as a batch that was halved; each is told once in a generation."""
 
 
 class Generator(ABC):
@@ -43,7 +55,13 @@ class Generator(ABC):
     size: int
     """Side of what it makes in pixels."""
     settings: Mapping[str, Any]
-    """What decides the pixels beside seeds and images: plain JSON, a digest of the model too."""
+    """What decides the pixels beside seeds and images: plain JSON, a digest of the model too. A
+    store is finished by the same settings only; mappings may be nested."""
+    batch_size: int = 100
+    """Rows of a block, where --batch-size says nothing. Every row of a block is made, also where a
+    store ends within it: small where rows are dear."""
+    notes: Sequence[str] = ()
+    """Lines for the user about the building, such as a choice that fell back; each told once."""
 
     @abstractmethod
     def __init__(self, config: Any, device: torch.device) -> None:
