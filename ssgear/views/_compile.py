@@ -1,8 +1,8 @@
 """The slow parts of a diffusers pipeline, compiled: the UNet's step and the VAE's decoder.
 
-    used = compile_pipeline(pipe, mode="auto", batch_size=8, height=512, width=512,
-                            device=device, notice=print, example=lambda: pipe(prompts, ...))
-    # {"unet": "tensorrt", "vae_decoder": "inductor"}: what each part runs by from now on
+used = compile_pipeline(pipe, mode="auto", batch_size=8, height=512, width=512,
+                        device=device, notice=print, example=lambda: pipe(prompts, ...))
+# {"unet": "tensorrt", "vae_decoder": "inductor"}: what each part runs by from now on
 """
 
 from __future__ import annotations

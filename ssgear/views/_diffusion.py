@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ssgear.errors import ConfigError
+from ssgear.errors import ConfigError, first_line
 from ssgear.views._diffusion_config import SCHEDULERS, UNSEEDED, DiffusionConfig, dtype_of
 from ssgear.views._folders import IGNORED, Folder, loading, need, quiet
 from ssgear.views._rows import Row, checked
@@ -176,12 +176,21 @@ class Diffusion:
         name = self.config.scheduler
         if name == "model":
             return found
-        return getattr(diffusers, SCHEDULERS[name]).from_config(found.config)
+        # PNDM's first steps, of Runge-Kutta, are left out by Stable Diffusion's own settings
+        own = {"skip_prk_steps": True} if name == "pndm" else {}
+        return getattr(diffusers, SCHEDULERS[name]).from_config(found.config, **own)
 
     def _fit(self) -> None:
-        """Refuse a size that the model cannot make."""
+        """Refuse a size that the model cannot make, and steps that its sampler cannot take."""
         config, factor = self.config, self.pipe.vae_scale_factor
         deep = 2 ** (len(self.pipe.unet.config.block_out_channels) - 1)
         step = math.lcm(8, factor * (deep if config.step_cache > 1 else 1))
         if config.size % step:
             raise ConfigError(f"--size: {config.size}: use a multiple of {step} for this model")
+        try:
+            self.pipe.scheduler.set_timesteps(config.steps)
+        except (ValueError, IndexError, ZeroDivisionError) as error:
+            raise ConfigError(
+                f"--steps: {config.steps} cannot be taken by {type(self.pipe.scheduler).__name__}: "
+                f"{first_line(error)}"
+            ) from None
