@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ssgear import registry
-from ssgear.config import presets
+from ssgear.config import cli, presets
 from ssgear.config.layers import build, layer_of
 from ssgear.errors import ConfigError
 from ssgear.registry import Preset
@@ -33,10 +35,11 @@ def test_both_spellings(name: str) -> None:
 def test_a_preset_of_views_asks_for_a_store() -> None:
     with pytest.raises(ConfigError, match=r"--views\.p.*name the store of views by --views\.store"):
         build([presets.layer("views-half")])
+    launched = cli.parse(["--preset", "views-half", "--views.store", "STORE", "--seed", "3"])
+    assert (launched.config.views.store, launched.config.views.probability) == (Path("STORE"), 0.5)
     given = layer_of({"views.store": "STORE"}, "test")
     config = build([presets.layer("views-pair"), given])
     assert (config.views.policy, config.data.augmentation) == ("pair", "crop-only")
-    assert build([presets.layer("views-half"), given]).views.probability == 0.5
 
 
 def test_unknown_preset() -> None:
