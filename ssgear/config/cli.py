@@ -70,6 +70,10 @@ class Launching:
     """Print the resolved settings as JSON and stop."""
 
 
+_PLACES = ("views.store", "data.synthetic")
+"""Paths without which other settings of a preset or file are refused: argv may bring them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launch:
     """What a command line asked for."""
@@ -124,6 +128,9 @@ def _layers(words: Mapping[str, tuple[str, ...]]) -> list[Layer]:
         layers.append(layer_of(read_json(Path(file)), file))
     if method is not None:
         layers.append(Layer(where="--method", method=method))
+    for key in _PLACES:
+        if (place := last(key)) is not None:
+            layers.append(Layer(where=f"--{key}", settings={key: place}))
     return layers
 
 

@@ -40,6 +40,26 @@ def quick() -> Settings:
     }
 
 
+def views_pair() -> Settings:
+    """Caption route as published: enlarged original beside its view, crops and flips alone."""
+    return {
+        "method": "simclr",
+        "views.policy": "pair",
+        "views.probability": 1.0,
+        "data.augmentation": "crop-only",
+    }
+
+
+def views_always() -> Settings:
+    """Instance route as published: the second view is always a stored one (p = 1)."""
+    return {"method": "simclr", "views.policy": "second-only", "views.probability": 1.0}
+
+
+def views_half() -> Settings:
+    """Instance route as published: the second view is a stored one half of the time (p = 0.5)."""
+    return {"method": "simclr", "views.policy": "second-only", "views.probability": 0.5}
+
+
 def collect() -> dict[str, Preset]:
     """Return every preset by name; nothing is imported for it."""
     found: dict[str, Preset] = {}

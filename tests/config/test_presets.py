@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ssgear import registry
-from ssgear.config import presets
-from ssgear.config.layers import build
+from ssgear.config import cli, presets
+from ssgear.config.layers import build, layer_of
 from ssgear.errors import ConfigError
 from ssgear.registry import Preset
 
@@ -12,7 +14,8 @@ from ssgear.registry import Preset
 @pytest.mark.parametrize("name", sorted(presets.collect()))
 def test_every_preset_is_a_run(name: str) -> None:
     layer = presets.layer(name)
-    config = build([layer])
+    store = {"views.store": "STORE"} if name.startswith("views-") else {}
+    config = build([layer, layer_of(store, "test")])
     assert registry.canonical(layer.method or "") == config.method_name
     about = presets.collect()[name].about
     assert about
@@ -27,6 +30,16 @@ def test_quick_is_there_and_takes_any_images() -> None:
 @pytest.mark.parametrize("name", ["simclr-cifar10", "simclr_cifar10"])
 def test_both_spellings(name: str) -> None:
     assert presets.layer(name).settings["optim.name"] == "lars"
+
+
+def test_a_preset_of_views_asks_for_a_store() -> None:
+    with pytest.raises(ConfigError, match=r"--views\.p.*name the store of views by --views\.store"):
+        build([presets.layer("views-half")])
+    launched = cli.parse(["--preset", "views-half", "--views.store", "STORE", "--seed", "3"])
+    assert (launched.config.views.store, launched.config.views.probability) == (Path("STORE"), 0.5)
+    given = layer_of({"views.store": "STORE"}, "test")
+    config = build([presets.layer("views-pair"), given])
+    assert (config.views.policy, config.data.augmentation) == ("pair", "crop-only")
 
 
 def test_unknown_preset() -> None:

@@ -1,0 +1,208 @@
+"""Stages of a generator that overlap: each takes rows in slices of its own size, in a thread.
+
+    told = run((Stage(name="upscale", batch_size=32, work=upscale), ...), rows)
+
+A stage's slices are cut at the same numbers of the block whatever is asked for, so that what a row
+becomes does not depend on its neighbours' being wanted. Queues between stages are bounded. The last
+stage runs in the caller's thread, where compiled models were made (CUDA graphs belong to a thread);
+each other stage has a CUDA stream of its own and hands over what is in the computer's memory
+(untested on hardware). Where a GPU has no memory left, the stage's slices are halved from then on,
+which may change last bits, as any other size of them does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+from queue import Queue
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ssgear.errors import TrainingError
+
+if TYPE_CHECKING:
+    import torch
+
+Row = TypeVar("Row")
+
+
+@dataclass(kw_only=True)
+class Told:
+    """What stages have to say of a block."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Time that each worked."""
+    notes: list[str] = field(default_factory=list)
+    """Lines for the user."""
+
+
+@dataclass(kw_only=True)
+class Stage(Generic[Row]):
+    """One stage: what is done with a slice of the rows, in place."""
+
+    name: str
+    """How notes and `Told.seconds` call it."""
+    batch_size: int
+    """Rows of a slice."""
+    work: Callable[[Sequence[Row]], None]
+    """Changes the rows; doing it again for the same rows must do no harm."""
+    option: str = ""
+    """Option that decides `batch_size`."""
+    device: torch.device | None = None
+    """Where it computes."""
+    when_halved: Callable[[], None] = lambda: None
+    """Called where slices become smaller."""
+    limit: int = field(init=False)
+    """Rows that fit in memory, as far as is known."""
+
+    def __post_init__(self) -> None:
+        """Start with whole slices."""
+        self.limit = self.batch_size
+
+    def do(self, rows: Sequence[Row], told: Told) -> None:
+        """Work on a slice, in parts where it does not fit whole.
+
+        Raises:
+            TrainingError: not even one row fits.
+        """
+        import torch
+
+        begun, start = time.perf_counter(), 0
+        while start < len(rows):
+            part = rows[start : start + self.limit]
+            try:
+                self.work(part)
+                start += len(part)
+                continue
+            except torch.OutOfMemoryError:
+                pass  # what the failed call held is freed once its traceback is gone
+            told.notes.append(self._halve(len(part)))
+        seconds = time.perf_counter() - begun
+        told.seconds[self.name] = told.seconds.get(self.name, 0.0) + seconds
+
+    def _halve(self, rows: int) -> str:
+        import torch
+
+        if rows == 1:
+            raise TrainingError(
+                f"{self.option or self.name}: the GPU has no memory for {self.name} of one image; "
+                "use --precision float16, smaller images, or a GPU with more"
+            )
+        self.limit = rows // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.when_halved()
+        return (
+            f"{self.name}: no GPU memory for {rows} images at a time; it goes on with {self.limit} "
+            f"(for another store: {self.option} {self.limit})"
+        )
+
+
+def run(stages: Sequence[Stage[Row]], rows: Sequence[Row]) -> Told:
+    """Send rows through all stages, in order.
+
+    Raises:
+        BaseException: what a stage raised; the others have ended by then.
+    """
+    told, stop = Told(), threading.Event()
+    source: Iterable[Row] = rows
+    links: list[_Link[Row]] = []
+    threads: list[threading.Thread] = []
+    for stage, following in pairwise(stages):
+        link = _Link[Row](2 * max(stage.batch_size, following.batch_size))
+        given = (stage, source, link, stop, told)
+        threads.append(threading.Thread(target=_serve, args=given, name=stage.name, daemon=True))
+        links.append(link)
+        source = link
+    for thread in threads:
+        thread.start()
+    try:
+        for part in _slices(source, stages[-1].batch_size):
+            _do(stages[-1], part, told)
+    finally:
+        stop.set()
+        if links:
+            links[-1].drain()
+        for thread in threads:
+            thread.join()
+    return told
+
+
+class _Link(Generic[Row]):
+    """A bounded queue from one stage to the next, with an end that may carry an error."""
+
+    def __init__(self, size: int) -> None:
+        self.queue: Queue[Any] = Queue(size)
+        self.ended = False
+
+    def __iter__(self) -> Iterator[Row]:
+        while not self.ended:
+            found = self.queue.get()
+            if isinstance(found, _End):
+                self.ended = True
+                if found.error is not None:
+                    raise found.error
+                return
+            yield found
+
+    def drain(self) -> None:
+        """Take what still comes, so that the stage before is never stuck."""
+        while not self.ended:
+            self.ended = isinstance(self.queue.get(), _End)
+
+
+@dataclass(frozen=True)
+class _End:
+    """Comes after the last row."""
+
+    error: BaseException | None
+
+
+def _serve(
+    stage: Stage[Row],
+    source: Iterable[Row],
+    link: _Link[Row],
+    stop: threading.Event,
+    told: Told,
+) -> None:
+    error: BaseException | None = None
+    try:
+        with _stream(stage.device):
+            for part in _slices(source, stage.batch_size):
+                if stop.is_set():
+                    break
+                _do(stage, part, told)
+                for row in part:
+                    link.queue.put(row)
+    except BaseException as caught:  # it is raised again in the caller's thread
+        error = caught
+    link.queue.put(_End(error))
+    if isinstance(source, _Link):
+        source.drain()
+
+
+def _do(stage: Stage[Row], part: Sequence[Row], told: Told) -> None:
+    import torch
+
+    with torch.no_grad():  # holds in one thread only
+        stage.do(part, told)
+
+
+def _slices(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    iterator = iter(rows)
+    while part := list(islice(iterator, size)):
+        yield part
+
+
+def _stream(device: torch.device | None) -> AbstractContextManager[Any]:
+    """Return a CUDA stream of its own, where the device is a GPU."""
+    import torch
+
+    if device is None or device.type != "cuda":
+        return nullcontext()
+    torch.cuda.synchronize(device)  # weights may still be on their way
+    stream: Any = torch.cuda.Stream
+    return torch.cuda.stream(stream(device))

@@ -1,0 +1,181 @@
+r"""The caption route: an image is enlarged, described, and drawn anew from the description.
+
+    python -m ssgear.generate --generator sd2-caption --data.path DIR --output STORE \
+        --model SD2_FOLDER --captioner GIT_FOLDER --upscaler RealESRGAN_x4plus.pth
+
+Real-ESRGAN x4 (_upscale.py) -> GIT (_caption.py) -> Stable Diffusion 2 (_diffusion.py), each in
+slices of its own size, at the same time (_stages.py). The enlarged originals are kept: training by
+`--views.policy pair` shows one beside its view. What is drawn is decided by caption and seed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssgear.errors import ConfigError
+from ssgear.views._diffusion import Diffusion
+from ssgear.views._diffusion_config import DiffusionConfig, dtype_of
+from ssgear.views._rows import Row, describe, generators, views_of
+from ssgear.views._upscale import SCALE
+from ssgear.views.base import Generator, Views
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # the caption route on Tiny ImageNet: 64 -> 256 -> caption -> 512
+    "sd2-caption-tiny-imagenet": {
+        "data.source": "tiny-imagenet",
+        "input_size": 64,
+        "size": 512,
+        "steps": 50,
+        "guidance": 7.5,
+        "views": 1,
+        "format": "jpg",
+    },
+}
+KINDS = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "LatentConsistencyModelPipeline",
+)
+"""Pipelines whose parts draw from text."""
+
+
+class SD2Caption(Generator):
+    """Real-ESRGAN, GIT and Stable Diffusion 2 in a row."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(DiffusionConfig):
+        """Which models, and how they are used."""
+
+        upscaler: Path | None = None
+        """Weight file of Real-ESRGAN x4 (RealESRGAN_x4plus.pth, or safetensors)."""
+        input_size: int = 64
+        """Side in pixels of the originals before they are enlarged four times."""
+        prompt: str = "a photo"
+        """Drawn where a caption is empty or does not end."""
+        upscale_batch: int = 16
+        """Images that are enlarged at a time."""
+
+        def __post_init__(self) -> None:
+            """Refuse to have nothing to draw."""
+            super().__post_init__()
+            if not self.prompt.strip():
+                raise ConfigError("--prompt: name what is drawn where a caption is empty: a photo")
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        """Load the three models.
+
+        Raises:
+            SsgearError: one is not named, not there, or another one.
+        """
+        import torch
+
+        from ssgear.views._caption import load_captioner
+        from ssgear.views._folders import find_pipeline
+        from ssgear.views._upscale import load_upscaler
+
+        self.config, self.device = config, device
+        self.image_size, self.size = config.input_size, config.size
+        self.batch_size = 4 * config.diffusion_batch
+        dtype = dtype_of(config.precision, device)
+        # small models first: what is missing is said before the large one is read
+        folder = find_pipeline("--model", config.model, KINDS)
+        self.upscaler = load_upscaler(
+            config.upscaler,
+            option="--upscaler",
+            device=device,
+            dtype=dtype,
+            channels_last=config.channels_last,
+        )
+        self.captioner = load_captioner(
+            config.captioner,
+            option="--captioner",
+            device=device,
+            dtype=dtype,
+            max_tokens=config.caption_tokens,
+        )
+        self.diffusion = Diffusion(config, folder, KINDS[0], device)
+        side = config.input_size
+        self.diffusion.compile(self._call, torch.zeros(3, side, side, dtype=torch.uint8))
+        self.notes = self.diffusion.notes
+        self.settings = self._settings()
+
+    def _settings(self) -> dict[str, Any]:
+        config, found = self.config, self.diffusion.settings()
+        own = {
+            "input_size": config.input_size,
+            "fallback": config.prompt,
+            "caption_tokens": config.caption_tokens,
+        }
+        return {
+            **found,
+            "upscaler": self.upscaler.digest,
+            "captioner": self.captioner.digest,
+            "upscale_batch": config.upscale_batch,
+            "caption_batch": config.caption_batch,
+            "parameters": {**found["parameters"], **own},
+        }
+
+    def generate(self, images: Tensor | None, ids: Sequence[str], seeds: Sequence[int]) -> Views:
+        """Enlarge, describe and draw anew."""
+        from ssgear.views._stages import Stage, run
+
+        assert images is not None, "makes views of images"
+        config = self.config
+        rows = [Row(image=image, seed=seed) for image, seed in zip(images, seeds, strict=True)]
+        stages = (
+            Stage(
+                name="upscale",
+                batch_size=config.upscale_batch,
+                work=self._upscale,
+                option="--upscale-batch",
+                device=self.device,
+            ),
+            Stage(
+                name="caption",
+                batch_size=config.caption_batch,
+                work=self._caption,
+                option="--caption-batch",
+                device=self.device,
+            ),
+            self.diffusion.stage(self._call),
+        )
+        told = run(stages, rows)
+        common = {"model": self.settings["model"], "parameters": self.settings["parameters"]}
+        return views_of(rows, self.size, told, common)
+
+    def _upscale(self, rows: Sequence[Row]) -> None:
+        import torch
+
+        made, bad = self.upscaler(torch.stack([row.image for row in rows]))
+        for row, image, is_bad in zip(rows, made, bad, strict=True):
+            row.upscaled = None if is_bad else image
+            row.failed = "super-resolution is not finite, in float32 too" if is_bad else None
+
+    def _caption(self, rows: Sequence[Row]) -> None:
+        import torch
+
+        # a row that failed keeps its place, so that the others keep their neighbours
+        empty = torch.zeros(3, *(SCALE * side for side in rows[0].image.shape[1:]))
+        given = [empty.byte() if row.upscaled is None else row.upscaled for row in rows]
+        describe(self.captioner, rows, torch.stack(given), self.config.prompt)
+
+    def _call(self, pipe: Any, rows: Sequence[Row]) -> Tensor:
+        config = self.config
+        made: Tensor = pipe(
+            [row.prompt for row in rows],
+            height=config.size,
+            width=config.size,
+            num_inference_steps=config.steps,
+            guidance_scale=config.guidance,
+            negative_prompt=[config.negative_prompt] * len(rows),
+            generator=generators(rows),
+            output_type="pt",
+        ).images
+        return made

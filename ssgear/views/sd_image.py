@@ -1,0 +1,277 @@
+r"""The instance route: views of an image by diffusion that is conditioned on the image itself.
+
+    python -m ssgear.generate --generator sd-image --model FOLDER --data.path DIR --output STORE \
+        --views 10 --steps 10 --guidance 10 --scheduler ddim
+
+The folder says which of three it is: unCLIP (noise on the image's CLIP embedding by --noise-level,
+or by its share of foreground with --adaptive-noise, _foreground.py), image variation (the embedding
+alone), or any Stable Diffusion as img2img (the noised image itself, --strength). Prompts are fixed,
+or captions with --captioner. Loading, noise and checks are in _diffusion.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ssgear.errors import ConfigError, require
+from ssgear.views._diffusion import Diffusion
+from ssgear.views._diffusion_config import DiffusionConfig, dtype_of
+from ssgear.views._rows import Row, describe, generators, views_of
+from ssgear.views.base import Generator, Views
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # the published setting of generative views (GenerativeSSL): SD-2.1-unCLIP-small, 10 an image
+    "sd-image-unclip": {
+        "kind": "unclip",
+        "scheduler": "ddim",
+        "steps": 10,
+        "guidance": 10.0,
+        "views": 10,
+        "format": "jpg",
+    },
+}
+KINDS: Mapping[str, str] = {
+    "StableUnCLIPImg2ImgPipeline": "unclip",
+    "StableDiffusionImageVariationPipeline": "variation",
+    "StableDiffusionPipeline": "img2img",
+    "StableDiffusionImg2ImgPipeline": "img2img",
+    "LatentConsistencyModelPipeline": "img2img",
+    "LatentConsistencyModelImg2ImgPipeline": "img2img",
+}
+"""Class in a folder's index -> how it is used."""
+CLASSES: Mapping[str, str] = {
+    "unclip": "StableUnCLIPImg2ImgPipeline",
+    "variation": "StableDiffusionImageVariationPipeline",
+    "img2img": "StableDiffusionImg2ImgPipeline",
+}
+"""How it is used -> class of diffusers."""
+
+
+class SDImage(Generator):
+    """unCLIP, image variation or img2img."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(DiffusionConfig):
+        """Which model, and what it keeps of an image."""
+
+        kind: Literal["auto", "unclip", "variation", "img2img"] = "auto"
+        """How the model sees the image; auto: as its folder says."""
+        steps: int = 20
+        """Denoising steps; few-step models (turbo, LCM) take 1 to 8."""
+        input_size: int | None = None
+        """Side in pixels of the originals; by default what the model looks at."""
+        noise_level: int = 0
+        """Noise on the image's embedding, 0 to 999 (unCLIP): more is further from the image."""
+        adaptive_noise: bool = False
+        """Noise level by the image's share of foreground, 0 to 400, on top of --noise-level."""
+        strength: float = 0.6
+        """Share of the denoising that is done anew, in (0, 1] (img2img)."""
+        prompt: str = ""
+        """Told to the model with every image; with --captioner where a caption is of no use."""
+
+        def __post_init__(self) -> None:
+            """Refuse numbers that no model takes."""
+            super().__post_init__()
+            require(0 <= self.noise_level < 1000, "--noise-level", self.noise_level, "use 0 to 999")
+            require(0 < self.strength <= 1, "--strength", self.strength, "use more than 0, up to 1")
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        """Load the model.
+
+        Raises:
+            SsgearError: it is not named, not there, or of another kind than the options are for.
+        """
+        import torch
+
+        from ssgear.views._folders import find_pipeline
+
+        folder = find_pipeline("--model", config.model, tuple(KINDS))
+        self.kind = KINDS[folder.kind]
+        if config.kind not in ("auto", self.kind):
+            raise ConfigError(
+                f"--kind: {config.kind} is not what {folder.path} holds, a {folder.kind}; use "
+                f"--kind {self.kind}, or auto"
+            )
+        self.config, self.device, self.size = config, device, config.size
+        self._refuse_what_is_for_others()
+        self.batch_size = 4 * config.diffusion_batch
+        self.captioner = self._load_captioner()
+        self.diffusion = Diffusion(config, folder, CLASSES[self.kind], device)
+        side = config.input_size or self._looked_at()
+        self.image_size = side
+        self.diffusion.compile(self._call, torch.zeros(3, side, side, dtype=torch.uint8))
+        self.notes = self.diffusion.notes
+        self.settings = self._settings()
+
+    def _refuse_what_is_for_others(self) -> None:
+        config, default, kind = self.config, type(self.config)(), self.kind
+        owners = {
+            "noise_level": ("unclip",),
+            "adaptive_noise": ("unclip",),
+            "strength": ("img2img",),
+            "prompt": ("unclip", "img2img"),
+            "negative_prompt": ("unclip", "img2img"),
+            "captioner": ("unclip", "img2img"),
+        }
+        for option, kinds in owners.items():
+            if getattr(config, option) != getattr(default, option) and kind not in kinds:
+                raise ConfigError(
+                    f"--{option.replace('_', '-')}: {config.model} is used as {kind}; the option "
+                    f"is for {' and '.join(kinds)}"
+                )
+        if kind == "img2img" and int(config.steps * config.strength) < 1:
+            raise ConfigError(
+                f"--strength: {config.strength:g} of --steps {config.steps} is less than one step; "
+                f"use at least {1 / config.steps:.2g}"
+            )
+
+    def _load_captioner(self) -> Any:
+        from ssgear.views._caption import load_captioner
+
+        config = self.config
+        if config.captioner is None:
+            return None
+        return load_captioner(
+            config.captioner,
+            option="--captioner",
+            device=self.device,
+            dtype=dtype_of(config.precision, self.device),
+            max_tokens=config.caption_tokens,
+        )
+
+    def _looked_at(self) -> int:
+        """Return the side of the squares that the model looks at."""
+        if self.kind == "img2img":
+            return self.config.size
+        side: int = self.diffusion.pipe.image_encoder.config.image_size
+        return side
+
+    def _settings(self) -> dict[str, Any]:
+        config, found = self.config, self.diffusion.settings()
+        own: dict[str, Any] = {"kind": self.kind, "input_size": self.image_size}
+        if self.kind == "unclip":
+            own |= {"noise_level": config.noise_level, "adaptive_noise": config.adaptive_noise}
+        if self.kind == "img2img":
+            own["strength"] = float(config.strength)
+        if self.kind != "variation":
+            own["prompt"] = config.prompt
+        told = {**found, "parameters": {**found["parameters"], **own}}
+        if self.captioner is None:
+            return told
+        told["parameters"]["caption_tokens"] = config.caption_tokens
+        return {
+            **told,
+            "captioner": self.captioner.digest,
+            "caption_batch": config.caption_batch,
+        }
+
+    def generate(self, images: Tensor | None, ids: Sequence[str], seeds: Sequence[int]) -> Views:
+        """Make a view of each image."""
+        from ssgear.views._stages import Stage, run
+
+        assert images is not None, "makes views of images"
+        config = self.config
+        rows = [
+            Row(image=image, seed=seed, prompt=config.prompt)
+            for image, seed in zip(images, seeds, strict=True)
+        ]
+        if self.kind != "variation":
+            for row in rows:
+                row.metadata["prompt"] = row.prompt
+        describe = Stage(
+            name="caption",
+            batch_size=config.caption_batch,
+            work=self._caption,
+            option="--caption-batch",
+            device=self.device,
+        )
+        draw = self.diffusion.stage(self._call)
+        told = run((draw,) if self.captioner is None else (describe, draw), rows)
+        common = {"model": self.settings["model"], "parameters": self.settings["parameters"]}
+        return views_of(rows, self.size, told, common)
+
+    def _caption(self, rows: Sequence[Row]) -> None:
+        import torch
+
+        images = torch.stack([row.image for row in rows])
+        describe(self.captioner, rows, images, self.config.prompt)
+
+    def _call(self, pipe: Any, rows: Sequence[Row]) -> Tensor:
+        config = self.config
+        common: dict[str, Any] = {
+            "num_inference_steps": config.steps,
+            "guidance_scale": config.guidance,
+            "generator": generators(rows),
+            "output_type": "pt",
+        }
+        made: Tensor
+        if self.kind == "img2img":
+            common |= self._prompts(rows)
+            made = pipe(image=self._resized(rows), strength=config.strength, **common).images
+            return made
+        common |= {"height": config.size, "width": config.size}
+        seen = self._seen(pipe, rows)
+        if self.kind == "unclip":
+            common |= self._prompts(rows)
+            pipe.noise_image_embeddings = self._noised(pipe, seen, rows)
+        made = pipe(image=seen, **common).images
+        return made
+
+    def _prompts(self, rows: Sequence[Row]) -> dict[str, list[str]]:
+        negative = [self.config.negative_prompt] * len(rows)
+        return {"prompt": [row.prompt for row in rows], "negative_prompt": negative}
+
+    def _seen(self, pipe: Any, rows: Sequence[Row]) -> Tensor:
+        """Return images as the pipeline's image encoder takes them."""
+        given = pipe.feature_extractor(images=[row.image for row in rows], return_tensors="pt")
+        pixels: Tensor = given.pixel_values
+        return pixels
+
+    def _resized(self, rows: Sequence[Row]) -> Tensor:
+        """Return images [n, 3, size, size] in [0, 1]."""
+        import torch
+        from torch.nn import functional as F
+
+        images = torch.stack([row.image for row in rows]).float() / 255
+        if images.shape[-1] == self.size:
+            return images
+        side = (self.size, self.size)
+        return F.interpolate(images, side, mode="bicubic", antialias=True).clamp(0, 1)
+
+    def _noised(self, pipe: Any, seen: Tensor, rows: Sequence[Row]) -> Any:
+        """Return a function that noises embeddings row by row, each at its own level.
+
+        The pipeline's own knows one level for all rows.
+        """
+        import torch
+
+        published = type(pipe).noise_image_embeddings
+        levels = self._levels(pipe, seen)
+        for row, level in zip(rows, levels, strict=True):
+            row.metadata["noise_level"] = level
+
+        def noised(image_embeds: Tensor, generator: Sequence[Any], **options: Any) -> Tensor:
+            triples = zip(image_embeds[:, None], levels, generator, strict=True)
+            parts = [published(pipe, each, level, generator=one) for each, level, one in triples]
+            return torch.cat(parts)
+
+        return noised
+
+    def _levels(self, pipe: Any, seen: Tensor) -> list[int]:
+        from ssgear.views._foreground import foreground_share, noise_level
+
+        base = self.config.noise_level
+        if not self.config.adaptive_noise:
+            return [base] * len(seen)
+        encoder = pipe.image_encoder
+        given = seen.to(encoder.device, encoder.dtype)
+        patches = encoder.vision_model(given).last_hidden_state[:, 1:].float()
+        side = round(patches.shape[1] ** 0.5)
+        shares = foreground_share(patches.unflatten(1, (side, side)))
+        return [min(base + noise_level(share), 999) for share in shares.tolist()]
