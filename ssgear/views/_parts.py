@@ -191,11 +191,15 @@ def _listening(part: Part, found: dict[str, Inputs]) -> Iterator[None]:
             found[part.name] = {name: value.detach().clone() for name, value in inputs.items()}
         return part.forward(*args, **options)
 
+    replaced = vars(part.module).get("forward")
     part.module.forward = listen
     try:
         yield
     finally:
-        del part.module.forward
+        if replaced is None:
+            del part.module.forward
+        else:
+            part.module.forward = replaced
 
 
 def _timed(inputs: dict[str, Any]) -> Inputs:

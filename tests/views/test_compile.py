@@ -49,7 +49,8 @@ def exports(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def export(part: Any, inputs: Any, folder: Path) -> None:
         names.append(part.name)
-        shutil.copytree(graphs / part.name, folder, dirs_exist_ok=True)
+        for file in (graphs / part.name).iterdir():
+            shutil.copy(file, folder)
 
     monkeypatch.setattr(_onnx, "export", export)
     return names
@@ -73,9 +74,7 @@ def diffusion() -> Any:
             use_linear_projection=True,
         )
         vae = diffusers.AutoencoderKL(
-            block_out_channels=(8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(8,),
             latent_channels=4,
             norm_num_groups=4,
             layers_per_block=1,
@@ -101,8 +100,8 @@ def pictures(pipe: Any, seed: int, rows: int = 2) -> np.ndarray:
         prompt_embeds=words,
         negative_prompt_embeds=-words,
         num_inference_steps=2,
-        height=16,
-        width=24,
+        height=8,
+        width=16,
         output_type="np",
         generator=generator,
     ).images
@@ -112,7 +111,7 @@ def pictures(pipe: Any, seed: int, rows: int = 2) -> np.ndarray:
 def test_a_diffusion_pipeline_on_onnxruntime_is_that_of_eager(diffusion: Any) -> None:
     unet = diffusion.unet
     call = {
-        "sample": torch.randn(4, 4, 8, 12, generator=torch.Generator().manual_seed(3)),
+        "sample": torch.randn(4, 4, 8, 16, generator=torch.Generator().manual_seed(3)),
         "timestep": torch.tensor(417),
         "encoder_hidden_states": torch.randn(4, 5, 16),
     }

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.models import resnet50
 
 from ssgear.config.schema import DataConfig, ModelConfig, ViewsConfig
 from ssgear.data.sources import open_source
@@ -29,7 +30,7 @@ from tests.data.view_stores import folder
 Ssgear = Callable[..., Any]
 CPU = torch.device("cpu")
 CHANNELS = (16, 16, 16, 8, 8)
-CHUNK, EMBEDDED, FEATURES, ATTENDED = 3, 6, 64, 2
+CHUNK, EMBEDDED, FEATURES, ATTENDED = 3, 6, 256, 2
 State = dict[str, Tensor]
 
 
@@ -232,7 +233,7 @@ def test_a_store_comes_out_that_training_reads(
     assert run_ssgear("generate", "--verify", "--output", store).status == 0
     source = open_source(DataConfig(path=images), "train")
     stored = open_stored(ViewsConfig(store=store), source)
-    assert stored is not None and len(stored.source) == 10
+    assert stored is not None and len(stored.source) == 2 * len(source)
     shown = np.asarray(stored.source.image(0))
     assert shown.shape == (64, 64, 3) and shown.std() > 1
 
@@ -256,7 +257,13 @@ def test_missing_files_are_named(
 
 
 def test_a_resnet_50_in_torchvisions_names(tmp_path: Path) -> None:
-    resnet = pytest.importorskip("torchvision.models").resnet50(weights=None).eval()
+    with torch.device("meta"):  # its own initialisation takes seconds
+        resnet = resnet50(weights=None)
+    resnet = resnet.to_empty(device="cpu").eval()
+    for value in resnet.state_dict().values():
+        wide = value.ndim > 1
+        drawn = torch.randn(value.shape) / value[0].numel() ** 0.5 if wide else None
+        value.copy_(1 + torch.rand(value.shape) if drawn is None else drawn)
     state = {f"module.{name}": value for name, value in resnet.state_dict().items()}
     state["module.prototypes.weight"] = torch.ones(3, 3)
     torch.save(state, tmp_path / "swav.pth.tar")
@@ -271,5 +278,5 @@ def test_a_resnet_50_in_torchvisions_names(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = resnet(normalised.permute(0, 3, 1, 2))
     assert (encoder(images) - expected).abs().max() < 1e-5 * expected.abs().max() + 1e-6
-    with pytest.raises(CheckpointError, match="features of 2048 numbers, the generator takes 64"):
-        load_any_encoder(tmp_path / "swav.pth.tar", 64)
+    with pytest.raises(CheckpointError, match="features of 2048 numbers, the generator takes 256"):
+        load_any_encoder(tmp_path / "swav.pth.tar", 256)
