@@ -174,7 +174,7 @@ def evaluate_store(asked: Evaluation) -> int:
         encoder=None if asked.encoder is None else load_encoder(asked.encoder),
     )
     facts = {"source": images.name, "num_images": len(compared.images)}
-    _print(f"{asked.store}: {facts['num_images']} images of {images.name}", figures, stated)
+    _print(f"{asked.store.name}: {facts['num_images']} images of {images.name}", figures, stated)
     path = path or figures_name(asked.store.expanduser(), asked, images.name)
     asked_for = {"protocols": list(asked.protocol), "max_images": asked.max_images}
     write_json(path, {**figures, **stated, **facts, **asked_for, "path": asked.data.path})

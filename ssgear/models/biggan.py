@@ -57,7 +57,7 @@ class BigGANConfig:
     @property
     def resolution(self) -> int:
         """Return the side of the images in pixels."""
-        return BOTTOM * 2 ** (len(self.channels) - 1)
+        return BOTTOM << (len(self.channels) - 1)
 
 
 class ConditionalNorm(nn.Module):
@@ -78,7 +78,7 @@ class ConditionalNorm(nn.Module):
         """Return the normalised values under each row's gain and bias."""
         normed = F.batch_norm(hidden_NCHW, self.stored_mean, self.stored_var)
         gain_NC, bias_NC = 1 + self.gain(condition_NY), self.bias(condition_NY)
-        return normed * gain_NC[:, :, None, None] + bias_NC[:, :, None, None]
+        return cast(Tensor, normed * gain_NC[:, :, None, None] + bias_NC[:, :, None, None])
 
 
 class Block(nn.Module):
@@ -118,7 +118,7 @@ class SelfAttention(nn.Module):
         key = F.max_pool2d(self.phi(hidden_NCHW), 2).flatten(2).transpose(1, 2)
         value = F.max_pool2d(self.g(hidden_NCHW), 2).flatten(2).transpose(1, 2)
         seen = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        seen = seen.transpose(1, 2).unflatten(2, hidden_NCHW.shape[2:])
+        seen = seen.transpose(1, 2).reshape(len(seen), -1, *hidden_NCHW.shape[2:])
         return cast(Tensor, self.gamma * self.o(seen) + hidden_NCHW)
 
 
@@ -172,7 +172,7 @@ class BigGANGenerator(nn.Module):
     def forward(self, noise_NZ: Tensor, features_NF: Tensor) -> Tensor:
         """Return images [N, 3, R, R] in [-1, 1]."""
         embedded = self.shared_feat(features_NF) if self.config.embedded else features_NF
-        first, *others = noise_NZ.split(self.chunk, dim=1)
+        first, *others = torch.chunk(noise_NZ, self.config.noise[0], dim=1)
         h = self.linear(first).unflatten(1, (-1, BOTTOM, BOTTOM))
         for layers, chunk in zip(self.blocks, others, strict=True):
             condition_NY = torch.cat((embedded, chunk), dim=1)
@@ -191,7 +191,8 @@ def truncated_noise(seeds: Sequence[int], size: int, bound: float | None) -> Ten
         return philox.normal(key, rows, size)
     low, high = torch.special.ndtr(torch.tensor([-bound, bound], dtype=torch.float64))
     share = (philox.uniform(key, rows, size).double() + 2.0**-25) * (high - low) + low
-    return torch.special.ndtri(share).clamp(-bound, bound).float()
+    cut: Tensor = torch.special.ndtri(share).clamp(-bound, bound)
+    return cut.float()
 
 
 def load_biggan(path: Path, *, option: str = "--weights") -> tuple[BigGANGenerator, str]:
@@ -210,7 +211,7 @@ def load_biggan(path: Path, *, option: str = "--weights") -> tuple[BigGANGenerat
     wrong = f"{option}: {path}: these are not weights of an IC-GAN with a BigGAN backbone"
     try:
         config = _config_of(plain)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{wrong}: {reason}") from None
     with torch.device("meta"):
@@ -255,11 +256,12 @@ def folded(state: Mapping[str, Tensor], name: str) -> Tensor:
     """Return a tensor; a weight whose spectral norm is kept beside it, divided by that norm."""
     value = state[name]
     u = state.get(f"{name.removesuffix('.weight')}.u0") if name.endswith(".weight") else None
-    if u is None:
-        return value
+    if u is None or value.ndim < 2 or u.numel() != len(value):
+        return value  # what does not belong together is named with its shape afterwards
     matrix = value.flatten(1)
     direction = F.normalize(u.flatten() @ matrix, dim=0, eps=1e-12)
-    return value / (matrix @ direction).norm()
+    norm: Tensor = torch.linalg.vector_norm(matrix @ direction)
+    return value / norm
 
 
 def _own_name(name: str) -> str:

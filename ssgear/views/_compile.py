@@ -124,12 +124,12 @@ def _compiled(part: Part, inputs: Inputs, choices: tuple[str, ...], notice: Noti
     """Put the first form that can be trusted in a part's place, and return its name."""
     for place, how in enumerate(choices):
         # whatever an exporter or a compiler raises costs speed, never the run
+        problem: str | None = None
         try:
-            problem = _inductor(part, inputs) if how == "inductor" else None
-            if how != "inductor":
-                _install(part, inputs, _session(part, inputs, how, notice), notice)
+            made = _inductor(part, inputs) if how == "inductor" else None
+            _install(part, inputs, made or _session(part, inputs, how, notice), notice)
         except Exception as error:
-            problem = f"failed: {first_line(error)}"
+            problem = _why(error)
         if problem is None:
             return how
         after = [*choices[place + 1 :], "eager"][0]
@@ -137,21 +137,28 @@ def _compiled(part: Part, inputs: Inputs, choices: tuple[str, ...], notice: Noti
     return "none"
 
 
-def _inductor(part: Part, inputs: Inputs) -> str | None:
-    """Compile a module in place; where it cannot be trusted, undo that and return why."""
-    module = part.module
-    module.compile(dynamic=False)
-    problem: str | None = "failed"
-    try:
-        problem = check(part, lambda given: part.call(module, given), inputs)
-    finally:
-        if problem is not None:
-            module._compiled_call_impl = None
-    return problem
+class _RefusedError(Exception):
+    """A compiled form gives something else than eager."""
 
 
-class _Refused(Exception):
-    """A compiled form that gives something else than eager."""
+def _why(error: BaseException) -> str:
+    """Say what is wrong with a form, after its name: exporters' own errors say only that."""
+    if isinstance(error, _RefusedError):
+        return str(error)
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"failed: {first_line(error)}"
+
+
+def _inductor(part: Part, inputs: Inputs) -> Run:
+    """Return torch.compile's form of a part for these shapes, checked.
+
+    It takes the same named tensors at every call, so that what was checked is what runs.
+    """
+    import torch
+
+    forward = torch.compile(part.forward, dynamic=False)
+    return _trusted(part, lambda given: part.call(forward, given), inputs)
 
 
 def _session(part: Part, inputs: Inputs, how: str, notice: Notice) -> Run:
@@ -165,20 +172,21 @@ def _session(part: Part, inputs: Inputs, how: str, notice: Notice) -> Run:
         kept = _engines.find(key)
         if kept is not None:
             try:
-                return _trusted(part, inputs, _onnx.Session(kept, inputs, output, how))
+                return _trusted(part, _onnx.Session(kept, inputs, output, how).run, inputs)
             except Exception as error:
-                notice(f"--compile: the {how} engine in {kept} {first_line(error)}; made again")
+                notice(f"--compile: the {how} engine in {kept} {_why(error)}; made again")
             _engines.remove(key)
         with _engines.making(key) as folder:
             _onnx.export(part, inputs, folder)
-            return _trusted(part, inputs, _onnx.Session(folder, inputs, output, how))
+            return _trusted(part, _onnx.Session(folder, inputs, output, how).run, inputs)
 
 
-def _trusted(part: Part, inputs: Inputs, session: _onnx.Session) -> Run:
-    problem = check(part, session.run, inputs)
+def _trusted(part: Part, run: Run, inputs: Inputs) -> Run:
+    """Return a compiled form that gives what eager gives, or refuse it."""
+    problem = check(part, run, inputs)
     if problem is not None:
-        raise _Refused(problem)
-    return session.run
+        raise _RefusedError(problem)
+    return run
 
 
 def _facts(part: Part, inputs: Inputs, how: str) -> dict[str, Any]:

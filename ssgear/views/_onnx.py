@@ -155,8 +155,6 @@ def _providers(how: str, folder: Path, device: int) -> Sequence[Any]:
         "trt_engine_cache_enable": True,
         "trt_engine_cache_path": str(folder),
         "trt_engine_cache_prefix": "engine",
-        "trt_timing_cache_enable": True,
-        "trt_timing_cache_path": str(folder),
         "trt_cuda_graph_enable": True,
     }
     return [(_PROVIDERS[how], options), ("CUDAExecutionProvider", {"device_id": device})]

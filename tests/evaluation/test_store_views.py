@@ -22,6 +22,8 @@ from tests.test_fid import Patches
 
 Ssgear = Callable[..., Any]
 COUNT = 9
+ALL = ("--data.test-share", 0)
+"""None of the images is held out."""
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_figures_are_those_of_one_view_of_each_image(
     store = view_store(tmp_path / "store", images, views=2, up=32)
     protocols = ("fid", "frechet", "prdc")
     done = run_ssgear(
-        "evaluate", "--store", store, "--data.path", images, "--encoder", encoder,
+        "evaluate", "--store", store, "--data.path", images, *ALL, "--encoder", encoder,
         "--inception", weights, "--protocol", *protocols,
     )  # fmt: skip
     assert done.status == 0, done.err
@@ -77,7 +79,8 @@ def test_figures_are_those_of_one_view_of_each_image(
     shares = vars(prdc(Patches()(real), Patches()(made)))
     assert {name: found[name] for name in shares} == pytest.approx(shares)
     assert found["num_images"] == COUNT and "weights abc" in found["prdc_protocol"]
-    assert "not FID" in found["frechet_encoder_protocol"] and "not FID" in done.out
+    assert "not FID" in found["frechet_encoder_protocol"]
+    assert "frechet_encoder_protocol: one view each" in done.out
     assert "fid" in done.out and "coverage" in done.out
 
 
@@ -86,7 +89,8 @@ def test_only_images_with_views_are_compared(
 ) -> None:
     some = names_of(images)[1:8]
     store = write(tmp_path / "store", samples(some, (0,), 16, None, images), 16)
-    done = run_ssgear("evaluate", "--store", store, "--data.path", images, "--encoder", encoder)
+    of = ("--data.path", images, *ALL, "--encoder", encoder)
+    done = run_ssgear("evaluate", "--store", store, *of)
     assert done.status == 0, done.err
     found = json.loads((store / "evaluation-folder-images.json").read_text("utf-8"))
     assert found["num_images"] == 7 and found["protocols"] == ["prdc"]
@@ -97,7 +101,7 @@ def test_mistakes_are_one_line(
     run_ssgear: Ssgear, images: Path, encoder: Path, tmp_path: Path
 ) -> None:
     store = view_store(tmp_path / "store", images)
-    others = folder(tmp_path / "others" / "deeper", 3)
+    others = folder(tmp_path / "others" / "deeper", 3).parent
 
     def refused(*options: object) -> str:
         done = run_ssgear("evaluate", *options)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssgear.errors import ConfigError, MissingDependencyError
 from ssgear.views import _compile, _engines, _onnx
@@ -259,6 +259,28 @@ def test_half_precision_has_a_wider_bound() -> None:
     assert "gives values that are not" in (differs(eager * torch.nan, eager) or "")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_graph_has_the_precision_of_the_weights_in_every_node(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    pipe = toy_pipeline()
+    pipe.unet.to(dtype)
+    part = parts_of(pipe)[0]
+    inputs = drawn(pipe, part, 2, 12, 16)
+    _onnx.export(part, inputs, tmp_path)
+    graph = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph
+    half = {"float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16}
+    wanted = half[str(dtype).removeprefix("torch.")]
+    weights = {each.name: each.data_type for each in graph.initializer if "module" in each.name}
+    assert len(weights) >= 5 and set(weights.values()) == {wanted}
+    assert graph.output[0].type.tensor_type.elem_type == wanted
+    with torch.no_grad():
+        expected = part.run(inputs)
+    session = _onnx.Session(tmp_path, inputs, expected, "onnx")
+    assert differs(expected, session.run(inputs)) is None
+
+
 @pytest.mark.usefixtures("exports")
 def test_engines_are_private(tmp_path: Path) -> None:
     compiled(toy_pipeline())
@@ -296,21 +318,17 @@ def test_a_build_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert list(_engines.folder().iterdir()) == []
 
 
-@pytest.fixture
-def wrong_inductor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    def compile_wrongly(self: nn.Module, *args: Any, **options: Any) -> None:
-        def call(*args: Any, **options: Any) -> Any:
-            made = type(self).forward(self, *args, **options)
+def test_a_compiled_module_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_wrongly(forward: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        assert options == {"dynamic": False}
+
+        def call(*args: Any, **given: Any) -> Any:
+            made = forward(*args, **given)
             return (made[0] * 2,) if isinstance(made, tuple) else made * 2
 
-        self._compiled_call_impl = call  # type: ignore[assignment]
+        return call
 
-    monkeypatch.setattr(nn.Module, "compile", compile_wrongly)
-    yield
-
-
-@pytest.mark.usefixtures("wrong_inductor")
-def test_a_compiled_module_that_is_wrong_is_undone() -> None:
+    monkeypatch.setattr(torch, "compile", compile_wrongly)
     pipe = toy_pipeline()
     inputs = drawn(pipe, parts_of(pipe)[0], 2, 12, 16)
     expected = pipe.unet(**inputs)[0]
@@ -326,7 +344,7 @@ def test_torch_compile_is_taken_where_it_is_right() -> None:
     expected = pipe.unet(**inputs)[0]
     used, told = compiled(pipe, "inductor")
     assert used == {"unet": "inductor", "vae_decoder": "inductor"} and not told
-    assert (pipe.unet(**inputs)[0] - expected).abs().max() < 1e-5
+    assert (pipe.unet(**inputs, return_dict=False)[0] - expected).abs().max() < 1e-5
 
 
 def test_modes_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:

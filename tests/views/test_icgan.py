@@ -176,6 +176,8 @@ def test_files_that_are_something_else_are_refused_in_a_line(tmp_path: Path) -> 
     assert "it has 0 blocks" in complaint({"layer.weight": torch.ones(2)})
     wider = {**good, "blocks.0.0.bn1.gain.weight": torch.ones(16, CHUNK + EMBEDDED + 5)}
     assert "takes a class besides the image" in complaint(wider)
+    assert "linear.weight" in complaint({**good, "linear.weight": torch.ones(5, 5, 2)})
+    assert "weights of an IC-GAN" in complaint({**good, "linear.weight": torch.ones(2)})
     assert "is no file of plain weights" in complaint(Path("a class"))
     assert "holds more than weights" in complaint({"G": 3})
     (tmp_path / "g.safetensors").write_bytes(b"no")

@@ -29,7 +29,7 @@ class UNet(nn.Module):
         return_dict: bool = True,
         **options: Any,
     ) -> tuple[Tensor]:
-        time = torch.as_tensor(timestep).float().reshape(-1, 1, 1, 1) / 1000
+        time = (torch.as_tensor(timestep).float().reshape(-1, 1, 1, 1) / 1000).to(sample.dtype)
         hidden = self.into(sample) + self.words(encoder_hidden_states.mean(1))[:, :, None, None]
         return (self.out(torch.tanh(hidden + time)),)
 
