@@ -1,7 +1,9 @@
 """`python -m ssgear.evaluate RUN`: a checkpoint -> figures -> `RUN/evaluation-SOURCE.json`.
 
 RUN is a run's directory or its `encoder.safetensors`. The images are those that the run was trained
-on unless `--data.*` names others. The last line on standard output is the path of the figures.
+on unless `--data.*` names others. `python -m ssgear.evaluate --store STORE` measures a view store
+beside the images that it was made of (evaluation/store_views.py) instead. The last line on standard
+output is the path of the figures.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from ssgear.evaluation.protocols import EvalData, Split
 
 USAGE = "python -m ssgear.evaluate RUN"
+STORE_USAGE = "python -m ssgear.evaluate --store STORE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +35,14 @@ class Evaluation:
 
     protocol: tuple[str, ...] = ("linear", "knn")
     """linear, linear-sgd, knn, health; of a run's generator fid (as many synthetic images as test
-    images, against these) and fid-train (the same with training images). One or several."""
+    images, against these) and fid-train (the same with training images). Of a store fid, frechet
+    (in the space of --encoder), prdc (precision, recall, density, coverage). One or several."""
     inception: Path | None = None
-    """For fid: file of Inception-v3's weights as torch-fidelity publishes them."""
+    """For fid, and prdc: file of Inception-v3's weights as torch-fidelity publishes them."""
+    store: Path | None = None
+    """View store to measure beside the images of --data.path, in place of a run."""
+    encoder: Path | None = None
+    """For frechet and prdc of a store: the run or encoder.safetensors whose features count."""
     output: Path | None = None
     """File of the figures; by default evaluation-SOURCE.json in the run's directory, with the
     name of --data.path and the number of images where they were given."""
@@ -50,8 +58,10 @@ class Evaluation:
         if self.max_images is not None and self.max_images < 2:
             raise ConfigError(f"--max-images: {self.max_images} is not possible; use at least 2")
         wanted = {"fid", "fid-train"} & set(self.protocol)
-        if self.inception is not None and not wanted:
+        if self.inception is not None and not wanted | {"prdc"} & set(self.protocol):
             raise ConfigError("--inception: is for --protocol fid and fid-train; add one of them")
+        if self.encoder is not None and self.store is None:
+            raise ConfigError("--encoder: is for --store; the run or file to measure comes first")
         if self.inception is None and wanted:
             raise ConfigError(
                 "--inception: FID needs Inception-v3's weights; name the file that torch-fidelity "
@@ -67,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             _read(["--help"], Evaluation())
             return 0
         if words[0].startswith("-"):
+            asked = parse_store(words)
+            if asked is not None:
+                return evaluate_store(asked)
             raise ConfigError(f"{words[0]}: the run comes first: {USAGE} [OPTIONS]")
         run = Path(words[0]).expanduser()
         return evaluate(run, parse(run, words[1:]))
@@ -85,6 +98,16 @@ def parse(run: Path, words: Sequence[str]) -> Evaluation:
     return _read(words, Evaluation(data=data))
 
 
+def parse_store(words: Sequence[str]) -> Evaluation | None:
+    """Read the options of a store's evaluation; None where no store is named."""
+    given, help_wanted = arguments.read(words)
+    if "store" not in {each.key for each in given}:
+        return None
+    given = arguments.check(given, options_of(Evaluation), listing="--help")
+    words = ["--help"] if help_wanted else arguments.words_for_tyro(given)
+    return _read(words, Evaluation(protocol=("prdc",)))
+
+
 def _read(words: Sequence[str], default: Evaluation) -> Evaluation:
     about = "Measure an encoder on the images of its run, or on any others."
     return arguments.parse(Evaluation, words, prog=USAGE, description=about, default=default)
@@ -97,6 +120,10 @@ def evaluate(run: Path, asked: Evaluation) -> int:
     from ssgear.models.encoders import load_encoder
     from ssgear.storage.atomic import write_json
 
+    if asked.store is not None:
+        raise ConfigError(f"--store: measures no run; say {STORE_USAGE} [OPTIONS], without {run}")
+    if {"frechet", "prdc"} & set(asked.protocol):
+        raise ConfigError(f"--protocol: frechet and prdc are of a store: {STORE_USAGE} [OPTIONS]")
     chosen = [protocols.find(name) for name in asked.protocol]
     path = figures_path(run, asked)
     inception = None if asked.inception is None else load_inception(asked.inception)
@@ -123,6 +150,38 @@ def evaluate(run: Path, asked: Evaluation) -> int:
         print(f"ssgear: {path} is replaced", file=sys.stderr)
     asked_for = {"protocols": list(asked.protocol), "max_images": asked.max_images}
     write_json(path, {**figures, **subject.stated, **facts, **asked_for, "path": asked.data.path})
+    print(path)
+    return 0
+
+
+def evaluate_store(asked: Evaluation) -> int:
+    """Measure a store beside its images, print and write the figures."""
+    from ssgear.data.sources import open_source, scan
+    from ssgear.evaluation import store_views
+    from ssgear.evaluation.inception import load_inception
+    from ssgear.models.encoders import load_encoder
+    from ssgear.storage.atomic import write_json
+
+    assert asked.store is not None
+    store_views.check(asked.protocol, inception=asked.inception, encoder=asked.encoder)
+    path = figures_path(asked.store, asked)
+    device = distributed.choose_device(asked.device, "--device")
+    images, _ = scan(open_source(asked.data, "train"), asked.data)
+    compared = store_views.open_compared(
+        asked.store.expanduser(), images, max_images=asked.max_images, workers=asked.data.workers
+    )
+    figures, stated = store_views.measure(
+        compared,
+        asked.protocol,
+        device=device,
+        inception=None if asked.inception is None else load_inception(asked.inception),
+        encoder=None if asked.encoder is None else load_encoder(asked.encoder),
+    )
+    facts = {"source": images.name, "num_images": len(compared.images)}
+    _print(f"{asked.store.name}: {facts['num_images']} images of {images.name}", figures, stated)
+    path = path or figures_name(asked.store.expanduser(), asked, images.name)
+    asked_for = {"protocols": list(asked.protocol), "max_images": asked.max_images}
+    write_json(path, {**figures, **stated, **facts, **asked_for, "path": asked.data.path})
     print(path)
     return 0
 
@@ -192,15 +251,19 @@ def _load(source: Source, asked: Evaluation, size: int) -> tuple[Source, Split]:
 
 
 def _show(figures: Mapping[str, Any], facts: Mapping[str, Any], stated: Mapping[str, str]) -> None:
+    title = f"{facts['source']}: {facts['num_train']} training, {facts['num_test']} test images"
+    _print(title, figures, stated)
+
+
+def _print(title: str, figures: Mapping[str, Any], stated: Mapping[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = f"{facts['source']}: {facts['num_train']} training, {facts['num_test']} test images"
     table = Table(title=title, title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in figures.items():
-        share = "rank" not in name and "fid" not in name
+        share = not any(part in name for part in ("rank", "fid", "frechet", "density"))
         table.add_row(name, f"{100 * value:.2f} %" if share else f"{value:.2f}")
     console = Console()
     console.print(table)

@@ -6,12 +6,15 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks import train_step
+from benchmarks import machine, train_step, view_models, views
 from benchmarks.kernels import arguments
+from tests.views.toy_pipeline import toy_pipeline
 
 
 @pytest.mark.parametrize(
@@ -105,3 +108,42 @@ def is_alive(process: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_views_are_timed_by_stage_and_what_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stages(*_: object) -> Any:
+        return {"caption": lambda: torch.ones(3) @ torch.ones(3)}
+
+    rates = machine.Rates(flop=1e6, exps=1.0, bytes=1.0)
+    monkeypatch.setattr(view_models, "pipeline", lambda *_: toy_pipeline())
+    monkeypatch.setattr(view_models, "stages", stages)
+    monkeypatch.setattr(machine, "measure_rates", lambda *_: rates)
+    file = tmp_path / "views.json"
+    words = f"--device cpu --batches 3 --steps 7 --contenders tensorrt --json {file}"
+    monkeypatch.setattr(sys, "argv", ["views", *words.split()])
+    assert views.main() == 0
+    assert "left out: --compile: tensorrt needs an NVIDIA GPU" in capsys.readouterr().out
+    found = json.loads(file.read_text("utf-8"))
+    rows = {row["stage"]: row for row in found["rows"]}
+    assert list(rows) == ["unet", "vae_decoder", "caption", "image, 7 steps"]
+    # two convolutions of 3 x 3 on 32 x 32 places, and a linear layer: 6 rows
+    flop = 6 * 2 * (2 * 9 * 4 * 8 * 32 * 32 + 6 * 8)
+    assert rows["unet"]["gflop"] == pytest.approx(flop / 1e9)
+    parts = {stage: row["milliseconds"] for stage, row in rows.items()}
+    whole = 7 * parts["unet"] + parts["vae_decoder"] + parts["caption"]
+    assert parts["image, 7 steps"] == pytest.approx(whole)
+    assert rows["unet"]["images_per_second"] == pytest.approx(3000 / parts["unet"])
+    limit = rows["unet"]["percent_of_limit"] * parts["unet"] / 100
+    assert limit == pytest.approx(flop / 1e6) and "left_out" in found
+
+
+def test_a_gpu_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["views", "--device", "cuda"])
+    with pytest.raises(SystemExit) as left:
+        views.main()
+    assert left.value.code == 2 and "there is no NVIDIA GPU here" in capsys.readouterr().err

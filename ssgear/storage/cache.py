@@ -160,5 +160,5 @@ def _remove_unused() -> None:
     """Remove entries, and their locks, that were not used for a season."""
     oldest = time.time() - _UNUSED_DAYS * _DAY_S
     for file in folder().iterdir():
-        if file.stat().st_mtime < oldest:
+        if file.is_file() and file.stat().st_mtime < oldest:
             file.unlink(missing_ok=True)
