@@ -1,6 +1,6 @@
 """Rows of embeddings: brought to length 1, and gathered over the ranks of a process group.
 
-Both forms of NT-Xent stand on this file.
+All forms of NT-Xent and InfoNCE stand on this file.
 Shapes: R own rows, M rows of all W ranks (M = W R), D the width.
 """
 
@@ -59,7 +59,17 @@ def gather_rows(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
     return gathered
 
 
-def check_equal_rows(z_RD: Tensor, has_ids: bool, group: dist.ProcessGroup) -> None:
+def gather_with_gradient(rows_RD: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Gather rows; the gradients that other ranks find for a row are sent back to it and summed."""
+    from torch.distributed.nn import functional
+
+    gathered: tuple[Tensor, ...] = functional.all_gather(rows_RD, group)  # type: ignore[no-untyped-call]
+    return torch.cat(gathered)
+
+
+def check_equal_rows(
+    z_RD: Tensor, has_ids: bool, group: dist.ProcessGroup, where: str = "nt_xent"
+) -> None:
     """Refuse ranks that bring different shapes, or a problem; every rank raises the same error.
 
     A group that can talk between CPUs is checked at every call, and the device is left alone. In a
@@ -67,9 +77,9 @@ def check_equal_rows(z_RD: Tensor, has_ids: bool, group: dist.ProcessGroup) -> N
     """
     mine = (z_RD.shape[0], z_RD.shape[1], compute_dtype(z_RD).itemsize, int(has_ids))
     if z_RD.device.type == "cpu" or _talks_between_cpus(group):
-        _compare(mine, group, "cpu")
+        _compare(mine, group, "cpu", where=where)
     else:
-        _compare_once(mine, group, str(z_RD.device))
+        _compare_once(mine, group, str(z_RD.device), where=where)
 
 
 def raise_on_all_ranks(problem: str, group: dist.ProcessGroup) -> None:
@@ -86,7 +96,11 @@ def _talks_between_cpus(group: dist.ProcessGroup) -> bool:
 
 
 def _compare(
-    mine: tuple[int, ...], group: dist.ProcessGroup, device: str, problem: bytes = b""
+    mine: tuple[int, ...],
+    group: dist.ProcessGroup,
+    device: str,
+    problem: bytes = b"",
+    where: str = "nt_xent",
 ) -> None:
     gathered = gather_rows(torch.tensor([(*mine, len(problem))], device=device), group).tolist()
     shapes = [tuple(shape) for *shape, _ in gathered]
@@ -102,7 +116,7 @@ def _compare(
             f"rank {rank} has {rows} x {width} in float{8 * itemsize}{' with ids' * has_ids}"
             for rank, (rows, width, itemsize, has_ids) in enumerate(shapes)
         )
-        raise ArgumentError(f"nt_xent: all ranks of a group must bring the same shape; {listing}")
+        raise ArgumentError(f"{where}: all ranks of a group must bring the same shape; {listing}")
 
 
 _compare_once = functools.cache(_compare)

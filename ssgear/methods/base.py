@@ -9,7 +9,7 @@ the largest case: critic, generator, encoder). A method is found by its file nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -77,16 +77,19 @@ class Group(nn.Module):
         *,
         optimizer: OptimizerSpec | None = None,
         scales: Mapping[str, LearningRateScale] | None = None,
+        constant: Collection[str] = (),
     ) -> None:
         """Gather `modules` under `name`.
 
-        `scales` maps a prefix of parameter names to a learning-rate factor.
+        `scales` maps a prefix of parameter names to a learning-rate factor; parameters with a
+        prefix in `constant` keep the peak learning rate from the first step to the last.
         """
         super().__init__()
         self.name = name
         self.parts = nn.ModuleDict(dict(modules))
         self.optimizer = optimizer
         self.scales = dict(scales or {})
+        self.constant = tuple(constant)
 
     def forward(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function(*args)`."""

@@ -64,14 +64,14 @@ class Queue(nn.Module):
         rows_nD = rows_nD.detach().to(self.rows.dtype)
         if group is not None and dist.get_world_size(group) > 1:
             rows_nD = gather_rows(rows_nD, group)
-        length, count = len(self), rows_nD.shape[0]
-        if rows_nD.ndim != 2 or rows_nD.shape[1] != self.rows.shape[1] or count > length:
+        if rows_nD.ndim != 2 or rows_nD.shape[1] != self.rows.shape[1]:
             raise ArgumentError(
                 f"Queue.push: rows {tuple(rows_nD.shape)} do not fit a queue of "
                 f"{tuple(self.rows.shape)}"
             )
-        places = (self.place + torch.arange(count, device=self.rows.device)) % length
-        self.rows.index_copy_(0, places, rows_nD)
+        length, count = len(self), rows_nD.shape[0]
+        row = torch.arange(max(count - length, 0), count, device=self.rows.device)
+        self.rows.index_copy_(0, (self.place + row) % length, rows_nD[-length:])
         self.place.add_(count).remainder_(length)
         self.filled.add_(count).clamp_(max=length)
 

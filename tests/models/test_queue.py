@@ -75,7 +75,15 @@ def test_it_is_in_buffers_and_keeps_float32() -> None:
     assert {name for name, _ in queue.named_buffers()} == {"rows", "place", "filled"}
 
 
-@pytest.mark.parametrize("shape", [(13, 3), (4, 2), (4,)])
+def test_of_more_rows_than_there_is_room_for_the_last_are_kept() -> None:
+    queue = pushed(1)
+    many = torch.arange(42.0).view(14, 3)
+    queue.push(many)
+    assert (queue.place, queue.filled) == (6, 12)  # 4 + 14 = 18
+    assert torch.equal(torch.cat((queue.rows[6:], queue.rows[:6])), many[2:])
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (4,)])
 def test_rows_that_do_not_fit(shape: tuple[int, ...]) -> None:
     with pytest.raises(ArgumentError, match=r"do not fit a queue of \(12, 3\)"):
         pushed(0).push(torch.zeros(shape))
