@@ -142,10 +142,10 @@ def _check_rows(q: Tensor, k: Tensor, queue: Tensor | None) -> None:
             raise ArgumentError(
                 f"{WHERE}: {name} has shape {list(rows.shape)}; use [rows, width], at least one row"
             )
-    if q.shape != k.shape or q.dtype != k.dtype:
+    if q.shape != k.shape or compute_dtype(q) != compute_dtype(k):
         raise ArgumentError(
             f"{WHERE}: q is {q.dtype} {list(q.shape)} and k {k.dtype} {list(k.shape)}; "
-            "row i of k must be the positive of row i of q, in the same type"
+            "row i of k must be the positive of row i of q, both float64 or neither"
         )
     if queue is not None and queue.shape[1] != q.shape[1]:
         raise ArgumentError(

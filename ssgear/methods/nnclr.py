@@ -141,7 +141,7 @@ class NNCLR(Method):
         units = [F.normalize(z_nD.float()) for z_nD in projections]
         tau, group = self.config.temperature, self.process_group
         total = mean_over_pairs(
-            lambda near, p: info_nce(near.to(p.dtype), p, temperature=tau, group=group),
+            lambda near, p: info_nce(near, p, temperature=tau, group=group),
             [self.queue.nearest(unit_nD) for unit_nD in units],
             predictions,
         )

@@ -122,6 +122,19 @@ def test_nan_in_nan_out(impl: InfoNCEImplementation, kind: str, which: int, bad:
 
 
 @EVERY
+@KINDS
+def test_types_may_differ(impl: InfoNCEImplementation, kind: str) -> None:
+    q, k, queue = (None if each is None else each.bfloat16() for each in rows(kind))
+    mixed = q.float().requires_grad_(), k.clone().requires_grad_()
+    wide = q.float().requires_grad_(), k.float().requires_grad_()
+    for pair in (mixed, wide):
+        info_nce(*pair, queue, temperature=0.2, impl=impl).backward()
+    assert [each.grad.dtype for each in mixed] == [torch.float32, torch.bfloat16]
+    torch.testing.assert_close(mixed[0].grad, wide[0].grad)
+    torch.testing.assert_close(mixed[1].grad.float(), wide[1].grad, rtol=1e-2, atol=1e-4)
+
+
+@EVERY
 def test_edges(impl: InfoNCEImplementation) -> None:
     one = torch.ones(1, 3, requires_grad=True)
     loss = info_nce(one, one.detach(), impl=impl)  # no negatives
@@ -206,7 +219,7 @@ ONES = torch.ones(3, 2)
     ("arguments", "options", "said"),
     [
         ((ONES, torch.ones(2, 2)), {}, "k torch.float32 [2, 2]; row i of k must be the positive"),
-        ((ONES, ONES.double()), {}, "in the same type"),
+        ((ONES, ONES.double()), {}, "both float64 or neither"),
         ((ONES, ONES, torch.ones(4, 3)), {}, "queue has shape [4, 3]; use [rows, 2], as wide as q"),
         ((ONES, ONES, torch.ones(0, 2)), {}, "queue has shape [0, 2]; use [rows, width]"),
         ((ONES.long(), ONES), {}, "q is torch.int64; use a floating-point tensor"),

@@ -15,6 +15,7 @@ from torch import nn
 from ssgear.data.batch import Batch
 from ssgear.errors import ConfigError
 from ssgear.methods.moco import MoCo
+from tests.methods import gan
 from tests.methods.tiny import (
     ROWS,
     Follower,
@@ -116,6 +117,28 @@ def test_a_queue_that_batches_do_not_fill_is_refused(
         "(--optim.batch-size); use 1008 or 1056"
     )
     assert not output.exists()
+
+
+@pytest.mark.parametrize("condition", ["none", "label"])
+def test_it_trains_the_encoder_of_gan_ssl(condition: str) -> None:
+    """Synthetic images among its rows, or as a third view; queue and momentum move there too."""
+    options = ("queue_length=12", "projector_dims=16,8", "momentum=0.5")
+    method = gan.build(ssl="moco", ssl_options=options, condition=condition)
+    inner, phase = method.ssl, gan.phase_named(method, "encoder")
+    given = gan.make_batch(method, "encoder")
+    before = gan.weights_of(inner)
+    terms = method.loss(phase, given)
+    terms.total.backward()
+    with torch.no_grad():
+        for weight in inner.projector.parameters():
+            weight.sub_(weight.grad)
+    method.after_step(phase, terms.carry, 0.0)
+    pushed = 2 * gan.ROWS if condition == "none" else gan.ROWS
+    assert inner.queue.filled == pushed and inner.queue.place == pushed % 12
+    name = "1/0.weight".replace(".", "/")
+    expected = (before[f"momentum.{name}"] + inner.projector[0].weight.detach()) / 2
+    torch.testing.assert_close(inner.momentum.get_buffer(name), expected)
+    assert method.collapse_hint == inner.collapse_hint
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,21 @@ def test_it_computes_what_a_deep_copy_would_and_leaves_the_network_alone() -> No
     assert momentum.get_buffer("1/num_batches_tracked") == 2
 
 
+def test_a_compiled_network_is_called_with_the_weights_that_follow() -> None:
+    module = network()
+    momentum, twin = MomentumCopy(module), copy.deepcopy(module)
+    module.compile(backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.mul_(1.7)
+    for _ in range(2):
+        x = torch.randn(6, 5)
+        module(x).sum().backward()
+        torch.testing.assert_close(momentum(x), twin(x).detach())
+    for name, value in twin.named_buffers():
+        torch.testing.assert_close(momentum.get_buffer(name.replace(".", "/")), value)
+
+
 def test_everything_is_in_float32_buffers() -> None:
     module = network().to(torch.bfloat16)
     momentum = MomentumCopy(module)
