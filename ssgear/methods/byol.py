@@ -42,7 +42,7 @@ PRESETS = {
     # solo-learn's recipe: 92.58 % after 1000 epochs
     "byol-cifar10": {
         "data.source": "cifar10",
-        "data.augmentation": "byol",
+        "data.augmentation": "byol-cifar",
         "model.name": "resnet18",
         "optim.name": "lars",
         "optim.batch_size": 256,

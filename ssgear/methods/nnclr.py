@@ -45,7 +45,7 @@ PRESETS = {
     # solo-learn's recipe
     "nnclr-cifar10": {
         "data.source": "cifar10",
-        "data.augmentation": "byol",
+        "data.augmentation": "byol-cifar",
         "model.name": "resnet18",
         "optim.name": "lars",
         "optim.batch_size": 256,
