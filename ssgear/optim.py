@@ -28,9 +28,10 @@ OPTIMIZERS = ("lars", "sgd", "adamw", "adam")
 
 @torch.no_grad()
 def move_average(average: Iterable[Tensor], weights: Iterable[Tensor], share: float) -> None:
-    """Move float32 averages towards weights: e <- (1 - share) e + share w."""
-    live = [weight.detach().float() for weight in weights]
-    torch._foreach_lerp_(list(average), live, share)
+    """Move averages, in their own type, towards weights: e <- (1 - share) e + share w."""
+    moved = list(average)
+    live = [weight.detach().to(e.dtype) for e, weight in zip(moved, weights, strict=True)]
+    torch._foreach_lerp_(moved, live, share)
 
 
 @contextmanager
@@ -213,8 +214,14 @@ def set_lr(
     factor: float,
     progress: float,
     scales: Mapping[str, Scale] | None = None,
+    constant: Collection[str] = (),
 ) -> None:
-    """Write base_lr * factor * scale(progress) into each parameter group."""
+    """Write base_lr * factor * scale(progress) into each parameter group.
+
+    Those of a prefix in `constant` get base_lr.
+    """
     for group in optimizer.param_groups:
-        scale = (scales or {}).get(group.get("scale", ""))
-        group["lr"] = base_lr * factor * (1.0 if scale is None else scale(progress))
+        name = group.get("scale", "")
+        scale = (scales or {}).get(name)
+        own = 1.0 if name in constant else factor
+        group["lr"] = base_lr * own * (1.0 if scale is None else scale(progress))

@@ -184,6 +184,8 @@ MOCO_V2 = replace(
 )
 BYOL_FIRST = replace(SIMCLR, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, blur=1.0)
 BYOL_SECOND = replace(BYOL_FIRST, blur=0.1, solarise=0.2)
+BYOL_CIFAR_FIRST = replace(BYOL_FIRST, blur=0.0, mean=CIFAR_MEAN, std=CIFAR_STD)
+BYOL_CIFAR_SECOND = replace(BYOL_CIFAR_FIRST, solarise=0.2)
 SWAV_LARGE = replace(SIMCLR, crop_scale=(0.14, 1.0), interpolation="bilinear")
 SWAV_SMALL = replace(SWAV_LARGE, crop_scale=(0.05, 0.14), size_share=96 / 224)
 CROP_ONLY = AugmentSpec(crop_scale=(0.08, 1.0), flip=0.5)
@@ -194,6 +196,7 @@ SETS: dict[str, tuple[AugmentSpec, ...]] = {
     "simclr-cifar": (SIMCLR_CIFAR,),
     "moco-v2": (MOCO_V2,),
     "byol": (BYOL_FIRST, BYOL_SECOND),
+    "byol-cifar": (BYOL_CIFAR_FIRST, BYOL_CIFAR_SECOND),
     "barlow": (BYOL_FIRST, BYOL_SECOND),
     "swav-multicrop": (SWAV_LARGE,) * 2 + (SWAV_SMALL,) * 6,
     "crop-only": (CROP_ONLY,),
@@ -210,9 +213,10 @@ def view_set(name: str) -> tuple[AugmentSpec, ...]:
     its appendix B.9 for CIFAR-10, colour strength 0.5 and no blur (solo-learn's recipe for the same
     images keeps strength 0.8 and blurs half of them). `moco-v2`: Chen et al. 2020 (arXiv
     2003.04297). `byol`: Grill et al. 2020 (arXiv 2006.07733, table 6), a pair; brightness is
-    multiplied, where the authors' code adds to it. `barlow`: Zbontar et al. 2021 (arXiv
-    2103.03230), BYOL's figures. `swav-multicrop`: Caron et al. 2020 (arXiv 2006.09882), two views
-    and six of 96/224 of their side. `crop-only`: MATH.md 3, crop and flip. `autoaugment`,
+    multiplied, where the authors' code adds to it. `byol-cifar`: the same without blur, as
+    solo-learn has it for CIFAR-10. `barlow`: Zbontar et al. 2021 (arXiv 2103.03230), BYOL's
+    figures. `swav-multicrop`: Caron et al. 2020 (arXiv 2006.09882), two views and six of 96/224 of
+    their side. `crop-only`: MATH.md 3, crop and flip. `autoaugment`,
     `autoaugment-cifar`: Cubuk et al. 2019 (arXiv 1805.09501) by torchvision's policies for ImageNet
     and CIFAR-10, after crop and flip; without the Cutout and the padding of the latter. `none`: the
     whole image, nothing random.

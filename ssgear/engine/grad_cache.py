@@ -40,7 +40,8 @@ def cached_backward(
     with runtime.autocast(phase):
         # not through the group's root: ZeRO-3 would expect a backward of its own for it
         terms = method.loss_of(phase, zs, batch)
-    gradients = torch.autograd.grad(terms.total, zs)
+    # targets that a loss takes as they are have no gradient
+    gradients = torch.autograd.grad(terms.total, zs, allow_unused=True)
     weighted = _reaches_weights(terms.total, zs)
     for number, part in enumerate(slices):
         with _random_state_of(states[number], batch.device):
@@ -49,6 +50,7 @@ def cached_backward(
         pushed = sum(
             (z_nD.float() * gradient[part]).sum()
             for z_nD, gradient in zip(again, gradients, strict=True)
+            if gradient is not None
         )
         if weighted and part is slices[-1]:
             # a learned temperature: its gradient is that of the loss with the embeddings fixed

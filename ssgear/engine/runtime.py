@@ -98,9 +98,10 @@ class Runtime(ABC):
         if spec is not None and spec.constant:
             factor = 1.0
         base = self.config.lr if spec is None else spec.lr
-        scales = self.groups[phase.group].scales
+        group = self.groups[phase.group]
         progress = step / max(total_steps, 1)
-        set_lr(self.optimizer(phase.group), base, factor, progress, scales=scales)
+        optimizer = self.optimizer(phase.group)
+        set_lr(optimizer, base, factor, progress, scales=group.scales, constant=group.constant)
         self.last_lr[phase.group] = base * factor
 
 
@@ -137,7 +138,7 @@ def optimizer_of(
         weight_decay=spec.weight_decay,
         momentum=spec.betas[0],
         betas=spec.betas,
-        scales=group.scales,
+        scales=(*group.scales, *group.constant),
         undecayed=undecayed(group),
     )
 

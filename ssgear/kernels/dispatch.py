@@ -28,14 +28,21 @@ def why_not(impl: str, device: torch.device, dtype: torch.dtype) -> str:
     return ""
 
 
-def choose(impl: str, z: Tensor, *others: Tensor | None) -> str:
+def choose(
+    impl: str,
+    z: Tensor,
+    *others: Tensor | None,
+    where: str = "nt_xent",
+    forms: tuple[str, ...] = FASTEST_FIRST,
+) -> str:
     """Return the form to take for `z`: the one that was asked for, or with "auto" the fastest.
 
     Triton's interpreter works on CPUs, but is never the fastest: it is to be asked for. The other
     tensors matter only where they are differentiated in a way that the reference alone can follow.
+    `forms` are those that the function `where` has, the fastest first.
     """
     transformed = transforms.is_transformed(z, *others)
-    possible = [name for name in FASTEST_FIRST if not why_not(name, z.device, z.dtype)]
+    possible = [name for name in forms if not why_not(name, z.device, z.dtype)]
     if transformed:
         possible = ["reference"]
     if impl == "auto":
@@ -43,7 +50,7 @@ def choose(impl: str, z: Tensor, *others: Tensor | None) -> str:
     if impl not in possible:
         reason = transforms.REASON if transformed else why_not(impl, z.device, z.dtype)
         raise ArgumentError(
-            f"nt_xent: impl={impl!r} is not possible here: {reason}; use auto or one of "
+            f"{where}: impl={impl!r} is not possible here: {reason}; use auto or one of "
             f"{', '.join(possible)}"
         )
     return impl

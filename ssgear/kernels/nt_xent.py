@@ -30,6 +30,7 @@ from ssgear.kernels.rows import (
     check_equal_rows,
     compute_dtype,
     gather_rows,
+    gather_with_gradient,
     raise_on_all_ranks,
     unit_rows,
     zero_or_nan,
@@ -74,7 +75,7 @@ def nt_xent(
             compute capability 8.0 on), or auto, the fastest that can work on z. Only reference can
             be differentiated twice, forward, or under torch.func (where auto takes it).
     """
-    world_size = _world_size(group)
+    world_size = world_size_of(group)
     ranks = group if world_size > 1 else None
     try:
         z_RD = _stacked(z, more_views, ids)
@@ -82,7 +83,7 @@ def nt_xent(
         check_impl(impl)
         check_temperature(temperature)
         check_normalize(normalize)
-        tau = _tensor_temperature(temperature, z_RD)
+        tau = tensor_temperature(temperature, z_RD)
         ids_R = None if ids is None else ids.to(z_RD.device)
         form = choose(impl, z_RD, tau, ids_R)
     except ArgumentError as error:
@@ -128,7 +129,7 @@ def _reference(
         z_RD = unit_rows(z_RD)[0] if normalize else z_RD
         z_MD, ids_M = z_RD, ids_R
         if group is not None:
-            z_MD, ids_M = _gather_with_gradient(z_RD, group), gather_rows(ids_R, group)
+            z_MD, ids_M = gather_with_gradient(z_RD, group), gather_rows(ids_R, group)
         tau = torch.where((tau > 0) & tau.isfinite(), tau, math.nan)
         s_RM = z_RD @ z_MD.T / tau
         is_self_RM = self_R[:, None] == torch.arange(len(ids_M), device=z_RD.device)
@@ -141,14 +142,6 @@ def _reference(
         # 1, or NaN: a factor, so that gradients show it too
         visible = 1 + zero_or_nan(z_MD) + 0 * tau.detach()
         return visible * world_size * terms_R.sum() / num_anchors
-
-
-def _gather_with_gradient(z_RD: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Gather rows; the gradients that other ranks find for a row are sent back to it and summed."""
-    from torch.distributed.nn import functional
-
-    gathered: tuple[Tensor, ...] = functional.all_gather(z_RD, group)  # type: ignore[no-untyped-call]
-    return torch.cat(gathered)
 
 
 def _stacked(z: Tensor, more_views: tuple[Tensor, ...], ids: Tensor | None) -> Tensor:
@@ -180,16 +173,17 @@ def _stacked(z: Tensor, more_views: tuple[Tensor, ...], ids: Tensor | None) -> T
     return torch.cat((z, *more_views)) if more_views else z
 
 
-def _world_size(group: dist.ProcessGroup | None) -> int:
+def world_size_of(group: dist.ProcessGroup | None, where: str = "nt_xent") -> int:
+    """Return the ranks of a group, 1 without one; refuse what is no group of this process."""
     if group is None:
         return 1
     if not isinstance(group, dist.ProcessGroup) and group != dist.GroupMember.NON_GROUP_MEMBER:
         raise ArgumentError(
-            f"nt_xent: group is a {type(group).__name__}; use a torch.distributed.ProcessGroup"
+            f"{where}: group is a {type(group).__name__}; use a torch.distributed.ProcessGroup"
         )
     size = dist.get_world_size(group)
     if size < 1:
-        raise ArgumentError("nt_xent: group does not contain this process; pass one that does")
+        raise ArgumentError(f"{where}: group does not contain this process; pass one that does")
     return size
 
 
@@ -207,14 +201,14 @@ def _check_rows(z_RD: Tensor, ids: Tensor | None, world_size: int) -> None:
         found = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
         raise ArgumentError(f"nt_xent: ids is {found}; use torch.int64 [{num_rows}], one per row")
     else:
-        _check_device("ids", ids, z_RD)
+        check_device("ids", ids, z_RD)
 
 
-def _check_device(name: str, given: Tensor, z: Tensor) -> None:
+def check_device(name: str, given: Tensor, z: Tensor, where: str = "nt_xent") -> None:
     """Refuse what cannot be brought to z: it may be there, or on the CPU."""
     if given.device != z.device and given.device.type != "cpu":
         raise ArgumentError(
-            f"nt_xent: {name} is on {given.device} and z on {z.device}; bring them to one device"
+            f"{where}: {name} is on {given.device} and z on {z.device}; bring them to one device"
         )
 
 
@@ -226,30 +220,31 @@ def check_impl(impl: str) -> None:
         raise ArgumentError(f"nt_xent: unknown impl={impl!r}{hint}; use one of {', '.join(known)}")
 
 
-def check_temperature(temperature: float | Tensor) -> None:
+def check_temperature(temperature: float | Tensor, where: str = "nt_xent") -> None:
     """Refuse a number that is no temperature, and a tensor that is not 0-d and floating-point."""
     if isinstance(temperature, Tensor):
         if temperature.ndim or not checks.is_float_tensor(temperature):
             raise ArgumentError(
-                f"nt_xent: temperature is {temperature.dtype} {list(temperature.shape)}; "
+                f"{where}: temperature is {temperature.dtype} {list(temperature.shape)}; "
                 "use a number or a 0-d floating-point tensor"
             )
     elif not checks.is_number(temperature, checks.TINY, checks.LARGEST):
         raise ArgumentError(
-            f"nt_xent: temperature={checks.shown(temperature)}; use a positive number "
+            f"{where}: temperature={checks.shown(temperature)}; use a positive number "
             "that float32 holds"
         )
 
 
-def check_normalize(normalize: bool) -> None:
+def check_normalize(normalize: bool, where: str = "nt_xent") -> None:
     """Refuse what is neither True nor False."""
     if not isinstance(normalize, bool):
-        raise ArgumentError(f"nt_xent: normalize={checks.shown(normalize)}; use True or False")
+        raise ArgumentError(f"{where}: normalize={checks.shown(normalize)}; use True or False")
 
 
-def _tensor_temperature(temperature: float | Tensor, z: Tensor) -> Tensor:
+def tensor_temperature(temperature: float | Tensor, z: Tensor, where: str = "nt_xent") -> Tensor:
+    """Return a temperature as a tensor where z is, in the type that is computed in."""
     if isinstance(temperature, Tensor):
-        _check_device("temperature", temperature, z)
+        check_device("temperature", temperature, z, where)
         return temperature.to(z.device, compute_dtype(z))
     return torch.full((), float(temperature), dtype=compute_dtype(z), device=z.device)
 

@@ -84,16 +84,16 @@ def nt_xent_forward(
     If anything in any row is not finite, loss and lse_M are NaN.
     """
     with torch.autocast(z_RD.device.type, enabled=False):
-        tau = _checked(tau)
-        u_RD = _scaled_rows(z_RD, tau, normalize)[0]
+        tau = checked(tau)
+        u_RD = scaled_rows(z_RD, tau, normalize)[0]
         u_MD, ids_M, group = u_RD, ids_R, None
         if group_name:
-            group = _group_named(group_name)
+            group = group_named(group_name)
             check_equal_rows(z_RD, ids_R is not None, group)
             u_MD = gather_rows(u_RD, group)
             ids_M = None if ids_R is None else gather_rows(ids_R, group)
         first = rank * u_RD.shape[0]
-        lse_R = _walks(tiles)[0](u_RD, u_MD, first, _is_bounded(tau, normalize, bounded))
+        lse_R = walks(tiles)[0](u_RD, u_MD, first, is_bounded(tau, normalize, bounded))
         positives = _positives(u_RD, u_MD, ids_M, first)
         drawn_R = (u_RD * positives.mean_RD).sum(1).double()
         terms_R = torch.where(positives.anchor_R, lse_R - drawn_R, 0.0)
@@ -144,12 +144,12 @@ def nt_xent_backward(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients with respect to z and tau, times `grad` and the number of ranks."""
     with torch.autocast(z_RD.device.type, enabled=False):
-        tau = _checked(tau)
-        u_RD, factor_R1, scale_R1 = _scaled_rows(z_RD, tau, normalize)
+        tau = checked(tau)
+        u_RD, factor_R1, scale_R1 = scaled_rows(z_RD, tau, normalize)
         u_MD = u_RD if u_MD is None else u_MD
         first = rank * u_RD.shape[0]
-        is_bounded = _is_bounded(tau, normalize, bounded)
-        grad_RD = _walks(tiles)[1](u_RD, u_MD, lse_M, first, is_bounded)
+        no_maximum = is_bounded(tau, normalize, bounded)
+        grad_RD = walks(tiles)[1](u_RD, u_MD, lse_M, first, no_maximum)
         positives = _positives(u_RD, u_MD, ids_M, first)
         grad_RD.sub_(positives.mean_RD, alpha=2)
         # here, while entries are near 1: a scaled loss keeps float16 gradients from underflow
@@ -200,7 +200,7 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Te
 nt_xent_forward.register_autograd(_differentiate, setup_context=_keep)
 
 
-def _walks(tiles: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+def walks(tiles: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
     """Return log_sum_exp and weighted_rows."""
     if tiles != "cpp":
         return nt_xent_tiles.log_sum_exp, nt_xent_tiles.weighted_rows
@@ -209,7 +209,7 @@ def _walks(tiles: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
     return torch.ops.ssgear_native.log_sum_exp, torch.ops.ssgear_native.weighted_rows
 
 
-def _group_named(name: str) -> dist.ProcessGroup:
+def group_named(name: str) -> dist.ProcessGroup:
     """Return the group that an operator was called with; operators take no objects."""
     import torch.distributed.distributed_c10d as c10d
 
@@ -217,9 +217,7 @@ def _group_named(name: str) -> dist.ProcessGroup:
     return group
 
 
-def _scaled_rows(
-    z_RD: Tensor, tau: Tensor, normalize: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def scaled_rows(z_RD: Tensor, tau: Tensor, normalize: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return u = z / scale * factor with its factor and scale, which is None for z as it is."""
     z_RD = z_RD.to(compute_dtype(z_RD))
     if not normalize:
@@ -229,12 +227,12 @@ def _scaled_rows(
     return scaled_RD.mul_(factor_R1), factor_R1, scale_R1
 
 
-def _checked(tau: Tensor) -> Tensor:
+def checked(tau: Tensor) -> Tensor:
     """Make a temperature that is none into NaN, on the device."""
     return torch.where((tau > 0) & tau.isfinite(), tau, math.nan)
 
 
-def _is_bounded(tau: Tensor, normalize: bool, promised: bool) -> bool:
+def is_bounded(tau: Tensor, normalize: bool, promised: bool) -> bool:
     """Return whether |s| <= 1 / BOUNDED_ABOVE is certain; a value on a GPU is not looked at."""
     return promised or (normalize and tau.device.type == "cpu" and tau.item() > BOUNDED_ABOVE)
 

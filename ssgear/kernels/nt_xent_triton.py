@@ -30,7 +30,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ssgear.kernels.nt_xent_streaming import BOUNDED_ABOVE, nt_xent_backward, nt_xent_forward
+from ssgear.kernels.nt_xent_streaming import (
+    BOUNDED_ABOVE,
+    group_named,
+    nt_xent_backward,
+    nt_xent_forward,
+)
 from ssgear.kernels.rows import check_equal_rows, gather_rows, unit_rows
 
 if TYPE_CHECKING:
@@ -78,7 +83,7 @@ def nt_xent_triton_forward(
     with torch.autocast(z_RD.device.type, enabled=False), _on_device_of(z_RD):
         z_MD, ids_M, group = z_RD, ids_R, None
         if group_name:
-            group = _group_named(group_name)
+            group = group_named(group_name)
             check_equal_rows(z_RD, ids_R is not None, group)
             z_MD = gather_rows(z_RD, group)
             ids_M = None if ids_R is None else gather_rows(ids_R, group)
@@ -236,11 +241,3 @@ def _unit_rows(z_MD: Tensor, tau: Tensor, normalize: bool) -> Tensor:
 def _on_device_of(z: Tensor) -> Any:
     """Launch on the device that z is on, whichever is current."""
     return torch.cuda.device_of(z)  # type: ignore[no-untyped-call]
-
-
-def _group_named(name: str) -> dist.ProcessGroup:
-    """Return the group that an operator was called with; operators take no objects."""
-    import torch.distributed.distributed_c10d as c10d
-
-    group: dist.ProcessGroup = vars(c10d)["_resolve_process_group"](name)
-    return group

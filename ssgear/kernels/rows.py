@@ -1,6 +1,6 @@
 """Rows of embeddings: brought to length 1, and gathered over the ranks of a process group.
 
-Both forms of NT-Xent stand on this file.
+All forms of NT-Xent and InfoNCE stand on this file.
 Shapes: R own rows, M rows of all W ranks (M = W R), D the width.
 """
 
@@ -59,7 +59,17 @@ def gather_rows(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
     return gathered
 
 
-def check_equal_rows(z_RD: Tensor, has_ids: bool, group: dist.ProcessGroup) -> None:
+def gather_with_gradient(rows_RD: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Gather rows; the gradients that other ranks find for a row are sent back to it and summed."""
+    from torch.distributed.nn import functional
+
+    gathered: tuple[Tensor, ...] = functional.all_gather(rows_RD, group)  # type: ignore[no-untyped-call]
+    return torch.cat(gathered)
+
+
+def check_equal_rows(
+    z_RD: Tensor, has_ids: bool, group: dist.ProcessGroup, where: str = "nt_xent"
+) -> None:
     """Refuse ranks that bring different shapes, or a problem; every rank raises the same error.
 
     A group that can talk between CPUs is checked at every call, and the device is left alone. In a
@@ -67,13 +77,13 @@ def check_equal_rows(z_RD: Tensor, has_ids: bool, group: dist.ProcessGroup) -> N
     """
     mine = (z_RD.shape[0], z_RD.shape[1], compute_dtype(z_RD).itemsize, int(has_ids))
     if _talks_between_cpus(group):
-        _compare(mine, group, "cpu")
-    elif mine not in _checked(group):
-        _compare(mine, group, str(z_RD.device))
-        _checked(group).add(mine)
+        _compare(mine, group, "cpu", where=where)
+    elif mine not in _checked(group, where):
+        _compare(mine, group, str(z_RD.device), where=where)
+        _checked(group, where).add(mine)
 
 
-def raise_on_all_ranks(problem: str, group: dist.ProcessGroup) -> None:
+def raise_on_all_ranks(problem: str, group: dist.ProcessGroup, where: str = "nt_xent") -> None:
     """Raise what is wrong on this rank alone; the others meet it in their `check_equal_rows`.
 
     In a group of NCCL only they are sure to make that check at their first call, where an argument
@@ -82,7 +92,7 @@ def raise_on_all_ranks(problem: str, group: dist.ProcessGroup) -> None:
     """
     if _talks_between_cpus(group):
         _compare((0, 0, 0, 0), group, "cpu", problem.encode())
-    elif not _checked(group):
+    elif not _checked(group, where):
         _compare((0, 0, 0, 0), group, _own_device(), problem.encode())
 
 
@@ -96,13 +106,17 @@ def _own_device() -> str:
 
 
 @functools.cache
-def _checked(group: dist.ProcessGroup) -> set[tuple[int, ...]]:
-    """Return the shapes that all ranks of a group were found to bring; it is added to."""
+def _checked(group: dist.ProcessGroup, where: str) -> set[tuple[int, ...]]:
+    """Return the shapes that all ranks of a group were found to bring to a loss; it is added to."""
     return set()
 
 
 def _compare(
-    mine: tuple[int, ...], group: dist.ProcessGroup, device: str, problem: bytes = b""
+    mine: tuple[int, ...],
+    group: dist.ProcessGroup,
+    device: str,
+    problem: bytes = b"",
+    where: str = "nt_xent",
 ) -> None:
     gathered = gather_rows(torch.tensor([(*mine, len(problem))], device=device), group).tolist()
     shapes = [tuple(shape) for *shape, _ in gathered]
@@ -118,4 +132,4 @@ def _compare(
             f"rank {rank} has {rows} x {width} in float{8 * itemsize}{' with ids' * has_ids}"
             for rank, (rows, width, itemsize, has_ids) in enumerate(shapes)
         )
-        raise ArgumentError(f"nt_xent: all ranks of a group must bring the same shape; {listing}")
+        raise ArgumentError(f"{where}: all ranks of a group must bring the same shape; {listing}")

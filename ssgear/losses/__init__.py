@@ -6,14 +6,19 @@ from ssgear.kernels.gradient_penalty_ops import (
     interpolate,
     sample_norm_penalty,
 )
+from ssgear.kernels.info_nce import info_nce
 from ssgear.kernels.nt_xent import nt_xent
 from ssgear.losses.contrastive import NTXentLoss
+from ssgear.losses.similarity import byol, negative_cosine
 
 __all__ = [
     "NTXentLoss",
+    "byol",
     "critic_batch",
     "gradient_penalty",
+    "info_nce",
     "interpolate",
+    "negative_cosine",
     "nt_xent",
     "sample_norm_penalty",
 ]

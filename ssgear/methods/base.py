@@ -9,7 +9,7 @@ the largest case: critic, generator, encoder). A method is found by its file nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -44,6 +44,8 @@ class Facts:
     """Classes of their labels, None where there are no labels."""
     epochs: int = 1
     """Passes over the images."""
+    batch_size: int = 1
+    """Images of one step over all ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +77,19 @@ class Group(nn.Module):
         *,
         optimizer: OptimizerSpec | None = None,
         scales: Mapping[str, LearningRateScale] | None = None,
+        constant: Collection[str] = (),
     ) -> None:
         """Gather `modules` under `name`.
 
-        `scales` maps a prefix of parameter names to a learning-rate factor.
+        `scales` maps a prefix of parameter names to a learning-rate factor; parameters with a
+        prefix in `constant` keep the peak learning rate from the first step to the last.
         """
         super().__init__()
         self.name = name
         self.parts = nn.ModuleDict(dict(modules))
         self.optimizer = optimizer
         self.scales = dict(scales or {})
+        self.constant = tuple(constant)
 
     def forward(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function(*args)`."""
@@ -137,6 +142,10 @@ class Method(nn.Module):
     cacheable: ClassVar[bool] = True
     """Whether `loss` is `loss_of(embed(...))` and nothing else, so that gradient caching is
     exact."""
+    has_momentum_copy: ClassVar[bool] = False
+    """Whether buffers follow the weights after each step, which must be whole for that."""
+    collapse_hint: str = "try a lower --optim.lr or a longer --optim.warmup-epochs"
+    """What a run is told where its features collapse: the method's usual cause, what to try."""
     needs_images: ClassVar[bool] = False
     """Whether `Batch.images` is filled."""
     generates: bool = False
@@ -188,7 +197,7 @@ class Method(nn.Module):
         """
 
     def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
-        """Return one [n, D] embedding per view.
+        """Return one [n, D] embedding per view; more may follow, such as those of a momentum copy.
 
         Row by row, with no side effect but batch-norm statistics.
         """

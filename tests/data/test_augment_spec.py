@@ -62,6 +62,11 @@ def test_sets_have_the_published_figures(name):
 
 def test_the_other_sets():
     assert view_set("barlow") == view_set("byol")
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    expected = (
+        dataclasses.replace(each, blur=0.0, mean=mean, std=std) for each in view_set("byol")
+    )
+    assert view_set("byol-cifar") == tuple(expected)
     (crop,) = view_set("crop-only")
     assert crop == AugmentSpec(crop_scale=(0.08, 1.0), flip=0.5)
     (auto,), (cifar,) = view_set("autoaugment"), view_set("autoaugment-cifar")

@@ -1,0 +1,220 @@
+"""MoCo: a momentum encoder makes the keys (He et al. 2020, arXiv 1911.05722; v2, 2003.04297).
+
+`--method.version v2` compares with a queue of keys from past batches; with both views as queries
+(`symmetric`) it is what solo-learn calls v2+. `v3` (Chen et al. 2021, 2104.02057) has no queue but
+a predictor, and compares with the keys of the batch of all ranks. The paper shuffles batches
+between ranks against a leak through batch norm; here GPUs synchronise its statistics instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssgear.data.batch import Batch
+from ssgear.errors import ConfigError
+from ssgear.losses import info_nce
+from ssgear.methods._pairs import check_temperature, check_widths, halves, mean_over_pairs
+from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
+from ssgear.models.heads import mlp, seeded
+from ssgear.models.momentum import MomentumCopy, check_momentum
+from ssgear.models.queue import Queue, check_queue_length
+
+if TYPE_CHECKING:
+    from ssgear.models.encoders import Encoder
+
+PRESETS = {
+    # minutes on two cores
+    "moco-quick": {
+        "data.size": 32,
+        "data.min_scale": 0.3,
+        "model.name": "resnet_tiny",
+        "optim.name": "adamw",
+        "optim.lr": 4e-3,
+        "optim.batch_size": 64,
+        "optim.epochs": 30,
+        "optim.warmup_epochs": 2.0,
+        "method.temperature": 0.1,
+        "method.queue_length": 1024,
+        "method.projector_dims": [256, 64],
+        "log.every": 20,
+        "eval.every": 10,
+    },
+    # solo-learn's recipe of MoCo v2+: 92.94 % after 1000 epochs
+    "moco-cifar10": {
+        "data.source": "cifar10",
+        "data.augmentation": "simclr-cifar",
+        "model.name": "resnet18",
+        "optim.name": "sgd",
+        "optim.batch_size": 256,
+        "optim.lr": 0.3,
+        "optim.weight_decay": 1e-4,
+        "optim.epochs": 1000,
+        "optim.warmup_epochs": 10.0,
+        "method.final_momentum": 0.999,
+        "method.queue_length": 32768,
+        "method.projector_dims": [2048, 256],
+        "eval.every": 20,
+        "checkpoint.every": 2000,
+    },
+    # v2's own: 71.1 % after 800 epochs
+    "moco-imagenet": {
+        "data.source": "folder",
+        "data.augmentation": "moco-v2",
+        "model.name": "resnet50",
+        "optim.name": "sgd",
+        "optim.batch_size": 256,
+        "optim.lr": 0.03,
+        "optim.weight_decay": 1e-4,
+        "optim.epochs": 800,
+        "optim.warmup_epochs": 0.0,
+        "method.symmetric": False,
+        "method.momentum": 0.999,
+        "method.final_momentum": 0.999,
+        "eval.every": 20,
+        "checkpoint.every": 5000,
+    },
+    # 74.6 % after 1000 epochs
+    "moco-v3-imagenet": {
+        "data.source": "folder",
+        "data.augmentation": "byol",
+        "data.min_scale": 0.2,
+        "model.name": "resnet50",
+        "optim.name": "lars",
+        "optim.batch_size": 4096,
+        "optim.lr": 4.8,
+        "optim.weight_decay": 1.5e-6,
+        "optim.epochs": 1000,
+        "optim.warmup_epochs": 10.0,
+        "method.version": "v3",
+        "method.temperature": 1.0,
+        "method.momentum": 0.996,
+        "method.projector_dims": [4096, 256],
+        "eval.every": 20,
+        "checkpoint.every": 1000,
+    },
+}
+
+
+class MoCo(Method):
+    """Queries are told which key was made of the same image by an encoder that follows."""
+
+    has_momentum_copy = True
+    smallest = ("--method.queue-length", "32", "--method.projector-dims", "16", "8")
+    collapse_hint = (
+        "MoCo's usual cause is keys that change too fast: try a higher --method.momentum, a lower "
+        "--optim.lr or a longer --optim.warmup-epochs"
+    )
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Method.Config):
+        """Settings of MoCo."""
+
+        version: Literal["v2", "v3"] = "v2"
+        """v2: a queue of keys; v3: the keys of the batch, and a predictor."""
+        temperature: float = 0.2
+        """Temperature tau of InfoNCE, > 0."""
+        momentum: float = 0.99
+        """Share of the momentum encoder that the first step keeps, in [0, 1]."""
+        final_momentum: float = 1.0
+        """The same of the last step; between them half a cosine."""
+        queue_length: int = 65536
+        """v2: keys of past batches to compare with, a multiple of --optim.batch-size."""
+        symmetric: bool = True
+        """v2: each view is query and key once; else the first is query, the second key."""
+        projector_dims: tuple[int, ...] = (2048, 128)
+        """Widths of the projector's layers, in v2 without norms; the last is the loss's width D."""
+        predictor_dim: int = 4096
+        """v3: hidden width of the predictor."""
+
+        def __post_init__(self) -> None:
+            """Refuse what defines no loss."""
+            check_temperature(self.temperature)
+            check_momentum(self.momentum, self.final_momentum)
+            check_widths(
+                projector_dims=self.projector_dims,
+                predictor_dim=self.predictor_dim,
+                queue_length=self.queue_length,
+            )
+            if self.version == "v3" and not self.symmetric:
+                raise ConfigError("--method.symmetric: v3 has no other form; leave it away")
+
+    config: Config
+
+    def __init__(self, config: Config, encoder: Encoder) -> None:
+        """Build heads, queue and momentum encoder around `encoder`."""
+        super().__init__(config, encoder)
+        v3, seed, dims = config.version == "v3", torch.initial_seed(), config.projector_dims
+        norm = encoder.config.norm
+        with seeded(seed, "projector"):
+            self.projector = mlp(
+                encoder.num_features, dims, norm=norm if v3 else "none", last_norm=v3
+            )
+        modules: dict[str, nn.Module] = {"encoder": encoder, "projector": self.projector}
+        self.predictor: nn.Module = nn.Identity()
+        self.queue: Queue | None = None
+        if v3:
+            with seeded(seed, "predictor"):
+                self.predictor = mlp(
+                    dims[-1], (config.predictor_dim, dims[-1]), norm=norm, last_norm=True
+                )
+            modules["predictor"] = self.predictor
+        else:
+            self.queue = Queue(config.queue_length, dims[-1], seed_path="queue")
+        self.momentum = MomentumCopy(
+            nn.Sequential(encoder, self.projector),
+            base=config.momentum,
+            final=config.final_momentum,
+        )
+        self.groups = (Group("encoder", modules),)
+        self.phases = (Phase(name="encoder", group="encoder"),)
+
+    @classmethod
+    def build(cls, config: Any, encoder: Encoder, facts: Facts) -> Self:
+        """Build the method for a run whose batches must fill the queue."""
+        if config.version == "v2":
+            check_queue_length(config.queue_length, facts.batch_size)
+        return cls(config, encoder)
+
+    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
+        """Return queries, then keys, [n, D] of each view that is one."""
+        queries = batch.views if self.config.symmetric else batch.views[:1]
+        keys = batch.views if self.config.symmetric else batch.views[1:]
+        return (
+            *(self.predictor(self.projector(self.encoder(view))) for view in queries),
+            *(self.momentum(view) for view in keys),
+        )
+
+    def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
+        """Return InfoNCE of queries and the keys of other views; carry the second view's keys."""
+        tau = self.config.temperature
+        if self.queue is None:
+            group = self.process_group
+            mean = mean_over_pairs(
+                lambda q, k: info_nce(q, k, temperature=tau, group=group), *halves(zs)
+            )
+            # v3 adds both directions, each times 2 tau
+            return LossTerms(total=4 * tau * mean)
+        queue_KD = self.queue.rows
+        if self.config.symmetric:
+            queries, keys = halves(zs)
+            total = mean_over_pairs(
+                lambda q, k: info_nce(q, k, queue_KD, temperature=tau), queries, keys
+            )
+            pushed = keys[1]
+        else:
+            keys = tuple(z.detach() for z in zs[1:])
+            terms = [info_nce(zs[0], k, queue_KD, temperature=tau) for k in keys]
+            total, pushed = torch.stack(terms).mean(), keys[0]
+        return LossTerms(total=total, carry={"keys": F.normalize(pushed.float())})
+
+    def after_step(self, phase: Phase, carry: Mapping[str, Tensor], progress: float) -> None:
+        """Queue the keys of all ranks, and let the momentum encoder follow."""
+        if self.queue is not None:
+            self.queue.push(carry["keys"], self.process_group)
+        self.momentum.update(progress)
