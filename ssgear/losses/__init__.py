@@ -7,13 +7,18 @@ from ssgear.kernels.gradient_penalty_ops import (
     sample_norm_penalty,
 )
 from ssgear.kernels.nt_xent import nt_xent
+from ssgear.losses.clustering import sinkhorn, swav
 from ssgear.losses.contrastive import NTXentLoss
+from ssgear.losses.correlation import barlow_twins
 
 __all__ = [
     "NTXentLoss",
+    "barlow_twins",
     "critic_batch",
     "gradient_penalty",
     "interpolate",
     "nt_xent",
     "sample_norm_penalty",
+    "sinkhorn",
+    "swav",
 ]
