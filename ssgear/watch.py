@@ -145,7 +145,7 @@ class Readings(Callback):
             run.log.note(
                 run.step,
                 f"the features have collapsed (effective rank {state.effective_rank:.1f}): images "
-                "are hardly told apart; try a lower --optim.lr or a longer --optim.warmup-epochs",
+                f"are hardly told apart; {run.method.collapse_hint}",
             )
         return figures
 

@@ -78,6 +78,11 @@ def _check_stage(draft: Draft, stage: int, said: str) -> None:
             f"{said} leaves no rank with the whole weights that their moving average needs; "
             "use stage 2, or --optim.ema 0"
         )
+    if stage == 3 and draft.has_momentum_copy:
+        raise draft.error(
+            f"{said} leaves no rank with the whole weights that {draft.config.method_name}'s "
+            "momentum encoder follows; use stage 2"
+        )
     if stage == 3:
         draft.notes.append(f"{said} is experimental in ssgear")
 

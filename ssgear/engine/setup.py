@@ -115,6 +115,7 @@ def _build(
         num_images=len(source),
         num_classes=_num_classes(source),
         epochs=config.optim.epochs,
+        batch_size=config.optim.batch_size,
     )
     method = build_method(config, size, device, world, facts)
     source = _wrapped(method, source, synthetic, stored)
@@ -323,6 +324,7 @@ def _with_deepspeed(
         has_penalty=getattr(method, "has_penalty", False),
         cacheable=method.cacheable,
         ema=config.optim.ema > 0,
+        has_momentum_copy=getattr(method, "has_momentum_copy", False),
     )
     import_deepspeed()
     return resolved.config, resolved

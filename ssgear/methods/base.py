@@ -44,6 +44,8 @@ class Facts:
     """Classes of their labels, None where there are no labels."""
     epochs: int = 1
     """Passes over the images."""
+    batch_size: int = 1
+    """Images of one step over all ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +139,10 @@ class Method(nn.Module):
     cacheable: ClassVar[bool] = True
     """Whether `loss` is `loss_of(embed(...))` and nothing else, so that gradient caching is
     exact."""
+    has_momentum_copy: ClassVar[bool] = False
+    """Whether buffers follow the weights after each step, which must be whole for that."""
+    collapse_hint: str = "try a lower --optim.lr or a longer --optim.warmup-epochs"
+    """What a run is told where its features collapse: the method's usual cause, what to try."""
     needs_images: ClassVar[bool] = False
     """Whether `Batch.images` is filled."""
     generates: bool = False
@@ -188,7 +194,7 @@ class Method(nn.Module):
         """
 
     def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
-        """Return one [n, D] embedding per view.
+        """Return one [n, D] embedding per view; more may follow, such as those of a momentum copy.
 
         Row by row, with no side effect but batch-norm statistics.
         """

@@ -136,6 +136,7 @@ class GanSSL(Method):
         if config.pairs_synthetic:
             self.pairs_with = "synthetic" if config.condition == "none" else "real"
         self.ssl = _inner_method(config, encoder, facts)
+        self.collapse_hint = self.ssl.collapse_hint
         self.specs = self.view_specs(facts.augmentation)
         self.game = Game(
             config,

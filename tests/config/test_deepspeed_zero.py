@@ -47,6 +47,11 @@ def zero(**block: Any) -> dict[str, Any]:
             "stage 2 cannot train with lars",
         ),
         (zero(stage=3), {"has_penalty": True}, "the gradient penalty still differentiates"),
+        (
+            zero(stage=3),
+            {"has_momentum_copy": True},
+            "whole weights that simclr's momentum encoder follows; use stage 2",
+        ),
         (zero(stage=3), {"ema": True}, "moving average needs; use stage 2, or --optim.ema 0"),
         (zero(stage=4), {}, "zero_optimization.stage: 4 is not possible; use 0, 1, 2 or 3"),
         (zero(stage="auto"), {}, 'zero_optimization.stage: "auto" has no meaning'),
