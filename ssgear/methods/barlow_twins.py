@@ -83,6 +83,7 @@ PRESETS = {
 class BarlowTwins(Method):
     """Features of two views agree, and differ from each other."""
 
+    smallest = ("--method.projector-dims", "16", "8")
     cacheable = False
     collapse_hint = (
         "Barlow Twins lets features repeat each other where --method.lambd or "

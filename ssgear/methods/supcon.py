@@ -75,6 +75,7 @@ PRESETS = {
 class SupCon(Method):
     """Views of images of one class attract each other and repel all others of the batch."""
 
+    smallest = ("--method.projector-dims", "16", "8")
     collapse_hint = "try a lower --optim.lr, or a larger --optim.batch-size: all classes in each"
 
     @dataclass(frozen=True, kw_only=True)

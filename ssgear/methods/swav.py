@@ -91,6 +91,10 @@ PRESETS = {
 class SwAV(Method):
     """Views of an image belong to the same clusters, all of which are used alike."""
 
+    smallest = (
+        "--method.projector-dims", "16", "8", "--method.prototypes", "9", "--method.queue-length",
+        "32", "--method.queue-from-epoch", "0",
+    )  # fmt: skip
     collapse_hint = (
         "SwAV collapses where codes are soft or the encoder runs ahead of its prototypes: try a "
         "lower --method.epsilon, more --method.sinkhorn-iterations, a lower --optim.lr"
