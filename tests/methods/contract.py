@@ -26,7 +26,8 @@ def brings_its_data(name: str) -> bool:
 
 def arguments(name: str, output: Path, images: Path, *options: str) -> list[str]:
     """Return the command line of a tiny run."""
-    data = [] if brings_its_data(name) else ["--data.source", "folder", "--data.path", str(images)]
+    ours = ["--data.source", "folder", "--data.path", str(images), "--data.size", "16"]
+    data = [] if brings_its_data(name) else ours
     small = registry.load("methods", name).smallest
     fixed = [*FIXED, "--optim.max-steps", str(STEPS), *data, *small]
     return ["--method", name, *fixed, "--output", str(output), *options]
