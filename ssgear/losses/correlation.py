@@ -48,7 +48,7 @@ def barlow_twins(
     with torch.autocast(z1.device.type, enabled=False):
         dtype = compute_dtype(z1)
         ranks = group if world_size > 1 else None
-        loss: Tensor = _BarlowTwins.apply(z1.to(dtype), z2.to(dtype), lambd, ranks)  # type: ignore[no-untyped-call]
+        loss: Tensor = _BarlowTwins.apply(z1.to(dtype), z2.to(dtype), lambd, ranks)
     return loss.float()
 
 
@@ -76,7 +76,7 @@ class _BarlowTwins(torch.autograd.Function):
         return (1 - diagonal_D).square().sum() + lambd * off_diagonal
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         u_RD, v_RD, c_DD, std_2D, count = ctx.saved_tensors
         with torch.autocast(u_RD.device.type, enabled=False):
@@ -95,7 +95,7 @@ def _summed(group: dist.ProcessGroup | None, *parts: Tensor) -> tuple[Tensor, ..
         return parts
     flat = torch.cat([part.reshape(-1) for part in parts])
     dist.all_reduce(flat, group=group)
-    pieces = flat.split([part.numel() for part in parts])
+    pieces = torch.split(flat, [part.numel() for part in parts])
     return tuple(piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True))
 
 
