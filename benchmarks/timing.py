@@ -82,11 +82,11 @@ def peak_memory(function: Function, inputs: tuple[Tensor, ...], device: str) -> 
         return (torch.cuda.max_memory_allocated() - before) / MIB - gradient_mb
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the allocator keeps would hide what is used
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the old peak
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     one_pass(function, inputs, device)
-    return (_resident("VmHWM") - before) / MIB - gradient_mb
+    return (resident("VmHWM") - before) / MIB - gradient_mb
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))

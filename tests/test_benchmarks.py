@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import machine, train_step, view_models, views
+from benchmarks import machine, methods, train_step, view_models, views
 from benchmarks.kernels import arguments
+from ssgear.errors import ConfigError
+from tests.data.view_stores import folder
 from tests.views.toy_pipeline import toy_pipeline
 
 
@@ -147,3 +149,59 @@ def test_a_gpu_that_is_not_there_is_named(
     with pytest.raises(SystemExit) as left:
         views.main()
     assert left.value.code == 2 and "there is no NVIDIA GPU here" in capsys.readouterr().err
+
+
+def row(method: str, seed: int, probe: float, **fields: Any) -> methods.Row:
+    given: dict[str, Any] = {
+        "method": method, "seed": seed, "images": 640, "epochs": 2, "images_per_second": 1000.0,
+        "figures": {"linear_probe": probe, "knn": 0.3}, "untrained": {"linear_probe": 0.27},
+        "peak_mb": 500.0, "minutes": 2.0, "step_ms": 100.0, "encoder_ms": 60.0, "views_ms": 30.0,
+    }  # fmt: skip
+    return methods.Row(**{**given, **fields})
+
+
+def test_the_table_of_methods_has_means_and_deviations_over_seeds() -> None:
+    rows = [row("a", 0, 0.40), row("a", 1, 0.44), row("b", 0, 0.5, figures={"purity": 0.9})]
+    first, second = methods.table(rows).splitlines()[2:]
+    # deviation of 40 and 44: sqrt((2^2 + 2^2) / 1)
+    assert first == (
+        "| a | 42.0 +- 2.8 | 27.0 +- 0.0 | 30.0 +- 0.0 | - | 1,000 | 500 | 2.0 | 10 % |"
+    )
+    assert second == "| b | - | 27.0 | - | - | 1,000 | 500 | 2.0 | 10 % |"
+
+
+def test_methods_that_are_trained_are_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[tuple[str, int]] = []
+
+    def train(job: methods.Job) -> methods.Row:
+        if (job.method, job.seed) == ("swav", 1):
+            raise ConfigError("no")
+        trained.append((job.method, job.seed))
+        return row(job.method, job.seed, 0.4)
+
+    monkeypatch.setattr(methods, "in_a_process", train)
+    file = tmp_path / "found.json"
+    words = ["--images", "640", "--json", str(file), "--methods", "simclr", "swav", "--seeds"]
+    assert methods.main([*words, "0"]) == 0
+    assert methods.main([*words, "0", "1"]) == 1
+    assert trained == [("simclr", 0), ("swav", 0), ("simclr", 1)]
+    out, err = capsys.readouterr()
+    assert err == "benchmark: swav, seed 1: no\n"
+    assert out.splitlines()[-2].startswith("| simclr | 40.0 +- 0.0 |")
+    assert methods.main(["--images", "64", "--json", str(file)]) == 2
+    assert "name another file" in capsys.readouterr().err
+
+
+def test_a_method_is_trained_for_the_images_asked_for_and_taken_apart(tmp_path: Path) -> None:
+    images = folder(tmp_path / "images", 40)
+    options = ("--data.path", str(images), "--optim.batch-size", "16", "--method.projector-dims")
+    job = methods.Job(
+        method="supcon", seed=3, preset="quick", images=100, options=(*options, "16", "8")
+    )
+    found = methods.train(job)
+    assert (found.epochs, found.images) == (3, 96)  # two batches of 16 an epoch
+    assert {"linear_probe", "knn"} <= found.figures.keys() & found.untrained.keys()
+    assert found.peak_mb > 100 and found.images_per_second > 0
+    assert found.encoder_ms > 0 and 0 < found.views_ms < found.step_ms

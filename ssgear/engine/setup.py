@@ -309,7 +309,8 @@ def _with_deepspeed(
     if config.optim.micro_batch is not None and not method.cacheable:
         raise ConfigError(
             f"--optim.micro-batch: {config.method_name} needs its batch whole, since its losses "
-            "are not of embeddings alone; leave it away, or use a smaller --optim.batch-size"
+            "are not of embeddings alone, or of their statistics over the batch; leave it away, or "
+            "use a smaller --optim.batch-size"
         )
     if config.deepspeed is None:
         return config, None

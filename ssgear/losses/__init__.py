@@ -8,11 +8,14 @@ from ssgear.kernels.gradient_penalty_ops import (
 )
 from ssgear.kernels.info_nce import info_nce
 from ssgear.kernels.nt_xent import nt_xent
+from ssgear.losses.clustering import sinkhorn, swav
 from ssgear.losses.contrastive import NTXentLoss
+from ssgear.losses.correlation import barlow_twins
 from ssgear.losses.similarity import byol, negative_cosine
 
 __all__ = [
     "NTXentLoss",
+    "barlow_twins",
     "byol",
     "critic_batch",
     "gradient_penalty",
@@ -21,4 +24,6 @@ __all__ = [
     "negative_cosine",
     "nt_xent",
     "sample_norm_penalty",
+    "sinkhorn",
+    "swav",
 ]

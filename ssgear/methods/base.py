@@ -139,6 +139,8 @@ class Method(nn.Module):
         """Settings of a method; fields appear as `--method.FIELD`."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
+    smallest: ClassVar[tuple[str, ...]] = ()
+    """Options over the quick preset with which a step is cheap: what the contract test runs."""
     cacheable: ClassVar[bool] = True
     """Whether `loss` is `loss_of(embed(...))` and nothing else, so that gradient caching is
     exact."""

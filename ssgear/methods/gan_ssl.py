@@ -113,6 +113,10 @@ CRITIC, GENERATOR = "critic", "generator"
 class GanSSL(GeneratorPhase, EncoderPhase):
     """Critic, generator and encoder, trained together."""
 
+    smallest = (
+        "--method.generator-width", "4", "--method.critic-width", "4", "--method.noise-dim", "8",
+        "--method.generator-norm", "group", "--method.ssl-options", "projector_dims=16,8",
+    )  # fmt: skip
     cacheable = False
     needs_images = True
     has_penalty = True

@@ -46,6 +46,8 @@ PRESETS = {
 class SimCLR(Method):
     """Two views of each image attract each other and repel all others of the batch."""
 
+    smallest = ("--method.projector-dims", "16", "8")
+
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
         """Settings of SimCLR."""

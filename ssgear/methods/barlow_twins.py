@@ -1,0 +1,142 @@
+"""Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230): views that correlate feature by feature.
+
+`--method barlow-twins`. Two views, a wide projector, and a loss on the cross-correlation of their
+embeddings over the global batch (`ssgear.losses.barlow_twins`): 1 on the diagonal, 0 beside it. No
+negatives and nothing asymmetric; what keeps features from collapsing are statistics of the batch,
+so a batch is computed whole.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ssgear.data.augment_spec import AugmentSpec, spread
+from ssgear.data.batch import Batch
+from ssgear.errors import require
+from ssgear.losses import barlow_twins
+from ssgear.methods.base import Group, LossTerms, Method, Phase
+from ssgear.models.heads import mlp, seeded
+
+if TYPE_CHECKING:
+    from ssgear.models.encoders import Encoder
+
+PRESETS = {
+    # the length, batch and network at which CIFAR-10's published 92.1 % was reached
+    "barlow-twins-cifar10": {
+        "data.source": "cifar10",
+        "data.augmentation": "simclr-cifar",
+        "model.name": "resnet18",
+        "optim.name": "lars",
+        "optim.batch_size": 256,
+        "optim.lr": 0.3,
+        "optim.weight_decay": 1e-4,
+        "optim.epochs": 1000,
+        "optim.warmup_epochs": 10.0,
+        "method.projector_dims": [2048, 2048, 2048],
+        "method.loss_scale": 0.1,
+        "eval.every": 20,
+        "checkpoint.every": 2000,
+    },
+    # section 3: learning rate 0.2 per 256 images, 0.0048 for norms and biases, which LARS does not
+    # scale: the loss does
+    "barlow-twins-imagenet": {
+        "data.source": "folder",
+        "data.size": 224,
+        "data.augmentation": "barlow",
+        "model.name": "resnet50",
+        "optim.name": "lars",
+        "optim.batch_size": 2048,
+        "optim.lr": 1.6,
+        "optim.weight_decay": 1.5e-6,
+        "optim.epochs": 1000,
+        "optim.warmup_epochs": 10.0,
+        "method.loss_scale": 0.024,
+        "engine.precision": "bf16",
+        "eval.every": 20,
+        "checkpoint.every": 5000,
+    },
+    # minutes on two cores
+    "barlow-twins-quick": {
+        "data.size": 32,
+        "data.min_scale": 0.3,
+        "model.name": "resnet_tiny",
+        "optim.name": "adamw",
+        "optim.lr": 4e-3,
+        "optim.weight_decay": 1e-4,
+        "optim.batch_size": 64,
+        "optim.epochs": 38,
+        "optim.warmup_epochs": 2.0,
+        "method.projector_dims": [256, 256],
+        "method.lambd": 0.02,
+        "log.every": 20,
+        "eval.every": 10,
+    },
+}
+
+
+class BarlowTwins(Method):
+    """Features of two views agree, and differ from each other."""
+
+    smallest = ("--method.projector-dims", "16", "8")
+    cacheable = False
+    collapse_hint = (
+        "Barlow Twins lets features repeat each other where --method.lambd or "
+        "--method.projector-dims is too small, or --optim.lr too high"
+    )
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Method.Config):
+        """Settings of Barlow Twins."""
+
+        lambd: float = 0.0051
+        """Weight of the correlations off the diagonal, lambda, 0 or more."""
+        projector_dims: tuple[int, ...] = (8192, 8192, 8192)
+        """Widths of the projector's layers; the last is D of the D x D correlations."""
+        loss_scale: float = 1.0
+        """Factor on the loss, > 0; LARS scales gradients of weights, not those of norms, biases."""
+
+        def __post_init__(self) -> None:
+            """Refuse weights and widths that define no loss."""
+            dims = self.projector_dims
+            lambd, scale = self.lambd, self.loss_scale
+            require(0 <= lambd < math.inf, "--method.lambd", lambd, "use 0 or more")
+            right = "give at least one width, each at least 1"
+            require(bool(dims) and min(dims) >= 1, "--method.projector-dims", dims, right)
+            require(0 < scale < math.inf, "--method.loss-scale", scale, "use a value above 0")
+
+    config: Config
+
+    def __init__(self, config: Config, encoder: Encoder) -> None:
+        """Build the projector on top of `encoder`."""
+        super().__init__(config, encoder)
+        with seeded(torch.initial_seed(), "projector"):
+            self.projector = mlp(
+                encoder.num_features, config.projector_dims, norm=encoder.config.norm
+            )
+        self.groups = (Group("encoder", {"encoder": encoder, "projector": self.projector}),)
+        self.phases = (Phase(name="encoder", group="encoder"),)
+
+    def view_specs(self, named: tuple[AugmentSpec, ...]) -> tuple[AugmentSpec, ...]:
+        """Return two views."""
+        return spread(named, 2)
+
+    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
+        """Return one projection [n, D] per view."""
+        return tuple(self.projector(self.encoder(view_NCHW)) for view_NCHW in batch.views)
+
+    def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
+        """Return the loss of the views, of all ranks.
+
+        More than two (a synthetic one joins them in GAN + SSL): the mean over pairs.
+        """
+        losses = [
+            barlow_twins(z1_nD, z2_nD, lambd=self.config.lambd, group=self.process_group)
+            for z1_nD, z2_nD in itertools.combinations(zs, 2)
+        ]
+        return LossTerms(total=self.config.loss_scale * torch.stack(losses).mean())

@@ -1,0 +1,143 @@
+"""SupCon (Khosla et al. 2020, arXiv 2004.11362): contrastive learning from labels.
+
+`--method supcon`. SimCLR whose positives are all rows of the same class, its "out" loss, which is
+NT-Xent with labels for ids (MATH.md 1), over the global batch. Images without a label (-1, those of
+a store of synthetic images) have their own views for positives and are negatives of the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from ssgear.data.augment_spec import AugmentSpec, spread
+from ssgear.data.batch import Batch
+from ssgear.errors import ConfigError, require
+from ssgear.losses import nt_xent
+from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
+from ssgear.models.heads import mlp, seeded
+
+if TYPE_CHECKING:
+    from ssgear.models.encoders import Encoder
+
+PRESETS = {
+    # section 4.1 trains on CIFAR-10 at batch 1024, learning rate 0.5; ResNet-18 as the others here
+    "supcon-cifar10": {
+        "data.source": "cifar10",
+        "data.augmentation": "simclr-cifar",
+        "model.name": "resnet18",
+        "optim.name": "sgd",
+        "optim.batch_size": 1024,
+        "optim.lr": 0.5,
+        "optim.weight_decay": 1e-4,
+        "optim.epochs": 1000,
+        "optim.warmup_epochs": 10.0,
+        "eval.every": 20,
+        "checkpoint.every": 2000,
+    },
+    # section 4: batch 6144, AutoAugment, LARS; the learning rate is SimCLR's rule, 0.3 per 256
+    "supcon-imagenet": {
+        "data.source": "folder",
+        "data.size": 224,
+        "data.augmentation": "autoaugment",
+        "model.name": "resnet50",
+        "optim.name": "lars",
+        "optim.batch_size": 6144,
+        "optim.lr": 7.2,
+        "optim.weight_decay": 1e-6,
+        "optim.epochs": 350,
+        "optim.warmup_epochs": 5.0,
+        "engine.precision": "bf16",
+        "eval.every": 10,
+        "checkpoint.every": 2000,
+    },
+    # minutes on two cores
+    "supcon-quick": {
+        "data.size": 32,
+        "data.min_scale": 0.3,
+        "model.name": "resnet_tiny",
+        "optim.name": "adamw",
+        "optim.lr": 4e-3,
+        "optim.weight_decay": 1e-4,
+        "optim.batch_size": 64,
+        "optim.epochs": 38,
+        "optim.warmup_epochs": 2.0,
+        "method.projector_dims": [256, 64],
+        "log.every": 20,
+        "eval.every": 10,
+    },
+}
+
+
+class SupCon(Method):
+    """Views of images of one class attract each other and repel all others of the batch."""
+
+    smallest = ("--method.projector-dims", "16", "8")
+    collapse_hint = "try a lower --optim.lr, or a larger --optim.batch-size: all classes in each"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Method.Config):
+        """Settings of SupCon."""
+
+        temperature: float = 0.1
+        """Temperature tau, > 0."""
+        projector_dims: tuple[int, ...] = (2048, 128)
+        """Widths of the projector's layers; the last is the loss's width D."""
+
+        def __post_init__(self) -> None:
+            """Refuse temperatures and widths that define no loss."""
+            tau, dims = self.temperature, self.projector_dims
+            require(0 < tau < float("inf"), "--method.temperature", tau, "use a value above 0")
+            right = "give at least one width, each at least 1"
+            require(bool(dims) and min(dims) >= 1, "--method.projector-dims", dims, right)
+
+    config: Config
+
+    def __init__(self, config: Config, encoder: Encoder) -> None:
+        """Build the projector on top of `encoder`."""
+        super().__init__(config, encoder)
+        with seeded(torch.initial_seed(), "projector"):
+            self.projector = mlp(
+                encoder.num_features, config.projector_dims, norm=encoder.config.norm
+            )
+        self.groups = (Group("encoder", {"encoder": encoder, "projector": self.projector}),)
+        self.phases = (Phase(name="encoder", group="encoder"),)
+
+    @classmethod
+    def build(cls, config: Any, encoder: Encoder, facts: Facts) -> Self:
+        """Build the method for images that have labels."""
+        if facts.num_classes is None:
+            raise ConfigError(
+                "--method: supcon learns from labels and these images have none; use class "
+                "folders or --data.labels, or --method simclr"
+            )
+        return cls(config, encoder)
+
+    def view_specs(self, named: tuple[AugmentSpec, ...]) -> tuple[AugmentSpec, ...]:
+        """Return two views, or as many as the set has."""
+        return spread(named, max(2, len(named)))
+
+    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
+        """Return one projection [n, D] per view."""
+        return tuple(self.projector(self.encoder(view_NCHW)) for view_NCHW in batch.views)
+
+    def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
+        """Return NT-Xent of the stacked views with classes for ids, over the rows of all ranks."""
+        z_MD = torch.cat(zs)  # M = V * n, views stacked
+        ids_M = class_ids(batch).repeat(len(zs))
+        tau, group = self.config.temperature, self.process_group
+        return LossTerms(total=nt_xent(z_MD, temperature=tau, ids=ids_M, group=group))
+
+
+def class_ids(batch: Batch) -> Tensor:
+    """Return an id for each row, [n] int64: its class, or a negative one of its own without."""
+    if batch.labels is None:
+        raise ConfigError(
+            "--method.ssl: supcon sees synthetic images as rows of their own here, which have no "
+            "label; use --method.condition label or instance, or --method.ssl simclr"
+        )
+    labels_n = batch.labels
+    return torch.where(labels_n >= 0, labels_n, -1 - batch.position.to(labels_n.device))

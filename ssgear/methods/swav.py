@@ -1,0 +1,273 @@
+"""SwAV (Caron et al. 2020, arXiv 2006.09882): predict a view's cluster from the other views.
+
+`--method swav`. Embeddings are compared with trained prototypes; Sinkhorn turns the scores of the
+first views over the batch of all ranks (and a queue of past embeddings) into codes, and every other
+view predicts them (`ssgear.losses.sinkhorn`, `swav`). `--data.augmentation swav-multicrop` adds six
+small views that predict only.
+
+The authors bring prototypes back to length 1 after each step; here they are brought to it in the
+forward pass, so that weights change by their optimiser alone. Both score the same directions; a
+prototype's length, which its steps let grow a little, only shortens its later turns (LARS, whose
+steps are as long as the weights, takes the same), and it does not decay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssgear.data.augment_spec import AugmentSpec, spread
+from ssgear.data.batch import Batch
+from ssgear.errors import ConfigError, require
+from ssgear.losses import sinkhorn, swav
+from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
+from ssgear.models.heads import mlp, seeded
+from ssgear.models.queue import Queue, check_queue_length
+
+if TYPE_CHECKING:
+    from ssgear.models.encoders import Encoder
+
+PRESETS = {
+    # two crops, as in the comparison of methods on CIFAR-10 that reports 89.2 %
+    "swav-cifar10": {
+        "data.source": "cifar10",
+        "data.augmentation": "simclr-cifar",
+        "model.name": "resnet18",
+        "optim.name": "lars",
+        "optim.batch_size": 256,
+        "optim.lr": 0.6,
+        "optim.weight_decay": 1e-6,
+        "optim.epochs": 1000,
+        "optim.warmup_epochs": 10.0,
+        "method.queue_length": 3840,
+        "method.freeze_prototypes_epochs": 2,
+        "eval.every": 20,
+        "checkpoint.every": 2000,
+    },
+    # appendix A: batch 4096 without a queue, prototypes frozen for the first epoch
+    "swav-imagenet": {
+        "data.source": "folder",
+        "data.size": 224,
+        "data.augmentation": "swav-multicrop",
+        "model.name": "resnet50",
+        "optim.name": "lars",
+        "optim.batch_size": 4096,
+        "optim.lr": 4.8,
+        "optim.weight_decay": 1e-6,
+        "optim.epochs": 800,
+        "optim.warmup_epochs": 10.0,
+        "engine.precision": "bf16",
+        "eval.every": 20,
+        "checkpoint.every": 2000,
+    },
+    # minutes on two cores
+    "swav-quick": {
+        "data.size": 32,
+        "data.min_scale": 0.3,
+        "model.name": "resnet_tiny",
+        "optim.name": "adamw",
+        "optim.lr": 4e-3,
+        "optim.weight_decay": 1e-4,
+        "optim.batch_size": 64,
+        "optim.epochs": 38,
+        "optim.warmup_epochs": 2.0,
+        "method.projector_dims": [256, 64],
+        "method.prototypes": 128,
+        "method.queue_length": 256,
+        "method.queue_from_epoch": 4,
+        "log.every": 20,
+        "eval.every": 10,
+    },
+}
+
+
+class SwAV(Method):
+    """Views of an image belong to the same clusters, all of which are used alike."""
+
+    smallest = (
+        "--method.projector-dims", "16", "8", "--method.prototypes", "9", "--method.queue-length",
+        "32", "--method.queue-from-epoch", "0",
+    )  # fmt: skip
+    collapse_hint = (
+        "SwAV collapses where codes are soft or the encoder runs ahead of its prototypes: try a "
+        "lower --method.epsilon, more --method.sinkhorn-iterations, a lower --optim.lr"
+    )
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Method.Config):
+        """Settings of SwAV."""
+
+        prototypes: int = 3000
+        """Number of prototypes K."""
+        projector_dims: tuple[int, ...] = (2048, 128)
+        """Widths of the projector's layers; the last is that of the prototypes."""
+        temperature: float = 0.1
+        """Temperature tau of the prediction, > 0."""
+        epsilon: float = 0.05
+        """Weight of the codes' entropy, > 0; smaller makes them harder."""
+        sinkhorn_iterations: int = 3
+        """How often rows and prototypes are brought to equal shares."""
+        code_views: int = 2
+        """Views, the first ones, that have codes; all others predict only."""
+        freeze_prototypes_epochs: int = 1
+        """First epochs in which prototypes stay as they are."""
+        queue_length: int = 0
+        """Past embeddings that codes are made with too, for small batches; 0: none."""
+        queue_from_epoch: int = 15
+        """Epoch from which the queue is filled; it takes part once it is full."""
+
+        def __post_init__(self) -> None:
+            """Refuse what defines no codes."""
+            at_least = {
+                "prototypes": 2, "sinkhorn_iterations": 1, "freeze_prototypes_epochs": 0,
+                "queue_length": 0, "queue_from_epoch": 0,
+            }  # fmt: skip
+            for name, least in at_least.items():
+                _require(getattr(self, name) >= least, self, name, f"use {least} or more")
+            for name in ("temperature", "epsilon"):
+                _require(0 < getattr(self, name) < math.inf, self, name, "use a value above 0")
+            right = "a code is predicted from another crop; use 2 or more"
+            _require(self.code_views >= 2, self, "code_views", right)
+            dims = self.projector_dims
+            right = "give at least one width, each at least 1"
+            _require(bool(dims) and min(dims) >= 1, self, "projector_dims", right)
+
+    config: Config
+
+    def __init__(self, config: Config, encoder: Encoder) -> None:
+        """Build projector, prototypes and queues on top of `encoder`."""
+        super().__init__(config, encoder)
+        width = config.projector_dims[-1]
+        with seeded(torch.initial_seed(), "projector"):
+            self.projector = mlp(
+                encoder.num_features, config.projector_dims, norm=encoder.config.norm
+            )
+        with seeded(torch.initial_seed(), "prototypes"):
+            self.prototypes = Prototypes(config.prototypes, width)
+        lengths = [config.queue_length] * (config.code_views if config.queue_length else 0)
+        self.queues = nn.ModuleList(
+            Queue(length, width, seed_path=f"queue {view}") for view, length in enumerate(lengths)
+        )
+        self._full = False
+        modules = {"encoder": encoder, "projector": self.projector, "prototypes": self.prototypes}
+        self.groups = (Group("encoder", modules),)
+        self.phases = (Phase(name="encoder", group="encoder"),)
+
+    @classmethod
+    def build(cls, config: Any, encoder: Encoder, facts: Facts) -> Self:
+        """Build the method; refuse queues and prototypes that its batches cannot fill."""
+        if config.queue_length:
+            check_queue_length(config.queue_length, facts.batch_size)
+        rows = facts.batch_size + config.queue_length
+        if config.prototypes > rows:
+            raise ConfigError(
+                f"--method.prototypes: {config.prototypes} cannot be filled equally by the {rows} "
+                f"images of a batch (--optim.batch-size {facts.batch_size}) and its queue "
+                f"(--method.queue-length {config.queue_length}); use {rows} or fewer, or a longer "
+                "queue"
+            )
+        return cls(config, encoder)
+
+    def view_specs(self, named: tuple[AugmentSpec, ...]) -> tuple[AugmentSpec, ...]:
+        """Return as many views as have codes, or as many as the set has; whole crops come first."""
+        count = self.config.code_views
+        specs = spread(named, max(count, len(named)))
+        large = next((v for v, spec in enumerate(specs) if spec.size_share < 1), len(specs))
+        if large < count:
+            raise ConfigError(
+                f"--method.code-views: {count} views have codes, and the set of "
+                f"--data.augmentation begins with {large} of full size; use {large} or fewer"
+            )
+        return specs
+
+    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
+        """Return one projection [n, D] per view; views of one size go through as one batch."""
+        found: dict[int, Tensor] = {}
+        for side in dict.fromkeys(view.shape[-1] for view in batch.views):
+            places = [v for v, view in enumerate(batch.views) if view.shape[-1] == side]
+            z_MD = self.projector(self.encoder(torch.cat([batch.views[v] for v in places])))
+            found |= dict(zip(places, z_MD.chunk(len(places)), strict=True))
+        return tuple(found[v] for v in range(len(batch.views)))
+
+    def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
+        """Return the loss of swapped prediction; carry what enters the queues."""
+        config = self.config
+        live = batch.epoch >= config.freeze_prototypes_epochs
+        scores = [self.prototypes(z_nD, live) for z_nD in zs]
+        codes = [self._codes(view, scores[view]) for view in range(config.code_views)]
+        terms = LossTerms(total=swav(scores, codes, temperature=config.temperature))
+        if self.queues and batch.epoch >= config.queue_from_epoch:
+            for view in range(config.code_views):
+                terms.carry[f"queue_{view}"] = F.normalize(zs[view].detach().float())
+        return terms
+
+    @torch.no_grad()
+    def _codes(self, view: int, scores_nK: Tensor) -> Tensor:
+        """Return a view's codes [n, K], made together with its queue once that is full."""
+        past = [self.prototypes(self._share_of(view), False)] if self._queues_full() else []
+        scores = torch.cat([*past, scores_nK.detach()])
+        codes = sinkhorn(
+            scores,
+            epsilon=self.config.epsilon,
+            iterations=self.config.sinkhorn_iterations,
+            group=self.process_group,
+        )
+        return codes[-len(scores_nK) :]
+
+    def _share_of(self, view: int) -> Tensor:
+        """Return this rank's part of a queue, so that each row of it counts once over ranks."""
+        rows_QD = self._queue(view).rows
+        if self.process_group is None:
+            return rows_QD
+        return rows_QD[dist.get_rank(self.process_group) :: dist.get_world_size(self.process_group)]
+
+    def _queues_full(self) -> bool:
+        """Whether past embeddings fill the queues: read from the device until they do."""
+        if self.queues and not self._full:
+            self._full = int(self._queue(0).filled) == self.config.queue_length
+        return self._full
+
+    def _queue(self, view: int) -> Queue:
+        return cast(Queue, self.queues[view])
+
+    def after_step(self, phase: Phase, carry: Mapping[str, Tensor], progress: float) -> None:
+        """Let the step's embeddings enter the queues."""
+        for view in range(len(self.queues)):
+            if f"queue_{view}" in carry:
+                self._queue(view).push(carry[f"queue_{view}"], self.process_group)
+
+
+class Prototypes(nn.Module):
+    """K directions that embeddings are compared with."""
+
+    def __init__(self, count: int, width: int) -> None:
+        """Draw unit rows [count, width] from torch's generator."""
+        super().__init__()
+        self.weight = nn.Parameter(F.normalize(torch.randn(count, width)))
+
+    def no_weight_decay(self) -> set[str]:
+        """Name what does not decay: only the direction of a prototype matters."""
+        return {"weight"}
+
+    def forward(self, z_nD: Tensor, live: bool) -> Tensor:
+        """Return cosines [n, K] in float32; where not `live`, prototypes get a gradient of zeros.
+
+        Of zeros rather than none: an optimiser then counts its steps alike in one process and in
+        several, where missing gradients are averaged as zeros.
+        """
+        with torch.autocast(z_nD.device.type, enabled=False):
+            weight_KD = self.weight.float()
+            if not live:
+                weight_KD = weight_KD.detach() + 0.0 * (weight_KD - weight_KD.detach())
+            return F.normalize(z_nD.float()) @ F.normalize(weight_KD).T
+
+
+def _require(condition: bool, config: SwAV.Config, name: str, right: str) -> None:
+    require(condition, f"--method.{name.replace('_', '-')}", getattr(config, name), right)

@@ -1,0 +1,45 @@
+"""Tiny runs of any method, as the contract test and its ranks start them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ssgear import registry
+from ssgear.config import cli, presets
+from ssgear.engine.callbacks import Callback, Run
+from ssgear.engine.setup import prepare
+from ssgear.engine.trainer import Trainer
+from tests.engine.training import losses
+
+STEPS = 5
+FIXED = (
+    "--model.norm", "group", "--optim.batch-size", "16", "--optim.lr", "1e-3",
+    "--optim.warmup-epochs", "0", "--log.every", "1", "--log.no-tensorboard", "--log.no-progress",
+    "--engine.threads", "1", "--data.workers", "0", "--checkpoint.every", "100",
+)  # fmt: skip
+
+
+def brings_its_data(name: str) -> bool:
+    """Whether a method's quick preset names images of its own."""
+    return "data.source" in presets.default_layer(name).settings
+
+
+def arguments(name: str, output: Path, images: Path, *options: str) -> list[str]:
+    """Return the command line of a tiny run."""
+    ours = ["--data.source", "folder", "--data.path", str(images), "--data.size", "16"]
+    data = [] if brings_its_data(name) else ours
+    small = registry.load("methods", name).smallest
+    fixed = [*FIXED, "--optim.max-steps", str(STEPS), *data, *small]
+    return ["--method", name, *fixed, "--output", str(output), *options]
+
+
+def run_of(argv: list[str], callbacks: tuple[Callback, ...] = ()) -> Run:
+    """Train and return the run."""
+    run = prepare(cli.parse(argv))
+    Trainer(run, callbacks).run()
+    return run
+
+
+def train(argv: list[str]) -> list[float]:
+    """Train and return the loss column."""
+    return losses(run_of(argv).directory)

@@ -1,0 +1,89 @@
+"""Barlow Twins as a method: its loss by hand, its refusals, who gets gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ssgear.config.schema import ModelConfig
+from ssgear.data.batch import Batch
+from ssgear.errors import ConfigError
+from ssgear.methods.barlow_twins import BarlowTwins
+from ssgear.models.encoders import build_encoder
+
+ROWS, SIDE = 6, 16
+
+
+def build(**settings: Any) -> BarlowTwins:
+    torch.manual_seed(0)
+    encoder = build_encoder(ModelConfig(name="resnet_tiny", norm="group"), SIDE, seed=0)
+    return BarlowTwins(BarlowTwins.Config(**{"projector_dims": (9, 5), **settings}), encoder)
+
+
+def make_batch(views: int = 2) -> Batch:
+    generator = torch.Generator().manual_seed(3)
+    pixels = [torch.randn(ROWS, 3, SIDE, SIDE, generator=generator) for _ in range(views)]
+    return Batch(views=pixels, index=torch.arange(ROWS), position=torch.arange(ROWS))
+
+
+def correlation(z1: Tensor, z2: Tensor) -> Tensor:
+    """Pearson's, by numbers of one pair of features at a time."""
+    rows = [
+        [torch.corrcoef(torch.stack((z1[:, i], z2[:, j])))[0, 1] for j in range(z2.shape[1])]
+        for i in range(z1.shape[1])
+    ]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def by_hand(z1: Tensor, z2: Tensor, lambd: float) -> float:
+    c = correlation(z1.double(), z2.double())
+    off = c - torch.diag(c.diagonal())
+    return float((1 - c.diagonal()).square().sum() + lambd * off.square().sum())
+
+
+def test_the_loss_is_that_of_the_projections() -> None:
+    method, batch = build(lambd=0.3, loss_scale=0.5), make_batch()
+    z1, z2 = method.embed(method.phases[0], batch)
+    loss = method.loss(method.phases[0], batch).total
+    # the variances are those of a few rows, and batch norm's epsilon shows
+    assert loss.item() == pytest.approx(0.5 * by_hand(z1.detach(), z2.detach(), 0.3), rel=2e-2)
+
+
+def test_three_views_are_three_pairs() -> None:
+    method, batch = build(), make_batch(views=3)
+    z = [each.detach() for each in method.embed(method.phases[0], batch)]
+    pairs = [
+        method.loss_of(method.phases[0], pair, batch).total
+        for pair in ((z[0], z[1]), (z[0], z[2]), (z[1], z[2]))
+    ]
+    whole = method.loss_of(method.phases[0], tuple(z), batch).total
+    torch.testing.assert_close(whole, torch.stack(pairs).mean())
+
+
+def test_both_views_and_every_weight_get_gradients() -> None:
+    method, batch = build(), make_batch()
+    zs = method.embed(method.phases[0], batch)
+    for z in zs:
+        z.retain_grad()
+    method.loss_of(method.phases[0], zs, batch).total.backward()
+    assert all(z.grad is not None and z.grad.abs().max() > 0 for z in zs)
+    without = [name for name, weight in method.named_parameters() if weight.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"lambd": -0.1}, "--method.lambd: -0.1 is not possible; use 0 or more"),
+        ({"lambd": float("nan")}, "--method.lambd: nan"),
+        ({"loss_scale": 0.0}, "--method.loss-scale: 0.0 is not possible; use a value above 0"),
+        ({"projector_dims": ()}, r"--method.projector-dims: \(\) is not possible"),
+        ({"projector_dims": (8, 0)}, "--method.projector-dims"),
+    ],
+)
+def test_settings_that_define_no_loss_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        BarlowTwins.Config(**settings)
