@@ -30,8 +30,11 @@ class Evaluation:
     """What to measure, and on which images."""
 
     protocol: tuple[str, ...] = ("linear", "knn")
-    """linear, linear-sgd, knn, health; of a run's generator fid (as many synthetic images as test
-    images, against these) and fid-train (the same with training images). One or several."""
+    """linear, linear-sgd, knn, health; blocks (linear at each block); of a run's generator fid (as
+    many synthetic images as test images, against these) and fid-train (the same with training
+    images). One or several."""
+    features: str = "last"
+    """last: the encoder's output; or the name of a block (layer3, block2), pooled in quadrants."""
     inception: Path | None = None
     """For fid: file of Inception-v3's weights as torch-fidelity publishes them."""
     output: Path | None = None
@@ -48,6 +51,10 @@ class Evaluation:
         """Refuse a number of images that can be no number of rows to compare."""
         if self.max_images is not None and self.max_images < 2:
             raise ConfigError(f"--max-images: {self.max_images} is not possible; use at least 2")
+        if self.features != "last" and "blocks" in self.protocol:
+            raise ConfigError(
+                "--features: --protocol blocks reads every block; leave --features away"
+            )
         wanted = {"fid", "fid-train"} & set(self.protocol)
         if self.inception is not None and not wanted:
             raise ConfigError("--inception: is for --protocol fid and fid-train; add one of them")
@@ -92,6 +99,7 @@ def evaluate(run: Path, asked: Evaluation) -> int:
     """Load the encoder, run the protocols, print and write the figures."""
     from ssgear.evaluation import protocols
     from ssgear.evaluation.inception import load_inception
+    from ssgear.models.blocks import PooledBlocks
     from ssgear.models.encoders import load_encoder
     from ssgear.storage.atomic import write_json
 
@@ -100,9 +108,10 @@ def evaluate(run: Path, asked: Evaluation) -> int:
     inception = None if asked.inception is None else load_inception(asked.inception)
     device = distributed.choose_device(asked.device, "--device")
     encoder = load_encoder(run).to(device)
+    read = encoder if asked.features == "last" else PooledBlocks(encoder, [asked.features])
     data, facts = load_data(asked, encoder.size)
     subject = protocols.Subject(
-        encoder,
+        read,
         data,
         device,
         run=run,
@@ -117,7 +126,11 @@ def evaluate(run: Path, asked: Evaluation) -> int:
     path = path or figures_name(run, asked, facts["source"])
     if path.exists():
         print(f"ssgear: {path} is replaced", file=sys.stderr)
-    asked_for = {"protocols": list(asked.protocol), "max_images": asked.max_images}
+    asked_for = {
+        "protocols": list(asked.protocol),
+        "max_images": asked.max_images,
+        "features": asked.features,
+    }
     write_json(path, {**figures, **subject.stated, **facts, **asked_for, "path": asked.data.path})
     print(path)
     return 0
@@ -141,6 +154,8 @@ def figures_name(run: Path, asked: Evaluation, source: str) -> Path:
         parts.append(asked.data.path.resolve().stem)
     if asked.max_images is not None:
         parts.append(f"{asked.max_images}-images")
+    if asked.features != "last":
+        parts.append(asked.features)
     return (run if run.is_dir() else run.parent) / f"{'-'.join(parts)}.json"
 
 

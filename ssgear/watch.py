@@ -152,7 +152,7 @@ class Readings(Callback):
 
 @torch.no_grad()
 def embed_two_views(run: Run, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what the loss would see of two views of some images, in evaluation mode.
+    """Return what the method compares of two views of some images, in evaluation mode.
 
     Two of [n, D].
     """
@@ -160,7 +160,7 @@ def embed_two_views(run: Run, images: Tensor) -> tuple[Tensor, Tensor]:
     views = make_views(run, images, 2)
     rows = torch.arange(len(images))
     batch = Batch(views=views, index=rows, position=rows, seed=run.config.seed, device=run.device)
-    first, second, *_ = run.method.embed(run.method.phases[-1], batch)
+    first, second, *_ = run.method.compared(run.method.phases[-1], batch)
     return first.float(), second.float()
 
 
@@ -208,6 +208,7 @@ class FinalFigures(Callback):
             run.inference_encoder().eval(),
             data,
             untrained=Normalized(untrained, spec.mean, spec.std).to(run.device).eval(),
+            also=run.method.final,
             device=run.device,
         )
         summary["health"] = {k: v for k, v in figures.items() if k not in ("epoch", "knn")}
@@ -274,6 +275,7 @@ class Report(Callback):
             run.results["views"] = view_grid(run, shown[:SHOWN_IMAGES])
         else:
             run.results["views"], run.results["stored_views"] = batch_grid(run)
+        run.results["aim"] = run.method.aim
         run.results["neighbours"] = neighbours(data, train, test)
         some = torch.linspace(0, len(test) - 1, min(MAP_IMAGES, len(test))).round().long()
         if len(some) >= 3:
@@ -289,7 +291,13 @@ def view_grid(run: Run, images: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
     Each image and views that the encoder saw of such images.
     """
-    return _grid(images, [as_pixels(run, view) for view in make_views(run, images, SHOWN_VIEWS)])
+    rows = torch.arange(len(images))
+    views = make_views(run, images, SHOWN_VIEWS)
+    seen = run.method.seen(
+        Batch(views=views, index=rows, position=rows, seed=run.config.seed, device=run.device)
+    )
+    chosen = seen[:: max(1, len(seen) // SHOWN_VIEWS)][:SHOWN_VIEWS]
+    return _grid(images, [as_pixels(run, view) for view in chosen])
 
 
 def batch_grid(run: Run) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

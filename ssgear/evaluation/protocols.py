@@ -22,10 +22,14 @@ from ssgear.evaluation.inception import About, Inception
 from ssgear.evaluation.inception import fid as compute_fid
 from ssgear.evaluation.knn import knn_accuracy
 from ssgear.evaluation.linear import linear_probe, linear_probe_sgd
+from ssgear.models.blocks import PooledBlocks
+from ssgear.models.encoders import Normalized
 from ssgear.models.generators import read_generator
 from ssgear.models.instances import synthetic_for
 
 Figures = dict[str, float]
+BLOCK_BATCH = 64
+"""Images at a time where the maps of all blocks are kept."""
 FID_SEED = 0
 """Of the noise that synthetic images are made of."""
 
@@ -150,6 +154,32 @@ def knn(subject: Subject) -> Figures:
         "knn": knn_accuracy(subject.train, train, subject.test, test, k=200),
         "knn_20": knn_accuracy(subject.train, train, subject.test, test, k=20),
     }
+
+
+@protocol("blocks")
+def blocks(subject: Subject) -> Figures:
+    """Logistic regression on the features after each block, pooled in quadrants."""
+    train_labels, test_labels = subject.labels
+    encoder, train, test = _pooled(subject)
+    figures: Figures = {}
+    widths = list(encoder.widths)
+    parts = zip(encoder.names, train.split(widths, 1), test.split(widths, 1), strict=True)
+    for name, train_part, test_part in parts:
+        result = linear_probe(train_part, train_labels, test_part, test_labels)
+        figures[f"linear_probe_at_{name}"] = result.top1
+    return figures
+
+
+def _pooled(subject: Subject) -> tuple[PooledBlocks, Tensor, Tensor]:
+    """Return features of all blocks, of training and of test images."""
+    if not isinstance(subject.encoder, Normalized):
+        raise ArgumentError("blocks: the subject's encoder is no Normalized encoder")
+    encoder = PooledBlocks(subject.encoder)
+    train, test = (
+        extract(encoder, images, batch_size=BLOCK_BATCH, device=subject.device)
+        for images in (subject.data.train_images, subject.data.test_images)
+    )
+    return encoder, train, test
 
 
 @protocol("fid")

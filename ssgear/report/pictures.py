@@ -137,8 +137,11 @@ def _curve(
     )
 
 
-def views(views: Any, stored: Any = None) -> dict[str, Any] | None:
-    """Rows of an original and the views of it; `stored` marks generated ones, [rows, views]."""
+def views(views: Any, stored: Any = None, aim: str = "") -> dict[str, Any] | None:
+    """Rows of an original and the views of it; `stored` marks generated ones, [rows, views].
+
+    `aim` says what training does with them.
+    """
     if views is None or not len(views):
         return None
     rows = np.asarray(views, dtype=np.uint8)[:MAX_ROWS, : MAX_VIEWS + 1]
@@ -146,6 +149,7 @@ def views(views: Any, stored: Any = None) -> dict[str, Any] | None:
     if stored is not None:
         marks[:, 1:] = np.asarray(stored)[:MAX_ROWS, :MAX_VIEWS]
     return {
+        "aim": aim,
         "count": rows.shape[1] - 1,
         "total": np.shape(views)[1] - 1,
         "rows": [[images.picture(image) for image in row] for row in rows],
