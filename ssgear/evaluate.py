@@ -30,9 +30,9 @@ class Evaluation:
     """What to measure, and on which images."""
 
     protocol: tuple[str, ...] = ("linear", "knn")
-    """linear, linear-sgd, knn, health; blocks (linear at each block); of a run's generator fid (as
-    many synthetic images as test images, against these) and fid-train (the same with training
-    images). One or several."""
+    """linear, linear-sgd, knn, health; shifts (kNN of moved images); blocks (linear at each
+    block), quadrants (at all together), folds (on STL-10's ten); of a run's generator fid (as many
+    synthetic images as test images, against these) and fid-train (training images). Any several."""
     features: str = "last"
     """last: the encoder's output; or the name of a block (layer3, block2), pooled in quadrants."""
     inception: Path | None = None
@@ -51,10 +51,13 @@ class Evaluation:
         """Refuse a number of images that can be no number of rows to compare."""
         if self.max_images is not None and self.max_images < 2:
             raise ConfigError(f"--max-images: {self.max_images} is not possible; use at least 2")
-        if self.features != "last" and "blocks" in self.protocol:
-            raise ConfigError(
-                "--features: --protocol blocks reads every block; leave --features away"
-            )
+        for name in ("blocks", "quadrants", "folds"):
+            if self.features != "last" and name in self.protocol:
+                raise ConfigError(
+                    f"--features: --protocol {name} reads every block; leave --features away"
+                )
+        if self.max_images is not None and "folds" in self.protocol:
+            raise ConfigError("--max-images: --protocol folds needs every image; leave it away")
         wanted = {"fid", "fid-train"} & set(self.protocol)
         if self.inception is not None and not wanted:
             raise ConfigError("--inception: is for --protocol fid and fid-train; add one of them")
@@ -109,7 +112,8 @@ def evaluate(run: Path, asked: Evaluation) -> int:
     device = distributed.choose_device(asked.device, "--device")
     encoder = load_encoder(run).to(device)
     read = encoder if asked.features == "last" else PooledBlocks(encoder, [asked.features])
-    data, facts = load_data(asked, encoder.size)
+    # networks of convolutions take larger images than they were trained on
+    data, facts = load_data(asked, asked.data.size or encoder.size)
     subject = protocols.Subject(
         read,
         data,
@@ -163,6 +167,7 @@ def load_data(asked: Evaluation, size: int) -> tuple[EvalData, dict[str, Any]]:
     """Read both splits of the images as squares of the encoder's size."""
     import torch
 
+    from ssgear.data.published import read_folds
     from ssgear.data.sources import load_images, open_probe_source, open_source, scan
     from ssgear.evaluation.protocols import EvalData
 
@@ -175,9 +180,11 @@ def load_data(asked: Evaluation, size: int) -> tuple[EvalData, dict[str, Any]]:
         rows = torch.linspace(0, len(good) - 1, count).round().long()
         splits[f"{split}_images"] = load_images(good, rows, size, workers=asked.data.workers)
         splits[f"{split}_labels"] = None if good.labels is None else good.labels[rows]
-    data = EvalData(**splits, classes=sources["train"].classes)
+    name = sources["train"].name
+    folds = read_folds(name, asked.data) if "folds" in asked.protocol else ()
+    data = EvalData(**splits, classes=sources["train"].classes, folds=folds)
     facts = {
-        "source": sources["train"].name,
+        "source": name,
         "num_train": len(data.train_images),
         "num_test": len(data.test_images),
         "bad_files": [f"{b.where}: {b.reason}" for s in sources.values() for b in s.bad],

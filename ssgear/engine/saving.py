@@ -122,6 +122,7 @@ def load_checkpoint(run: Run, callbacks: Sequence[Callback], folder: Path) -> No
     buffers = dict(run.method.named_buffers())
     for name, value in state["buffers"].items():
         buffers[name].copy_(value)
+    run.method.after_load()
     for name, average in run.averages.items():
         average.load_state_dict(state["averages"][name])
     for callback, kept in zip(callbacks, state["callbacks"], strict=True):

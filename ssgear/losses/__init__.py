@@ -8,9 +8,11 @@ from ssgear.kernels.gradient_penalty_ops import (
 )
 from ssgear.kernels.nt_xent import nt_xent
 from ssgear.losses.contrastive import NTXentLoss
+from ssgear.losses.margin import contrastive_margin
 
 __all__ = [
     "NTXentLoss",
+    "contrastive_margin",
     "critic_batch",
     "gradient_penalty",
     "interpolate",

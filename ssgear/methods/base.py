@@ -134,6 +134,8 @@ class Method(nn.Module):
         """Settings of a method; fields appear as `--method.FIELD`."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
+    smallest: ClassVar[tuple[str, ...]] = ()
+    """Options over the quick preset with which a step is cheap: what the contract test runs."""
     cacheable: ClassVar[bool] = True
     """Whether `loss` is `loss_of(embed(...))` and nothing else, so that gradient caching is
     exact."""
@@ -177,6 +179,10 @@ class Method(nn.Module):
         share, or one for each (`augment_spec.spread`).
         """
         return spread(named, 2)
+
+    def select(self, source: Source) -> Source:
+        """Return the images, of training or of test, that the method is about; all by default."""
+        return source
 
     def wrap_source(self, source: Source) -> Source:
         """Return the source to train on: pairs, patches, surrogate labels.
@@ -226,6 +232,9 @@ class Method(nn.Module):
 
         Never weights.
         """
+
+    def after_load(self) -> None:
+        """Be called once a checkpoint's buffers are in place; refuse what does not fit the data."""
 
     def compiled(self) -> tuple[nn.Module, ...]:
         """Return what `--engine.compile` compiles, in place; never what a penalty differentiates.

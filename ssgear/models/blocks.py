@@ -41,17 +41,16 @@ class PooledBlocks(nn.Module):
         """
         super().__init__()
         known = block_names(encoder.encoder.network)
-        for name in known[:0] if names is None else names:
-            if name not in known:
-                listed = f"known: {', '.join(known)}" if known else "this network names no blocks"
-                raise ConfigError(
-                    f"--features: {encoder.config.name} has no block {name!r}"
-                    f"{did_you_mean(name, known)}; {listed}"
-                )
         if not known:
             raise ConfigError(
                 f"--features: {encoder.config.name} does not tell its blocks; leave it at last"
             )
+        for name in names or ():
+            if name not in known:
+                raise ConfigError(
+                    f"--features: {encoder.config.name} has no block {name!r}"
+                    f"{did_you_mean(name, known)}; known: {', '.join(known)}"
+                )
         self.base = encoder
         self.size = encoder.size
         self.names = tuple(known if names is None else names)

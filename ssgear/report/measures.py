@@ -11,7 +11,11 @@ from ssgear.report.reading import RunFiles
 
 AT_BLOCK = "linear_probe_at_"
 """Start of the names of probes after a block; its name follows."""
-_TITLES: dict[str, str] = {}
+_TITLES = {
+    "linear_probe_quadrants": "Linear probe on all layers, in quadrants",
+    "shift_knn": "Shift of a moved image, by its nearest neighbours (chance: 20 %)",
+    "moved_label_knn": "Class of a moved image, by its nearest neighbours",
+}
 """Other figures of the summary that have a row, and what it is called."""
 
 

@@ -251,7 +251,13 @@ def feature_map(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     thumbnails = found.get("thumbnails")
     sheet = None if thumbnails is None else images.sheet(np.asarray(thumbnails)[chosen])
-    return {"plot": plot, "sheet": sheet, "labelled": labels is not None, "count": len(plot.points)}
+    return {
+        "plot": plot,
+        "sheet": sheet,
+        "labelled": labels is not None,
+        "projected": bool(found.get("projected", True)),
+        "count": len(plot.points),
+    }
 
 
 def percent(share: float) -> str:

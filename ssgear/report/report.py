@@ -24,6 +24,7 @@ from ssgear.report import pictures
 from ssgear.report.charts import as_number, nice_ticks, number_text
 from ssgear.report.measures import measures
 from ssgear.report.pictures import percent
+from ssgear.report.plane import shift_maps
 from ssgear.report.reading import RunFiles, read_run
 from ssgear.report.verdict import judge, standard_error
 from ssgear.storage.atomic import write_text
@@ -67,6 +68,7 @@ def write_report(run_dir: Path, results: Mapping[str, Any]) -> Path:
         samples=pictures.samples(results.get("samples")),
         neighbours=pictures.neighbours(results.get("neighbours")),
         map=pictures.feature_map(results.get("map")),
+        shift_maps=shift_maps(results.get("shift_maps")),
         settings=_settings(run.config),
         usage=_usage(run),
         versions=_versions(run),
