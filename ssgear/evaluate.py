@@ -34,9 +34,13 @@ class Evaluation:
     """What to measure, and on which images."""
 
     protocol: tuple[str, ...] = ("linear", "knn")
-    """linear, linear-sgd, knn, health; of a run's generator fid (as many synthetic images as test
-    images, against these) and fid-train (the same with training images). Of a store fid, frechet
-    (in the space of --encoder), prdc (precision, recall, density, coverage). One or several."""
+    """linear, linear-sgd, knn, health; shifts (kNN of moved images); blocks (linear at each
+    block), quadrants (at all together), folds (on STL-10's ten); of a run's generator fid (as many
+    synthetic images as test images, against these) and fid-train (training images). Of a store
+    fid, frechet (in the space of --encoder), prdc (precision, recall, density, coverage). One or
+    several."""
+    features: str = "last"
+    """last: the encoder's output; or the name of a block (layer3, block2), pooled in quadrants."""
     inception: Path | None = None
     """For fid, and prdc: file of Inception-v3's weights as torch-fidelity publishes them."""
     store: Path | None = None
@@ -57,6 +61,13 @@ class Evaluation:
         """Refuse a number of images that can be no number of rows to compare."""
         if self.max_images is not None and self.max_images < 2:
             raise ConfigError(f"--max-images: {self.max_images} is not possible; use at least 2")
+        for name in ("blocks", "quadrants", "folds"):
+            if self.features != "last" and name in self.protocol:
+                raise ConfigError(
+                    f"--features: --protocol {name} reads every block; leave --features away"
+                )
+        if self.max_images is not None and "folds" in self.protocol:
+            raise ConfigError("--max-images: --protocol folds needs every image; leave it away")
         wanted = {"fid", "fid-train"} & set(self.protocol)
         if self.inception is not None and not wanted | {"prdc"} & set(self.protocol):
             raise ConfigError("--inception: is for --protocol fid and fid-train; add one of them")
@@ -117,6 +128,7 @@ def evaluate(run: Path, asked: Evaluation) -> int:
     """Load the encoder, run the protocols, print and write the figures."""
     from ssgear.evaluation import protocols
     from ssgear.evaluation.inception import load_inception
+    from ssgear.models.blocks import PooledBlocks
     from ssgear.models.encoders import load_encoder
     from ssgear.storage.atomic import write_json
 
@@ -129,9 +141,11 @@ def evaluate(run: Path, asked: Evaluation) -> int:
     inception = None if asked.inception is None else load_inception(asked.inception)
     device = distributed.choose_device(asked.device, "--device")
     encoder = load_encoder(run).to(device)
-    data, facts = load_data(asked, encoder.size)
+    read = encoder if asked.features == "last" else PooledBlocks(encoder, [asked.features])
+    # networks of convolutions take larger images than they were trained on
+    data, facts = load_data(asked, asked.data.size or encoder.size)
     subject = protocols.Subject(
-        encoder,
+        read,
         data,
         device,
         run=run,
@@ -148,7 +162,11 @@ def evaluate(run: Path, asked: Evaluation) -> int:
     path = path or figures_name(run, asked, facts["source"])
     if path.exists():
         print(f"ssgear: {path} is replaced", file=sys.stderr)
-    asked_for = {"protocols": list(asked.protocol), "max_images": asked.max_images}
+    asked_for = {
+        "protocols": list(asked.protocol),
+        "max_images": asked.max_images,
+        "features": asked.features,
+    }
     write_json(path, {**figures, **subject.stated, **facts, **asked_for, "path": asked.data.path})
     print(path)
     return 0
@@ -204,11 +222,14 @@ def figures_name(run: Path, asked: Evaluation, source: str) -> Path:
         parts.append(asked.data.path.resolve().stem)
     if asked.max_images is not None:
         parts.append(f"{asked.max_images}-images")
+    if asked.features != "last":
+        parts.append(asked.features)
     return (run if run.is_dir() else run.parent) / f"{'-'.join(parts)}.json"
 
 
 def load_data(asked: Evaluation, size: int) -> tuple[EvalData, dict[str, Any]]:
     """Read both splits of the images as squares of the encoder's size."""
+    from ssgear.data.published import read_folds
     from ssgear.data.sources import open_probe_source, open_source
     from ssgear.evaluation.protocols import EvalData
 
@@ -217,9 +238,11 @@ def load_data(asked: Evaluation, size: int) -> tuple[EvalData, dict[str, Any]]:
     for split, source in sources.items():
         sources[split], (images, labels) = _load(source, asked, size)
         splits |= {f"{split}_images": images, f"{split}_labels": labels}
-    data = EvalData(**splits, classes=sources["train"].classes)
+    name = sources["train"].name
+    folds = read_folds(name, asked.data) if "folds" in asked.protocol else ()
+    data = EvalData(**splits, classes=sources["train"].classes, folds=folds)
     facts = {
-        "source": sources["train"].name,
+        "source": name,
         "num_train": len(data.train_images),
         "num_test": len(data.test_images),
         "bad_files": [f"{b.where}: {b.reason}" for s in sources.values() for b in s.bad],

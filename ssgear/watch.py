@@ -7,6 +7,7 @@ inside `run.export_weights()`, at whose end the others wait for it, however long
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from ssgear.evaluation.features import extract
 from ssgear.evaluation.health import health
 from ssgear.evaluation.knn import knn_accuracy, nearest
 from ssgear.evaluation.protocols import EvalData
+from ssgear.evaluation.shifts import shift_maps, shifted_features
 from ssgear.evaluation.summary import evaluate_encoder
 from ssgear.models.encoders import Normalized, build_encoder, save_encoder
 from ssgear.report.plots import project_2d
@@ -59,7 +61,7 @@ class Splits:
         """Return both splits, each cut to evenly spread `limit` images."""
         if self._loaded is None:
             run = self.run
-            train = run.source
+            train = labelled_source(run)
             if train.labels is None and run.source.name == "stl10":
                 train = open_probe_source(run.config.data)
             if run.test is None:
@@ -90,6 +92,11 @@ class Splits:
             workers = self.run.config.data.workers
             images, rows = load_readable(source, rows, size, workers=workers)
         return images, None if source.labels is None else source.labels[rows]
+
+
+def labelled_source(run: Run) -> Source:
+    """Return the training images themselves, whatever set the method makes of them."""
+    return run.source if run.original is None else run.original
 
 
 class Readings(Callback):
@@ -155,7 +162,7 @@ class Readings(Callback):
 
 @torch.no_grad()
 def embed_two_views(run: Run, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what the loss would see of two views of some images, in evaluation mode.
+    """Return what the method compares of two views of some images, in evaluation mode.
 
     Two of [n, D].
     """
@@ -163,7 +170,7 @@ def embed_two_views(run: Run, images: Tensor) -> tuple[Tensor, Tensor]:
     views = make_views(run, images, 2)
     rows = torch.arange(len(images))
     batch = Batch(views=views, index=rows, position=rows, seed=run.config.seed, device=run.device)
-    first, second, *_ = run.method.embed(run.method.phases[-1], batch)
+    first, second, *_ = run.method.compared(run.method.phases[-1], batch)
     return first.float(), second.float()
 
 
@@ -211,6 +218,7 @@ class FinalFigures(Callback):
             run.inference_encoder().eval(),
             data,
             untrained=Normalized(untrained, spec.mean, spec.std).to(run.device).eval(),
+            also=run.method.final,
             device=run.device,
         )
         summary["health"] = {k: v for k, v in figures.items() if k not in ("epoch", "knn")}
@@ -230,7 +238,7 @@ class FinalFigures(Callback):
             "num_synthetic": 0 if run.synthetic is None else len(run.synthetic),
             "num_stored": 0 if run.stored is None else len(run.stored.source),
             "num_test": None if data is None else len(data.test_images),
-            "classes": list(run.source.classes or ()),
+            "classes": list(labelled_source(run).classes or ()),
             "epochs": run.epoch,
             "steps": run.step,
             "images_seen": run.images_seen,
@@ -272,19 +280,27 @@ class Report(Callback):
         encoder = run.inference_encoder().eval()
         test = extract(encoder, data.test_images, device=run.device)
         train = extract(encoder, data.train_images, device=run.device)
-        if run.stored is None:
+        if run.original is not None:
+            run.results["views"] = own_grid(run)
+        elif run.stored is None:
             shown = data.train_images[:: max(1, len(data.train_images) // SHOWN_IMAGES)]
             run.results["views"] = view_grid(run, shown[:SHOWN_IMAGES])
         else:
             run.results["views"], run.results["stored_views"] = batch_grid(run)
+        run.results["aim"] = run.method.aim
         run.results["neighbours"] = neighbours(data, train, test)
         some = torch.linspace(0, len(test) - 1, min(MAP_IMAGES, len(test))).round().long()
         if len(some) >= 3:
+            plane = test.shape[1] == 2
             run.results["map"] = {
-                "xy": project_2d(test[some]),
+                "xy": test[some].numpy() if plane else project_2d(test[some]),
+                "projected": not plane,
                 "labels": None if data.test_labels is None else data.test_labels[some].numpy(),
                 "classes": data.classes,
             }
+        if test.shape[1] == 2 and "shifts" in run.method.final and data.test_labels is not None:
+            moved = shifted_features(encoder, data.test_images, data.test_labels, device=run.device)
+            run.results["shift_maps"] = shift_maps(moved, data.classes, MAP_IMAGES)
 
 
 def view_grid(run: Run, images: Tensor) -> Grid:
@@ -293,7 +309,28 @@ def view_grid(run: Run, images: Tensor) -> Grid:
     Where views are made differently, one of each kind at least.
     """
     count = max(SHOWN_VIEWS, len(run.plan.specs))
-    return _grid(images, [as_pixels(run, view) for view in make_views(run, images, count)])
+    rows, views = torch.arange(len(images)), make_views(run, images, count)
+    seen = run.method.seen(
+        Batch(views=views, index=rows, position=rows, seed=run.config.seed, device=run.device)
+    )
+    chosen = seen[:: max(1, len(seen) // count)][:count]
+    return _grid(images, [as_pixels(run, view) for view in chosen])
+
+
+def own_grid(run: Run) -> Grid:
+    """Return the same of a set that the method makes of the images: its first batch.
+
+    Where the encoder is shown one image of each, the grid goes on through the epochs.
+    """
+    batch = next(iter(run.loader.epoch(0, 0, lambda _: [""])))
+    batch = batch.rows(slice(0, SHOWN_IMAGES))
+    seen = list(run.method.seen(batch))
+    for epoch in range(1, SHOWN_VIEWS if len(seen) == 1 else 1):
+        seen += run.method.seen(dataclasses.replace(batch, epoch=epoch))
+    whole = load_images(run.source, batch.index, run.plan.sides[0], missing=GREY)
+    margin = (whole.shape[-1] - seen[0].shape[-1]) // 2
+    side = slice(margin, margin + seen[0].shape[-1])
+    return _grid(whole[:, :, side, side], [as_pixels(run, each) for each in seen])
 
 
 def batch_grid(run: Run) -> tuple[Grid, np.ndarray[Any, Any]]:

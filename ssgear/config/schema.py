@@ -21,7 +21,8 @@ class DataConfig:
     """Which images, how they are read, and what is done to a view."""
 
     source: str = "auto"
-    """mini (embedded), cifar10, cifar100, stl10, tiny-imagenet, folder, tar, webdataset; auto."""
+    """mini, digits (embedded), cifar10, cifar100, stl10, mnist, tiny-imagenet, folder, tar,
+    webdataset; auto."""
     path: Path | None = None
     """Folder or tar file of the images; folder or pattern of shards (train-{0000..0099}.tar)."""
     test_path: Path | None = None

@@ -38,7 +38,8 @@ class AugmentSpec:
     antialias: bool = True
     """Widen the kernel when shrinking, as Pillow does."""
     size_share: float = 1.0
-    """Side of the view as a share of the run's; multi-crop's small views have less than 1."""
+    """Side of the view as a share of the run's; multi-crop's small views have less than 1, what a
+    method cuts its own views from (`Method.seen`) more."""
     flip: float = 0.0
     """Probability of a mirror image."""
     policy: Policy | None = None
@@ -87,8 +88,8 @@ class AugmentSpec:
         self._require(
             0 < low <= high <= 1, "crop_scale", "use (low, high) with 0 < low <= high <= 1"
         )
-        for name in ("blur_share", "size_share"):
-            self._require(0 < getattr(self, name) <= 1, name, "use a share in (0, 1]")
+        for name, most in (("blur_share", 1), ("size_share", 4)):
+            self._require(0 < getattr(self, name) <= most, name, f"use a share in (0, {most}]")
         self._require(self.turn in range(4), "turn", "use 0, 1, 2 or 3")
         self._require(
             self.policy is None or self.policy in POLICIES, "policy", "use cifar10 or imagenet"

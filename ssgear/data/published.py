@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ssgear.config.schema import DataConfig
 from ssgear.data.readers import ArrayReader
@@ -37,6 +38,8 @@ FOLDERS = {
 _CLASSES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10"}
 _STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 _UNLABELED = "unlabeled_X.bin"
+FOLDS = "fold_indices.txt"
+"""Training images of each of STL-10's folds, numbered from 0, a line each."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,27 @@ def read_published(name: str, config: DataConfig, part: Part) -> Images:
             f"{FOLDERS[name]}, and --data.download fetches it"
         )
     return _read_cifar(files, part) if name != "stl10" else _read_stl10(files, part)
+
+
+def read_folds(name: str, config: DataConfig) -> tuple[Tensor, ...]:
+    """Return the rows of STL-10's predefined training folds; none for another set.
+
+    Raises:
+        DataError: the file of the folds is not there, or not the published one.
+    """
+    if name != "stl10" or config.path is None:
+        return ()
+    files = Files(name, _root(name, config.path.expanduser()))
+    path = files.folder / FOLDS
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+        folds = [[int(word) for word in line.split()] for line in lines if line.strip()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {first_line(error)}") from None
+    count = len(_read_stl10(files, "probe").reader)
+    if not folds or any(not 0 <= row < count for fold in folds for row in fold):
+        raise DataError(f"{path}: is not the published file: its lines name training images")
+    return tuple(torch.tensor(fold) for fold in folds)
 
 
 def published_folder(path: Path) -> str | None:

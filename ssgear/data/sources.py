@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 
 from ssgear.config.schema import DataConfig
+from ssgear.data.digits import read_digits, read_mnist
 from ssgear.data.label_file import read_labels
 from ssgear.data.layout import (
     Layout,
@@ -278,6 +279,18 @@ SOURCES: dict[str, DataSet] = {
         read=_published("stl10"),
         mean=(0.4467, 0.4398, 0.4066),
         std=(0.2603, 0.2566, 0.2713),
+        labels_from_files=False,
+    ),
+    "digits": DataSet(
+        read=lambda config, wanted, _: read_digits(config, wanted),
+        mean=(0.0764,) * 3,
+        std=(0.2072,) * 3,
+        labels_from_files=False,
+    ),
+    "mnist": DataSet(
+        read=lambda config, wanted, _: read_mnist(config, wanted),
+        mean=(0.1000,) * 3,
+        std=(0.2752,) * 3,
         labels_from_files=False,
     ),
     "tiny-imagenet": DataSet(

@@ -51,6 +51,8 @@ class Run:
     runtime: Runtime
     log: Log
     total_steps: int
+    original: Source | None = None
+    """Training images as they are, where the method trains on a set that it makes of them."""
     synthetic: Source | None = None
     """Synthetic images that can be read; the loader numbers them after `source`."""
     stored: StoredViews | None = None

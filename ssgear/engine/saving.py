@@ -121,6 +121,7 @@ def load_checkpoint(run: Run, callbacks: Sequence[Callback], folder: Path) -> No
     run.runtime.load(folder)
     state = checkpoint.load_tensors(_rank_file(folder, run.world.rank))
     _load_buffers(run, state["buffers"], folder)
+    run.method.after_load()
     for name, average in run.averages.items():
         average.load_state_dict(state["averages"][name])
     run.step, run.images_seen = meta["step"], meta["images_seen"]

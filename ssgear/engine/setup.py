@@ -117,8 +117,11 @@ def _build(
         batch_size=config.optim.batch_size,
     )
     method = build_method(config, size, device, world, facts)
-    source = _wrapped(method, source, synthetic, stored)
+    source = method.select(source)
+    wrapped = _wrapped(method, source, synthetic, stored)
+    original, source = (None if wrapped is source else source), wrapped
     test = _test_source(config, lost)
+    test = None if test is None else method.select(test)
     plan = ViewPlan(
         specs=method.view_specs(views),
         size=size,
@@ -159,6 +162,7 @@ def _build(
         device=device,
         method=method,
         source=source,
+        original=original,
         synthetic=synthetic,
         stored=stored,
         test=test,
@@ -199,6 +203,8 @@ def _wrapped(
 @torch.no_grad()
 def _check_sides(method: Method, plan: ViewPlan) -> None:
     """Refuse views of several sizes where the encoder takes one size only."""
+    if type(method).seen is not Method.seen:
+        return  # it is shown what the method makes of the views
     network = method.encoder.network
     training = network.training
     network.eval()

@@ -17,6 +17,8 @@ from ssgear.errors import ArgumentError
 MAX_ROWS = 4096
 """Rows that pairwise distances and singular values are computed on, evenly spread."""
 COLLAPSED_RANK = 2.0
+COLLAPSED_PLANE = 1.02
+"""The same of features of two numbers, whose rank is 2 at most."""
 COLLAPSED_UNIFORMITY = -0.1
 
 
@@ -67,12 +69,13 @@ def health(z1: Tensor, z2: Tensor, features: Tensor) -> Health:
     """
     spread = uniformity(z1)
     rank = effective_rank(features.float() - features.float().mean(0))
+    least = COLLAPSED_RANK if features.shape[1] > 2 else COLLAPSED_PLANE
     alike = not bool((features.float().std(0) > 1e-7).any())
     return Health(
         alignment=alignment(z1, z2),
         uniformity=spread,
         effective_rank=rank,
-        collapsed=alike or rank < COLLAPSED_RANK or spread > COLLAPSED_UNIFORMITY,
+        collapsed=alike or rank < least or spread > COLLAPSED_UNIFORMITY,
     )
 
 

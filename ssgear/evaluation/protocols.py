@@ -23,12 +23,17 @@ from ssgear.evaluation.inception import About, Inception
 from ssgear.evaluation.inception import fid as compute_fid
 from ssgear.evaluation.knn import knn_accuracy
 from ssgear.evaluation.linear import linear_probe, linear_probe_sgd
+from ssgear.evaluation.shifts import shifted_features, vote_accuracy
+from ssgear.models.blocks import PooledBlocks
+from ssgear.models.encoders import Normalized
 from ssgear.models.generators import SavedGenerator, read_generator
 from ssgear.models.instances import check_condition, synthetic_for
 
 Figures = dict[str, float]
 Split = tuple[Tensor, Tensor | None]
 """Images uint8 [N, 3, S, S], and labels [N] int64 where there are any."""
+BLOCK_BATCH = 64
+"""Images at a time where the maps of all blocks are kept."""
 FID_SEED = 0
 """Of the noise that synthetic images are made of."""
 
@@ -42,6 +47,8 @@ class EvalData:
     test_images: Tensor
     test_labels: Tensor | None
     classes: tuple[str, ...] | None = None
+    folds: tuple[Tensor, ...] = ()
+    """Rows of the training images that the set's authors tell to train on, where they do."""
 
     def split(self, name: Literal["test", "training"]) -> Split:
         """Return images and labels of one split."""
@@ -210,6 +217,76 @@ def knn(subject: Subject) -> Figures:
         "knn": knn_accuracy(subject.train, train, subject.test, test, k=200),
         "knn_20": knn_accuracy(subject.train, train, subject.test, test, k=20),
     }
+
+
+@protocol("blocks", needs=labels_of)
+def blocks(subject: Subject) -> Figures:
+    """Logistic regression on the features after each block, pooled in quadrants."""
+    train_labels, test_labels = subject.labels
+    encoder, train, test = _pooled(subject)
+    figures: Figures = {}
+    parts = [torch.split(each, list(encoder.widths), dim=1) for each in (train, test)]
+    for name, train_part, test_part in zip(encoder.names, *parts, strict=True):
+        result = linear_probe(train_part, train_labels, test_part, test_labels)
+        figures[f"linear_probe_at_{name}"] = result.top1
+    return figures
+
+
+@protocol("quadrants", needs=labels_of)
+def quadrants(subject: Subject) -> Figures:
+    """Logistic regression on the features of all blocks together, pooled in quadrants."""
+    train_labels, test_labels = subject.labels
+    _, train, test = _pooled(subject)
+    result = linear_probe(train, train_labels, test, test_labels)
+    return {"linear_probe_quadrants": result.top1}
+
+
+@protocol("folds", needs=labels_of)
+def folds(subject: Subject) -> Figures:
+    """Logistic regression on each of the predefined folds of STL-10, pooled in quadrants."""
+    train_labels, test_labels = subject.labels
+    if not subject.data.folds:
+        raise DataError(
+            "--protocol folds: is for the predefined folds of STL-10 (fold_indices.txt beside its "
+            f"images), and {subject.name or 'this set'} has none; use --protocol quadrants"
+        )
+    _, train, test = _pooled(subject)
+    shares = torch.tensor(
+        [
+            linear_probe(train[rows], train_labels[rows], test, test_labels).top1
+            for rows in subject.data.folds
+        ],
+        dtype=torch.float64,
+    )
+    return {
+        "linear_probe_folds": float(shares.mean()),
+        "linear_probe_folds_deviation": float(shares.std()),
+    }
+
+
+@protocol("shifts", needs=labels_of)
+def shifts(subject: Subject) -> Figures:
+    """Nearest neighbours in the features of moved images: which shift, and which class."""
+    train_labels, test_labels = subject.labels
+    data, device = subject.data, subject.device
+    train = shifted_features(subject.encoder, data.train_images, train_labels, device=device)
+    test = shifted_features(subject.encoder, data.test_images, test_labels, device=device)
+    return {
+        "shift_knn": vote_accuracy(train.features, train.shifts, test.features, test.shifts),
+        "moved_label_knn": vote_accuracy(train.features, train.labels, test.features, test.labels),
+    }
+
+
+def _pooled(subject: Subject) -> tuple[PooledBlocks, Tensor, Tensor]:
+    """Return features of all blocks, of training and of test images."""
+    if not isinstance(subject.encoder, Normalized):
+        raise ArgumentError("blocks: the subject's encoder is no Normalized encoder")
+    encoder = PooledBlocks(subject.encoder)
+    train, test = (
+        extract(encoder, images, batch_size=BLOCK_BATCH, device=subject.device)
+        for images in (subject.data.train_images, subject.data.test_images)
+    )
+    return encoder, train, test
 
 
 @protocol("fid", needs=generator_of)

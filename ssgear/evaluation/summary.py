@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,16 +20,20 @@ def evaluate_encoder(
     data: EvalData,
     *,
     untrained: nn.Module | None = None,
+    also: Sequence[str] = (),
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """Return linear probe and kNN with the same under `baselines`; empty without labels."""
+    """Return linear probe and kNN with the same under `baselines`; empty without labels.
+
+    `also` names protocols that both encoders are measured by too, but not the pixels.
+    """
     if not data.labelled:
         return {}
     device = device or torch.device("cpu")
-    summary: dict[str, Any] = dict(_figures(encoder, data, device))
+    summary: dict[str, Any] = dict(_figures(encoder, data, device, also))
     summary["baselines"] = {"pixels": _figures(Pixels(), data, torch.device("cpu"))}
     if untrained is not None:
-        summary["baselines"]["untrained"] = _figures(untrained, data, device)
+        summary["baselines"]["untrained"] = _figures(untrained, data, device, also)
     return summary
 
 
@@ -40,9 +45,11 @@ class Pixels(nn.Module):
         return pixels(images)
 
 
-def _figures(encoder: nn.Module, data: EvalData, device: torch.device) -> Figures:
+def _figures(
+    encoder: nn.Module, data: EvalData, device: torch.device, also: Sequence[str] = ()
+) -> Figures:
     subject = Subject(encoder, data, device)
     figures: Figures = {}
-    for name in FINAL:
+    for name in (*FINAL, *also):
         figures |= protocols.find(name)(subject)
     return figures

@@ -11,12 +11,14 @@ from ssgear.kernels.nt_xent import nt_xent
 from ssgear.losses.clustering import sinkhorn, swav
 from ssgear.losses.contrastive import NTXentLoss
 from ssgear.losses.correlation import barlow_twins
+from ssgear.losses.margin import contrastive_margin
 from ssgear.losses.similarity import byol, negative_cosine
 
 __all__ = [
     "NTXentLoss",
     "barlow_twins",
     "byol",
+    "contrastive_margin",
     "critic_batch",
     "gradient_penalty",
     "info_nce",

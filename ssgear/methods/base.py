@@ -157,6 +157,10 @@ class Method(nn.Module):
     itself; nothing where no SSL loss sees synthetic images."""
     trains_encoder: bool = True
     """Whether the encoder is trained, so that its figures mean anything."""
+    final: ClassVar[tuple[str, ...]] = ()
+    """Protocols of the run's final figures beside linear and knn (`evaluate --protocol`)."""
+    aim: ClassVar[str] = "Training pulls the features of one image's views together."
+    """What training does with the views, a sentence for the report."""
     max_skipped: int = 0
     """Steps in a row with a gradient that is not finite that are skipped before the run ends."""
 
@@ -185,6 +189,10 @@ class Method(nn.Module):
         """
         return spread(named, 2)
 
+    def select(self, source: Source) -> Source:
+        """Return the images, of training or of test, that the method is about; all by default."""
+        return source
+
     def wrap_source(self, source: Source) -> Source:
         """Return the source to train on: pairs, patches, surrogate labels.
 
@@ -205,6 +213,21 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def seen(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the images that the encoder is shown of a batch; the views by default.
+
+        A method that makes more of its views than the loader does (turns, patches) does it here,
+        and the report shows it.
+        """
+        return tuple(batch.views)
+
+    def compared(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
+        """Return one [n, D] per view, of which alignment and uniformity are measured.
+
+        What the loss sees by default; a method whose loss sees class scores returns features.
+        """
+        return self.embed(phase, batch)
+
     def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
         """Return the loss of embeddings; on the device, without a host synchronisation."""
         raise NotImplementedError
@@ -218,6 +241,9 @@ class Method(nn.Module):
 
         Never weights.
         """
+
+    def after_load(self) -> None:
+        """Be called once a checkpoint's buffers are in place; refuse what does not fit the data."""
 
     def compiled(self) -> tuple[nn.Module, ...]:
         """Return what `--engine.compile` compiles, in place; never what a penalty differentiates.

@@ -1,8 +1,9 @@
-"""Networks under an encoder: any classifier of timm without its head, and `resnet_tiny` for CPUs.
+"""Networks under an encoder: any classifier of timm without its head, and a few of our own.
 
-What is ours over timm: the stem of a ResNet for small images (3x3, stride 1, no pooling), a ResNet
-of width 16 whose 3x3 stem has stride 2, and group normalisation (Wu & He 2018, arXiv 1803.08494) in
-place of batch normalisation. Weights are drawn from torch's generator; nothing is downloaded.
+Ours are `resnet_tiny` for CPUs, RotNet's `nin3` to `nin5`, `drlim`, and Exemplar-CNN's by their
+layers. What timm's ResNets get: a stem for small images (3x3, stride 1, no pooling), a width of 16
+with a 3x3 stem of stride 2, and group normalisation (Wu & He 2018, arXiv 1803.08494) in place of
+batch normalisation. Weights are drawn from torch's generator; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -17,17 +18,24 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssgear.errors import ConfigError, did_you_mean
+from ssgear.models.drlim import NAME as DRLIM
+from ssgear.models.drlim import DrlimNetwork
+from ssgear.models.exemplar import EXAMPLE, ExemplarNetwork, is_spec, parse_spec
+from ssgear.models.nin import NAMES as NIN
+from ssgear.models.nin import NetworkInNetwork, is_nin
 
 TINY = "resnet_tiny"
 TINY_CHANNELS = (16, 32, 64, 256)
 """The last stage is wide: at 2 x 2 pixels it costs little, and a probe gains from its features."""
+OWN = (TINY, *NIN, DRLIM)
+"""Networks that are not timm's."""
 SMALL_IMAGE = 64
 """Up to this side in pixels, `stem="auto"` means the stem for small images."""
 
 
 def build_network(name: str, size: int, *, stem: str, norm: str) -> nn.Module:
     """Build a network that maps normalised [N, 3, size, size] to features [N, F]."""
-    network = _tiny(stem) if name == TINY else _from_timm(name, size)
+    network = _own(name, stem, size) or _from_timm(name, size)
     if isinstance(network, ResNet):
         small = stem == "cifar" or (stem == "auto" and size <= SMALL_IMAGE)
         if small and name != TINY:
@@ -42,12 +50,25 @@ def build_network(name: str, size: int, *, stem: str, norm: str) -> nn.Module:
 
 def check_model(name: str) -> None:
     """Refuse a network that there is not."""
-    if name != TINY and not timm.is_model(name):
-        known = [TINY, *timm.list_models()]
+    if is_spec(name):
+        parse_spec(name)
+    elif name not in OWN and not timm.is_model(name):
+        known = [*OWN, *timm.list_models()]
         raise ConfigError(
             f"--model.name: unknown model {name!r}{did_you_mean(name, known)}; "
-            f"{TINY} and the classifiers of timm are known"
+            f"{', '.join(OWN)}, layers such as {EXAMPLE} and the classifiers of timm are known"
         )
+
+
+def _own(name: str, stem: str, size: int) -> nn.Module | None:
+    """Build a network of the package's own; None where that is none of their names."""
+    if name == TINY:
+        return _tiny(stem)
+    if name == DRLIM:
+        return DrlimNetwork(size)
+    if is_spec(name):
+        return ExemplarNetwork(parse_spec(name), name, size)
+    return NetworkInNetwork(int(name[-1])) if is_nin(name) else None
 
 
 def _from_timm(name: str, size: int) -> nn.Module:

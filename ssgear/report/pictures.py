@@ -137,11 +137,11 @@ def _curve(
     )
 
 
-def views(views: Any, stored: Any = None) -> dict[str, Any] | None:
+def views(views: Any, stored: Any = None, aim: str = "") -> dict[str, Any] | None:
     """Rows of an original and the views of it, each of any size; `stored` marks generated ones.
 
-    `stored` is [rows, views]. `shares` are the widths in percent of the row's widest picture, so
-    that a smaller view is seen smaller.
+    `stored` is [rows, views]; `aim` says what training does with them. `shares` are the widths in
+    percent of the row's widest picture, so that a smaller view is seen smaller.
     """
     if views is None or not len(views):
         return None
@@ -151,6 +151,7 @@ def views(views: Any, stored: Any = None) -> dict[str, Any] | None:
         marks[:, 1:] = np.asarray(stored)[:MAX_ROWS, :MAX_VIEWS]
     widths = [[np.shape(image)[1] for image in row] for row in rows]
     return {
+        "aim": aim,
         "count": len(rows[0]) - 1,
         "total": len(views[0]) - 1,
         "rows": [[images.picture(np.asarray(image)) for image in row] for row in rows],
@@ -254,7 +255,13 @@ def feature_map(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     thumbnails = found.get("thumbnails")
     sheet = None if thumbnails is None else images.sheet(np.asarray(thumbnails)[chosen])
-    return {"plot": plot, "sheet": sheet, "labelled": labels is not None, "count": len(plot.points)}
+    return {
+        "plot": plot,
+        "sheet": sheet,
+        "labelled": labels is not None,
+        "projected": bool(found.get("projected", True)),
+        "count": len(plot.points),
+    }
 
 
 def percent(share: float) -> str:

@@ -22,11 +22,15 @@ from jinja2 import Environment, StrictUndefined
 
 from ssgear.report import pictures
 from ssgear.report.charts import as_number, nice_ticks, number_text
+from ssgear.report.measures import measures
 from ssgear.report.pictures import percent
+from ssgear.report.plane import shift_maps
 from ssgear.report.reading import RunFiles, read_run
 from ssgear.report.verdict import judge, standard_error
 from ssgear.storage.atomic import write_text
 
+AIM = "Training pulls the features of one image's views together."
+"""What the views are for, where the method says nothing else."""
 MAX_FILES = 200
 """Bad files listed by name."""
 _SPELLING = {
@@ -35,6 +39,9 @@ _SPELLING = {
     "byol": "BYOL",
     "simsiam": "SimSiam",
     "swav": "SwAV",
+    "drlim": "DrLIM",
+    "exemplar-cnn": "Exemplar-CNN",
+    "rotnet": "RotNet",
     "gan-ssl": "GAN + SSL",
 }
 """How methods are written; others appear under the name of their option."""
@@ -51,13 +58,17 @@ def write_report(run_dir: Path, results: Mapping[str, Any]) -> Path:
     page = environment.from_string(text).render(
         head=_head(run),
         figures=_figures(run),
+        measures=measures(run),
         tiles=_tiles(run),
         charts=pictures.curves(run),
         verdict=judge(run),
-        views=pictures.views(results.get("views"), results.get("stored_views")),
+        views=pictures.views(
+            results.get("views"), results.get("stored_views"), str(results.get("aim", AIM))
+        ),
         samples=pictures.samples(results.get("samples")),
         neighbours=pictures.neighbours(results.get("neighbours")),
         map=pictures.feature_map(results.get("map")),
+        shift_maps=shift_maps(results.get("shift_maps")),
         settings=_settings(run.config),
         usage=_usage(run),
         versions=_versions(run),

@@ -121,7 +121,7 @@ def test_an_unknown_name_says_the_option_and_the_nearest():
         {"blur_sigma": (0.0, 1.0)},
         {"blur_share": 0.0},
         {"size_share": 0.0},
-        {"size_share": 1.5},
+        {"size_share": 4.5},
         {"turn": 4},
         {"turn": -1},
         {"policy": "svhn"},

@@ -111,6 +111,21 @@ def test_stl10(stl10: tuple[Path, dict[str, Pixels]]) -> None:
         assert torch.equal(every, torch.from_numpy(pixels[name]))
 
 
+def test_folds_of_stl10(stl10: tuple[Path, dict[str, Pixels]]) -> None:
+    root, _ = stl10
+    config = DataConfig(source="stl10", path=root)
+    with pytest.raises(DataError, match=r"fold_indices\.txt: cannot be read: .*No such file"):
+        published.read_folds("stl10", config)
+    file = root / "stl10_binary" / "fold_indices.txt"
+    file.write_text("2 0 \n1 2 \n")
+    assert [fold.tolist() for fold in published.read_folds("stl10", config)] == [[2, 0], [1, 2]]
+    assert published.read_folds("mini", config) == ()
+    for wrong, complaint in (("0 3\n", "is not the published file"), ("a\n", "cannot be read")):
+        file.write_text(wrong)
+        with pytest.raises(DataError, match=complaint):
+            published.read_folds("stl10", config)
+
+
 def test_stl10_without_its_unlabelled_images(stl10: tuple[Path, dict[str, Pixels]]) -> None:
     root, _ = stl10
     (root / "stl10_binary" / "unlabeled_X.bin").unlink()

@@ -1,0 +1,41 @@
+"""The contrastive loss of pairs with a margin (Hadsell, Chopra and LeCun 2006)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ssgear.errors import ArgumentError
+
+_SMALLEST = 1e-12
+"""Squared distances below this count as it: the root has no derivative at 0."""
+
+
+def contrastive_margin(
+    first_ND: Tensor, second_ND: Tensor, dissimilar_N: Tensor, *, margin: float = 1.0
+) -> Tensor:
+    """Return the mean of (1 - Y) d^2 / 2 + Y max(0, margin - d)^2 / 2 over pairs of rows.
+
+    d is the Euclidean distance of row i of `first_ND` to row i of `second_ND`, and Y is 1 where
+    `dissimilar_N` (bool, or numbers in [0, 1]) says that the two do not belong together. Computed
+    in float32 at least. Two dissimilar rows that coincide are pushed nowhere.
+    """
+    if first_ND.ndim != 2 or first_ND.shape != second_ND.shape or not len(first_ND):
+        raise ArgumentError(
+            f"contrastive_margin: rows of shape {tuple(first_ND.shape)} and "
+            f"{tuple(second_ND.shape)}; give two [N, D] alike, N at least 1"
+        )
+    if dissimilar_N.shape != first_ND.shape[:1]:
+        raise ArgumentError(
+            f"contrastive_margin: dissimilar of shape {tuple(dissimilar_N.shape)} for "
+            f"{len(first_ND)} pairs; give one for each"
+        )
+    if not (margin > 0 and math.isfinite(margin)):
+        raise ArgumentError(f"contrastive_margin: margin {margin}; give a number above 0")
+    dtype = torch.promote_types(first_ND.dtype, torch.float32)
+    squares = (first_ND.to(dtype) - second_ND.to(dtype)).square().sum(1)
+    short = (margin - squares.clamp_min(_SMALLEST).sqrt()).clamp_min(0).square()
+    dissimilar = dissimilar_N.to(dtype)
+    return ((1 - dissimilar) * squares + dissimilar * short).mean() / 2

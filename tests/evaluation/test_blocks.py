@@ -1,0 +1,71 @@
+"""Probes per block, on all blocks, and on predefined folds, against probes of features by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from ssgear.config.schema import ModelConfig
+from ssgear.errors import ConfigError, DataError
+from ssgear.evaluation import linear_probe
+from ssgear.evaluation.features import extract
+from ssgear.evaluation.protocols import EvalData, Subject, find
+from ssgear.models.blocks import PooledBlocks
+from ssgear.models.encoders import Normalized, build_encoder
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    encoder = build_encoder(ModelConfig(name="4c3-6c3-8f"), 16)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 200, (90, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(90) % 3
+    images[labels == 1, 0] //= 2
+    images[labels == 2, :, 8:] //= 2
+    data = EvalData(
+        train_images=images[:60],
+        train_labels=labels[:60],
+        test_images=images[60:],
+        test_labels=labels[60:],
+        folds=(torch.arange(0, 40), torch.arange(20, 60)),
+    )
+    return Subject(Normalized(encoder, (0.5,) * 3, (0.5,) * 3), data)
+
+
+def probe(subject: Subject, names: list[str] | None, rows: torch.Tensor) -> float:
+    assert isinstance(subject.encoder, Normalized)
+    encoder, data = PooledBlocks(subject.encoder, names), subject.data
+    assert data.train_labels is not None and data.test_labels is not None
+    train, test = extract(encoder, data.train_images), extract(encoder, data.test_images)
+    return linear_probe(train[rows], data.train_labels[rows], test, data.test_labels).top1
+
+
+def test_every_block_and_all_together(subject: Subject) -> None:
+    every = torch.arange(60)
+    figures = find("blocks")(subject)
+    expected = {
+        f"linear_probe_at_{name}": probe(subject, [name], every)
+        for name in ("layer1", "layer2", "layer3")
+    }
+    assert figures == expected
+    assert max(figures.values()) > 0.6
+    together = {"linear_probe_quadrants": probe(subject, None, every)}
+    assert find("quadrants")(subject) == together
+
+
+def test_folds_have_a_mean_and_a_deviation(subject: Subject) -> None:
+    one, two = (probe(subject, None, rows) for rows in subject.data.folds)
+    figures = find("folds")(subject)
+    assert figures["linear_probe_folds"] == pytest.approx((one + two) / 2)
+    assert figures["linear_probe_folds_deviation"] == pytest.approx(abs(one - two) / 2**0.5)
+    without = Subject(subject.encoder, dataclasses.replace(subject.data, folds=()), name="mini")
+    with pytest.raises(DataError, match=r"--protocol folds: .* STL-10 .*, and mini has none"):
+        find("folds")(without)
+
+
+def test_networks_that_do_not_tell_their_blocks() -> None:
+    encoder = Normalized(build_encoder(ModelConfig(name="drlim"), 32), (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(ConfigError, match=r"--features: drlim does not tell its blocks; leave"):
+        PooledBlocks(encoder)

@@ -1,0 +1,159 @@
+"""DrLIM: graphs, pairs and loss by hand, ranks, resume, refusals, and both maps of the paper."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ssgear.config.schema import DataConfig, ModelConfig
+from ssgear.data.batch import Batch
+from ssgear.data.digits import SHIFTS, shifted
+from ssgear.data.scan import decode_all
+from ssgear.data.source import Source
+from ssgear.data.sources import open_source
+from ssgear.errors import ConfigError, DataError
+from ssgear.methods.drlim import DrLIM
+from ssgear.models.encoders import build_encoder
+from tests.engine.training import column, losses, train
+from tests.methods.resuming import stopped_and_resumed
+from tests.ranks import Ranks
+
+QUICK = ("--preset", "drlim-quick", "--method.max-images", "40")
+
+
+def method(**settings: Any) -> DrLIM:
+    torch.manual_seed(0)
+    return DrLIM(DrLIM.Config(**settings), build_encoder(ModelConfig(name="drlim"), 32))
+
+
+def digits() -> Source:
+    return open_source(DataConfig(source="digits"), "train")
+
+
+def test_only_the_digits_that_are_shown() -> None:
+    chosen = method().select(digits())
+    assert chosen.labels is not None and set(chosen.labels.tolist()) == {4, 9}
+    assert len(method(digits=tuple(range(10))).select(digits())) == len(digits())
+
+
+def test_every_image_at_all_shifts() -> None:
+    made = method(max_images=20)
+    wrapped = made.wrap_source(made.select(digits()))
+    assert len(wrapped) == 100
+    pixels, _ = decode_all(wrapped, DataConfig())
+    for place, by in enumerate(SHIFTS):
+        assert torch.equal(pixels[15 + place], shifted(pixels[17], by))
+    assert wrapped.labels is not None and len(set(wrapped.labels[15:20].tolist())) == 1
+
+
+@pytest.mark.parametrize("graph", ["plain", "shift"])
+def test_who_is_a_neighbour(graph: str) -> None:
+    made = method(max_images=20, graph=graph, neighbours=3)
+    pixels, _ = decode_all(made.wrap_source(made.select(digits())), DataConfig())
+    rows = pixels.flatten(1).double()
+    if graph == "shift":
+        rows = rows[2::5]  # as they are
+    distance = torch.cdist(rows, rows).fill_diagonal_(torch.inf)
+    expected = torch.zeros(len(rows), len(rows), dtype=torch.bool)
+    expected.scatter_(1, distance.topk(3, largest=False).indices, True)
+    expected |= expected.T.clone()
+    expected.fill_diagonal_(True)
+    if graph == "shift":
+        expected = expected.repeat_interleave(5, 0).repeat_interleave(5, 1)
+    assert made.graph is not None
+    every = torch.cartesian_prod(torch.arange(100), torch.arange(100))
+    assert torch.equal(made.graph.joined(every[:, 0], every[:, 1]), expected.flatten())
+
+
+def test_the_loss_is_of_one_neighbour_and_one_other() -> None:
+    made = method(max_images=20, margin=0.9)
+    pixels, _ = decode_all(made.wrap_source(made.select(digits())), DataConfig())
+    images = pixels.float() / 127.5 - 1
+    index = torch.tensor([7, 30, 99])
+    position = torch.arange(3)
+    batch = Batch(
+        views=[images[index]], index=index, position=position, fetch=images.__getitem__, seed=2
+    )
+    assert made.graph is not None
+    near, far = made.graph.draw(index, seed=2, epoch=0)
+    z = made.encoder(images).double().detach()
+    expected = 0.0
+    for i, j, k in zip(index.tolist(), near.tolist(), far.tolist(), strict=True):
+        expected += float((z[i] - z[j]).square().sum()) / 2
+        expected += max(0.0, 0.9 - float((z[i] - z[k]).norm())) ** 2 / 2
+    zs = made.embed(made.phases[0], batch)
+    total = made.loss_of(made.phases[0], zs, batch).total
+    assert float(total.detach()) == pytest.approx(expected / 6, rel=1e-4)
+
+
+def train_drlim(output: Path, *options: str) -> list[float]:
+    return train(output, *QUICK, "--optim.max-steps", "6", *options)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Ranks]:
+    ranks = Ranks(2)
+    yield ranks
+    ranks.close()
+
+
+def test_two_ranks_micro_batches_and_another_loader_equal_one_process(
+    pair: Ranks, tmp_path: Path
+) -> None:
+    one = train_drlim(tmp_path / "one")
+    assert pair.run(train_drlim, tmp_path / "two")[0] == pytest.approx(one, abs=1e-5)
+    for name, options in (
+        ("cached", ("--optim.micro-batch", "8")),
+        ("torch", ("--data.loader", "torch", "--data.workers", "0")),
+    ):
+        assert train_drlim(tmp_path / name, *options) == pytest.approx(one, abs=1e-5)
+    assert len(set(one)) == len(one)
+
+
+def test_a_stopped_run_resumes_to_the_bit(tmp_path: Path) -> None:
+    whole, resumed = stopped_and_resumed(tmp_path, *QUICK)
+    assert losses(whole) == losses(resumed)
+    assert column(whole, "distance_of_others") == column(resumed, "distance_of_others")
+
+
+def test_what_is_refused() -> None:
+    for wrong in ({"neighbours": 0}, {"margin": 0.0}, {"digits": ()}, {"max_images": 1}):
+        option = next(iter(wrong)).replace("_", "-")
+        with pytest.raises(ConfigError, match=rf"--method\.{option}"):
+            method(**wrong)
+    with pytest.raises(ConfigError, match=r"--method\.digits: no image is of class 11 or 12"):
+        method(digits=(11, 12)).select(digits())
+    with pytest.raises(ConfigError, match=r"--method\.neighbours: 5 of 5 images"):
+        method(max_images=5).wrap_source(method().select(digits()))
+    with pytest.raises(
+        ConfigError, match=r"--method\.neighbours: with 5 an image belongs to all 6"
+    ):
+        method(max_images=6, graph="shift").wrap_source(method().select(digits()))
+    unlabelled = digits()
+    unlabelled.labels = None
+    with pytest.raises(DataError, match=r"--method\.digits: chooses images by their labels"):
+        method().select(unlabelled)
+
+
+@pytest.mark.parametrize(("graph", "low", "high"), [("plain", 0.75, 1.0), ("shift", 0.0, 0.5)])
+def test_the_shift_can_be_read_from_one_map_and_not_from_the_other(
+    graph: str, low: float, high: float, run_ssgear: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = ("--preset", "drlim-quick", "--method.graph", graph, "--optim.epochs", "5")
+    done = run_ssgear("train", *words, "--output", run, "--engine.threads", "1")
+    assert done.status == 0, done.err
+    summary = json.loads((run / "summary.json").read_text())
+    assert low <= summary["shift_knn"] <= high
+    assert summary["classes"] == list("0123456789")
+    assert summary["num_test"] == 76
+    page = (run / "report.html").read_text()
+    assert "Map of moved images" in page
+    for name in ("-6 px", "unmoved", "+3 px"):
+        assert name in page
+    assert "pushes the third away" in page
