@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ssgear import registry
-from ssgear.config import arguments, cli
+from ssgear.config import arguments, cli, presets
 from ssgear.config.arguments import Given
 from ssgear.config.options import options_of
 from ssgear.config.schema import DataConfig
@@ -44,8 +44,10 @@ USAGE = "python -m ssgear.generate"
 class Generation:
     """What to generate, how much of it, and where it goes."""
 
+    preset: str | None = None
+    """Published setting: sd2-caption-tiny-imagenet, sd-image-unclip; other options change it."""
     generator: str = "gan"
-    """View generator: gan."""
+    """View generator: gan, icgan, sd2-caption, sd-image, or a class: package.module:Class."""
     count: int | None = None
     """Images that the store is to hold, for a generator that draws from noise; may be larger
     later."""
@@ -107,6 +109,9 @@ def parse(words: Sequence[str]) -> tuple[Generation, Any, tuple[str, ...]]:
     """
     given, help_wanted = arguments.read(words)
     given = [part for each in given for part in _with_output(each)]
+    preset, name = _last(given, "preset"), _last(given, "generator")
+    if preset is not None:
+        given = [*presets.given_by_views(preset, name), *given]
     name = _last(given, "generator") or Generation.generator
     kind = registry.load("views", name, "--generator")
     options = {**options_of(Generation), **options_of(kind.Config)}

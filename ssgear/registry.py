@@ -19,6 +19,8 @@ from ssgear.errors import ConfigError, did_you_mean
 PACKAGE = Path(__file__).parent
 BASES = {"methods": "Method", "views": "Generator"}
 """Folder of a kind of thing -> class in its `base.py` that each of them derives from."""
+OPTIONS = {"methods": "method", "views": "generator"}
+"""Folder of a kind of thing -> option that names one, and key of a preset's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class Preset:
     about: str
     """One line of help."""
     settings: Mapping[str, Any]
-    """Dotted key -> value; the key `method` names the method."""
+    """Dotted key -> value; the key `method` (or `generator`) names whose it is."""
 
 
 def canonical(name: str) -> str:
@@ -54,8 +56,9 @@ def presets(kind: str = "methods") -> dict[str, Preset]:
     found: dict[str, Preset] = {}
     for file in _files(kind):
         for name, settings in _presets_of(file).items():
-            keys = {"method": canonical(file.stem), **settings}
-            found[name] = Preset(name=name, about=_summary(keys), settings=keys)
+            owner = canonical(file.stem)
+            keys = {OPTIONS[kind]: owner, **settings}
+            found[name] = Preset(name=name, about=_summary(owner, keys), settings=keys)
     return found
 
 
@@ -104,11 +107,11 @@ def _presets_of(file: Path) -> dict[str, dict[str, Any]]:
     return {}
 
 
-def _summary(keys: Mapping[str, Any]) -> str:
+def _summary(owner: str, keys: Mapping[str, Any]) -> str:
     source = keys.get("data.source")
     epochs = keys.get("optim.epochs")
     parts = [
-        f"{keys['method']} on {source}" if source else str(keys["method"]),
+        f"{owner} on {source}" if source else owner,
         str(keys.get("model.name", "")),
         str(keys.get("optim.name", "")),
         f"{epochs} epochs" if epochs else "",

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ssgear import generate, registry
 from ssgear.config.schema import DataConfig, ViewsConfig
 from ssgear.data.sources import open_source
 from ssgear.data.stored_views import open_stored
@@ -260,3 +261,32 @@ def test_options_of_the_other_kind_of_generator(
     done = run_ssgear(*of_images(paired, tmp_path / "store", "--views", 0))
     assert done.complaint == "ssgear: --views: 0 is not possible; use at least 1"
     assert not (tmp_path / "store").exists() and not (tmp_path / "x").exists()
+
+
+def test_help_names_every_generator_and_preset(run_ssgear: Ssgear) -> None:
+    said = " ".join(run_ssgear("generate", "--help").out.replace("│", " ").split())
+    for name in (*registry.names("views"), *registry.presets("views")):
+        assert name in said, name
+
+
+def test_a_preset_stands_below_what_is_typed() -> None:
+    asked, own, _ = generate.parse(
+        ["--steps", "7", "--preset", "sd_image_unclip", "--output", "x", "--model", "m"]
+    )
+    assert (asked.generator, asked.views, own.kind, own.guidance) == ("sd-image", 10, "unclip", 10)
+    assert own.steps == 7  # the preset's 10 gives way, wherever it stands
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--preset sd-image-unclp", "--preset: unknown preset 'sd-image-unclp' (did you mean"),
+        (
+            "--preset sd-image-unclip --generator gan",
+            "--generator: preset sd-image-unclip is of sd-image, not of gan; leave --generator",
+        ),
+    ],
+)
+def test_presets_that_do_not_fit(words: str, message: str, run_ssgear: Ssgear) -> None:
+    done = run_ssgear("generate", *words.split(), "--output", "x")
+    assert done.status == 2 and done.complaint.startswith(f"ssgear: {message}")

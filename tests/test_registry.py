@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ class BarlowTwins(_Shared):
 
 
 @pytest.fixture
-def methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of methods in place of the package's own."""
     folder = tmp_path / "methods"
     folder.mkdir()
@@ -40,10 +41,13 @@ def methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / f"{other}.py").write_text("raise AssertionError('is no method')\n")
     (folder / "notes.txt").write_text("no method either")
     monkeypatch.setattr(registry, "PACKAGE", tmp_path)
-    monkeypatch.setattr(ssgear.methods, "__path__", [*ssgear.methods.__path__, str(folder)])
-    for name in ("barlow_twins", "byol"):
-        monkeypatch.delitem(sys.modules, f"ssgear.methods.{name}", raising=False)
-    return folder
+    monkeypatch.setattr(ssgear.methods, "__path__", [str(folder), *ssgear.methods.__path__])
+    names = [f"ssgear.methods.{name}" for name in ("barlow_twins", "byol")]
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield folder
+    for name in names:
+        sys.modules.pop(name, None)
 
 
 def test_names_are_file_names_with_hyphens(methods: Path) -> None:

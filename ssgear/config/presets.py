@@ -10,6 +10,7 @@ import inspect
 from typing import Any
 
 from ssgear import registry
+from ssgear.config.arguments import Given
 from ssgear.config.layers import Layer, layer_of
 from ssgear.errors import ConfigError, did_you_mean
 from ssgear.registry import Preset
@@ -68,6 +69,25 @@ def collect() -> dict[str, Preset]:
             about, name = inspect.getdoc(value) or "", name.replace("_", "-")
             found[name] = Preset(name=name, about=about, settings=value())
     return {**found, **registry.presets()}
+
+
+def given_by_views(name: str, generator: str | None) -> list[Given]:
+    """Return what a preset of views says, as if it stood first on the command line."""
+    known = registry.presets("views")
+    name = name.replace("_", "-")
+    if name not in known:
+        raise ConfigError(
+            f"--preset: unknown preset {name!r}{did_you_mean(name, known)}; "
+            f"known: {', '.join(known)}"
+        )
+    settings = known[name].settings
+    if generator is not None and registry.canonical(generator) != settings["generator"]:
+        raise ConfigError(
+            f"--generator: preset {name} is of {settings['generator']}, not of {generator}; leave "
+            "--generator away"
+        )
+    flags = {key: "--" + key.replace("_", "-") for key in settings}
+    return [Given(flag=flags[key], key=key, words=(str(settings[key]),)) for key in settings]
 
 
 def layer(name: str) -> Layer:
