@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ class BarlowTwins(_Shared):
 
 
 @pytest.fixture
-def methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of methods in place of the package's own."""
     folder = tmp_path / "methods"
     folder.mkdir()
@@ -41,13 +40,10 @@ def methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (folder / f"{other}.py").write_text("raise AssertionError('is no method')\n")
     (folder / "notes.txt").write_text("no method either")
     monkeypatch.setattr(registry, "PACKAGE", tmp_path)
-    monkeypatch.setattr(ssgear.methods, "__path__", [str(folder), *ssgear.methods.__path__])
-    names = [f"ssgear.methods.{name}" for name in ("barlow_twins", "byol")]
-    for name in names:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield folder
-    for name in names:
-        sys.modules.pop(name, None)
+    monkeypatch.setattr(ssgear.methods, "__path__", [*ssgear.methods.__path__, str(folder)])
+    for name in ("barlow_twins", "byol"):
+        monkeypatch.delitem(sys.modules, f"ssgear.methods.{name}", raising=False)
+    return folder
 
 
 def test_names_are_file_names_with_hyphens(methods: Path) -> None:
