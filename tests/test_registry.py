@@ -10,13 +10,13 @@ import ssgear.methods
 from ssgear import registry
 from ssgear.errors import ConfigError
 
-METHOD = '''"""Barlow Twins (Zbontar et al. 2021): redundancy reduction.
+METHOD = '''"""Twin Towers (Nobody et al. 2021): redundancy reduction.
 
 More text.
 """
 from ssgear.methods.base import Group, Method
 
-PRESETS = {"barlow-quick": {"optim.epochs": 3, "model.name": "resnet_tiny"}, "barlow-long": {}}
+PRESETS = {"twin-quick": {"optim.epochs": 3, "model.name": "resnet_tiny"}, "twin-long": {}}
 
 class _Shared(Method):
     pass
@@ -24,7 +24,7 @@ class _Shared(Method):
 class Twins(Group):
     pass
 
-class BarlowTwins(_Shared):
+class TwinTowers(_Shared):
     """Twins."""
 '''
 
@@ -34,57 +34,59 @@ def methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of methods in place of the package's own."""
     folder = tmp_path / "methods"
     folder.mkdir()
-    (folder / "barlow_twins.py").write_text(METHOD)
-    (folder / "byol.py").write_text("from ssgear.methods.base import Method\nPRESETS: dict = {}\n")
+    (folder / "twin_towers.py").write_text(METHOD)
+    (folder / "upside.py").write_text(
+        "from ssgear.methods.base import Method\nPRESETS: dict = {}\n"
+    )
     for other in ("base", "_shared", "__init__"):
         (folder / f"{other}.py").write_text("raise AssertionError('is no method')\n")
     (folder / "notes.txt").write_text("no method either")
     monkeypatch.setattr(registry, "PACKAGE", tmp_path)
     monkeypatch.setattr(ssgear.methods, "__path__", [*ssgear.methods.__path__, str(folder)])
-    for name in ("barlow_twins", "byol"):
+    for name in ("twin_towers", "upside"):
         monkeypatch.delitem(sys.modules, f"ssgear.methods.{name}", raising=False)
     return folder
 
 
 def test_names_are_file_names_with_hyphens(methods: Path) -> None:
-    assert registry.names("methods") == ("barlow-twins", "byol")
+    assert registry.names("methods") == ("twin-towers", "upside")
 
 
 def test_about_is_the_first_line_of_the_docstring(methods: Path) -> None:
     assert registry.about("methods") == {
-        "barlow-twins": "Barlow Twins (Zbontar et al. 2021): redundancy reduction.",
-        "byol": "",
+        "twin-towers": "Twin Towers (Nobody et al. 2021): redundancy reduction.",
+        "upside": "",
     }
 
 
-@pytest.mark.parametrize("name", ["barlow-twins", "barlow_twins", "Barlow-Twins"])
+@pytest.mark.parametrize("name", ["twin-towers", "twin_towers", "Twin-Towers"])
 def test_load_finds_the_one_public_method_of_the_file(methods: Path, name: str) -> None:
-    assert registry.load("methods", name).__name__ == "BarlowTwins"
+    assert registry.load("methods", name).__name__ == "TwinTowers"
 
 
 def test_load_of_a_file_without_a_method_is_our_bug(methods: Path) -> None:
-    with pytest.raises(TypeError, match=r"byol.py defines 0 public classes of Method"):
-        registry.load("methods", "byol")
+    with pytest.raises(TypeError, match=r"upside.py defines 0 public classes of Method"):
+        registry.load("methods", "upside")
 
 
 def test_presets_carry_their_method(methods: Path) -> None:
     found = registry.presets()
-    assert list(found) == ["barlow-quick", "barlow-long"]
-    assert found["barlow-quick"].settings == {
-        "method": "barlow-twins",
+    assert list(found) == ["twin-quick", "twin-long"]
+    assert found["twin-quick"].settings == {
+        "method": "twin-towers",
         "optim.epochs": 3,
         "model.name": "resnet_tiny",
     }
-    assert found["barlow-quick"].about == "barlow-twins, resnet_tiny, 3 epochs"
-    assert found["barlow-long"].about == "barlow-twins"
+    assert found["twin-quick"].about == "twin-towers, resnet_tiny, 3 epochs"
+    assert found["twin-long"].about == "twin-towers"
 
 
 def test_unknown_name_lists_the_known(methods: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        registry.load("methods", "barlow_twin")
+        registry.load("methods", "twin_tower")
     assert str(caught.value) == (
-        "--method: unknown method 'barlow_twin' (did you mean barlow-twins?); "
-        "known: barlow-twins, byol"
+        "--method: unknown method 'twin_tower' (did you mean twin-towers?); "
+        "known: twin-towers, upside"
     )
     with pytest.raises(ConfigError, match=r"^run\.json: method: unknown method 'gpt'; known: "):
         registry.load("methods", "gpt", "run.json: method")

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ssgear.data.batch import Batch
 from ssgear.losses import byol
-from ssgear.methods._pairs import check_widths, halves, mean_over_pairs
+from ssgear.losses.pairs import halves, mean_over_pairs
 from ssgear.methods.base import Group, LossTerms, Method, Phase
-from ssgear.models.heads import mlp, seeded
+from ssgear.models.heads import check_widths, mlp, seeded
 from ssgear.models.momentum import MomentumCopy, check_momentum
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ between ranks against a leak through batch norm; here GPUs synchronise its stati
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -17,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssgear.data.batch import Batch
-from ssgear.errors import ConfigError
+from ssgear.errors import ConfigError, require
 from ssgear.losses import info_nce
-from ssgear.methods._pairs import check_temperature, check_widths, halves, mean_over_pairs
+from ssgear.losses.pairs import halves, mean_over_pairs
 from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
-from ssgear.models.heads import mlp, seeded
+from ssgear.models.heads import check_widths, mlp, seeded
 from ssgear.models.momentum import MomentumCopy, check_momentum
 from ssgear.models.queue import Queue, check_queue_length
 
@@ -134,7 +135,8 @@ class MoCo(Method):
 
         def __post_init__(self) -> None:
             """Refuse what defines no loss."""
-            check_temperature(self.temperature)
+            tau, right = self.temperature, "use a value above 0"
+            require(0 < tau < math.inf, "--method.temperature", tau, right)
             check_momentum(self.momentum, self.final_momentum)
             check_widths(
                 projector_dims=self.projector_dims,

@@ -7,6 +7,7 @@ its positive and those of the batch of all ranks are the candidates, as in the p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -16,10 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssgear.data.batch import Batch
+from ssgear.errors import require
 from ssgear.losses import info_nce
-from ssgear.methods._pairs import check_temperature, check_widths, halves, mean_over_pairs
+from ssgear.losses.pairs import halves, mean_over_pairs
 from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
-from ssgear.models.heads import mlp, seeded
+from ssgear.models.heads import check_widths, mlp, seeded
 from ssgear.models.queue import Queue, check_queue_length
 
 if TYPE_CHECKING:
@@ -102,7 +104,8 @@ class NNCLR(Method):
 
         def __post_init__(self) -> None:
             """Refuse what defines no loss."""
-            check_temperature(self.temperature)
+            tau, right = self.temperature, "use a value above 0"
+            require(0 < tau < math.inf, "--method.temperature", tau, right)
             check_widths(
                 projector_dims=self.projector_dims,
                 predictor_dim=self.predictor_dim,

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ssgear.data.batch import Batch
 from ssgear.losses import negative_cosine
-from ssgear.methods._pairs import check_widths, halves, mean_over_pairs
+from ssgear.losses.pairs import halves, mean_over_pairs
 from ssgear.methods.base import Group, LossTerms, Method, Phase
-from ssgear.models.heads import mlp, seeded
+from ssgear.models.heads import check_widths, mlp, seeded
 
 if TYPE_CHECKING:
     from ssgear.models.encoders import Encoder

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ssgear.errors import ConfigError
+from ssgear.errors import ConfigError, require
 
 
 @contextmanager
@@ -53,6 +53,15 @@ def mlp(
         if not last:
             layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
+
+
+def check_widths(**widths: int | Sequence[int]) -> None:
+    """Refuse layers of no width, each by the field of a method's settings that has it."""
+    for name, width in widths.items():
+        every = [width] if isinstance(width, int) else [*width]
+        right = "use 1 or more" if isinstance(width, int) else "give at least one width, each >= 1"
+        option = f"--method.{name.replace('_', '-')}"
+        require(bool(every) and min(every) >= 1, option, width, right)
 
 
 def _norm(norm: str, width: int) -> nn.Module:
