@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from ssgear.losses import sinkhorn, swav
 from ssgear.methods.base import Facts
 from ssgear.methods.swav import SwAV
 from ssgear.models.encoders import build_encoder
+from tests.data.view_stores import folder
+from tests.methods.contract import arguments, train
 
 ROWS, SIDE, WIDTH, PROTOTYPES = 6, 16, 5, 4
 
@@ -145,6 +148,16 @@ def test_views_of_a_set() -> None:
     assert len(build(code_views=3).view_specs(view_set("simclr"))) == 3
     with pytest.raises(ConfigError, match=r"code-views: 3 .* begins with 2 of full size; use 2"):
         build(code_views=3).view_specs(view_set("swav-multicrop"))
+
+
+def test_multi_crop_trains_whole_and_in_slices(tmp_path: Path) -> None:
+    """Two crops of 16 and six of 7 pixels: gradients are those of the whole."""
+    images = folder(tmp_path / "images", 40)
+    given = ("--data.augmentation", "swav-multicrop", "--optim.max-steps", "4")
+    whole = train(arguments("swav", tmp_path / "whole", images, *given))
+    sliced = arguments("swav", tmp_path / "sliced", images, *given, "--optim.micro-batch", "6")
+    assert train(sliced) == pytest.approx(whole, rel=2e-5)
+    assert len(set(whole)) == 4
 
 
 @pytest.mark.parametrize(
