@@ -22,7 +22,7 @@ class DataConfig:
 
     source: str = "auto"
     """mini, digits (embedded), cifar10, cifar100, stl10, mnist, tiny-imagenet, folder, tar,
-    webdataset; auto."""
+    webdataset."""
     path: Path | None = None
     """Folder or tar file of the images; folder or pattern of shards (train-{0000..0099}.tar)."""
     test_path: Path | None = None

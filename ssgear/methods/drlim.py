@@ -111,18 +111,24 @@ class DrLIM(Method):
         return (AugmentSpec(mean=(0.5,) * 3, std=(0.5,) * 3),)
 
     def select(self, source: Source) -> Source:
-        """Return the images of the classes that are shown."""
+        """Return the images of the classes that are shown, which are then all that there are."""
         if source.labels is None:
             raise DataError(
                 "--method.digits: chooses images by their labels, and these have none; use "
                 "--data.source digits or mnist, class folders, or --data.labels"
             )
-        chosen = torch.isin(source.labels, torch.tensor(self.config.digits)).nonzero()[:, 0]
+        shown = torch.tensor(sorted(set(self.config.digits)))
+        chosen = torch.isin(source.labels, shown).nonzero()[:, 0]
         if not len(chosen):
             raise ConfigError(
                 f"--method.digits: no image is of class {' or '.join(map(str, self.config.digits))}"
             )
-        return source.subset(chosen)
+        part = source.subset(chosen)
+        part.labels = torch.searchsorted(shown, source.labels[chosen])
+        if source.classes is not None:
+            names = dict(enumerate(source.classes))
+            part.classes = tuple(names.get(digit, str(digit)) for digit in shown.tolist())
+        return part
 
     def wrap_source(self, source: Source) -> Source:
         """Return every image at all shifts: of image i at shift s, number 5 i + s."""
