@@ -31,8 +31,7 @@ SMALL_SIDE = 96
 """Images up to this side count as small: kept resident, trained at their own size."""
 
 Streams = Callable[[int], Sequence[str]]
-"""The streams that the step of that number (from the start of the run) draws a batch from, in
-order."""
+"""The streams that a step, counted from the start of the run, draws a batch from, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +259,11 @@ def choose_engine(
             "--data.loader: resident needs images of one square size; "
             "use --data.loader torch, or resize them first"
         )
-    return config.loader, "asked for by --data.loader"
+    asked = "asked for by --data.loader"
+    if config.loader != "dali" or device is None or device.type != "cuda":
+        return config.loader, asked
+    problem = _dali_problem(config, source, specs, device)
+    return "dali", f"{asked}, though {problem}" if problem else asked
 
 
 def _by_files(
@@ -273,14 +276,20 @@ def _by_files(
     """Choose among the engines that read files: DALI where it can use a GPU, and does it well."""
     if device is None or device.type != "cuda":
         return "torch", reason
-    problem = dali_pipeline.why_not(device)
-    if not problem:
-        from ssgear.data import dali_check  # DALI's engine stands on this room
-
-        problem = dali_check.fault(source, specs, view_size(config, source), device)
+    problem = _dali_problem(config, source, specs, device)
     if problem:
         return "torch", f"{reason}; {problem}"
     return "dali", f"{reason}; the GPU decodes them"
+
+
+def _dali_problem(
+    config: DataConfig, source: Source, specs: Sequence[AugmentSpec], device: torch.device
+) -> str:
+    """Return what keeps DALI from feeding a GPU, or what is wrong with its crops there."""
+    from ssgear.data.dali_check import fault  # DALI's engine stands on this room
+
+    problem = dali_pipeline.why_not(device)
+    return problem or fault(source, specs, view_size(config, source), device)
 
 
 def _policy_engine(config: DataConfig) -> tuple[str, str]:

@@ -22,6 +22,19 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 FOLDER = Path(__file__).parents[1]
 PREFIX = "_native-torch-"
+OPERATORS = (
+    "augment",
+    "augment_params",
+    "gradient_penalty",
+    "gradient_penalty_backward",
+    "gradient_penalty_double_backward",
+    "gradient_penalty_interpolate",
+    "log_sum_exp",
+    "philox_uniform",
+    "philox_words",
+    "weighted_rows",
+)
+"""What csrc/ defines; a library that lacks one was built from older sources."""
 MEND = "install ssgear again, with --no-build-isolation, where torch and a C++ compiler are"
 
 
@@ -61,4 +74,7 @@ def _load(folder: Path, version: str) -> str:
     except (OSError, RuntimeError) as error:
         line = str(error).partition("\n")[0]
         return f"the C++ operators cannot be loaded: {line}; {MEND}"
+    missing = [name for name in OPERATORS if not hasattr(torch.ops.ssgear_native, name)]
+    if missing:
+        return f"the C++ operators are of an older ssgear, without {' and '.join(missing)}; {MEND}"
     return ""

@@ -203,6 +203,8 @@ def test_dali_is_chosen_where_there_is_a_gpu(
     fault = "DALI's crops are not ours: 12 % of the pixels"
     chosen, why = choose_engine(files, source, device=gpu)
     assert chosen == "torch" and why.endswith(f"MB decoded; {fault}")
+    chosen, why = choose_engine(DataConfig(loader="dali"), source, device=gpu)
+    assert chosen == "dali" and why == f"asked for by --data.loader, though {fault}"
     problem = "NVIDIA DALI is not installed; pip install it"
     chosen, why = choose_engine(files, source, device=gpu)
     assert chosen == "torch" and why.endswith(problem)

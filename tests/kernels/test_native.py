@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,19 @@ def test_without_a_library_the_reason_names_the_mend(tmp_path: Path) -> None:
         "the C++ operators were not built; install ssgear again, with --no-build-isolation, "
         "where torch and a C++ compiler are"
     )
+
+
+def test_the_operators_are_those_of_the_sources() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "csrc").glob("*.cpp"))
+    defined = re.findall(r'library\.def\(\s*"(\w+)\(', sources)
+    assert sorted(defined) == list(native.OPERATORS)
+
+
+@BUILT
+def test_a_library_of_older_sources_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "OPERATORS", (*native.OPERATORS, "of_tomorrow"))
+    reason = native._load.__wrapped__(native.FOLDER, str(torch.__version__))
+    assert reason.startswith("the C++ operators are of an older ssgear, without of_tomorrow; ")
 
 
 def test_a_library_of_another_torch_is_not_touched(tmp_path: Path) -> None:
