@@ -182,6 +182,8 @@ def compiled_step(run: Run, limit_s: float) -> tuple[Step, float]:
     Compilers are processes of their own, so that only ending the whole group leaves the machine
     quiet for what is measured next.
     """
+    if os.getpgrp() != os.getpid():  # started by a script: its group is not ours to end
+        os.setpgid(0, 0)
     step = joint_step(run)
     late = threading.Timer(limit_s, lambda: os.killpg(os.getpgrp(), signal.SIGKILL))
     late.daemon = True
