@@ -201,7 +201,8 @@ def _entries(
 
 def _check(views: Views, rows: int, generator: Generator) -> None:
     """Refuse what does not fit the rows that were asked for: a bug of the generator."""
-    shape, wanted = tuple(views.images.shape), (rows, 3, generator.size, generator.size)
+    shape = (*views.images.shape, str(views.images.dtype))
+    wanted = (rows, 3, generator.size, generator.size, "torch.uint8")
     lengths = [len(views.metadata), *(len(x) for x in (views.failed, views.upscaled) if x)]
     if shape != wanted or any(length != rows for length in lengths):
         name = type(generator).__name__

@@ -69,3 +69,20 @@ def test_settings_tell_sets_apart_and_do_not_say_where_they_lie(tmp_path: Path) 
 def test_the_test_split_is_left_out(tmp_path: Path) -> None:
     config = DataConfig(test_share=0.4, workers=0, path=folder(tmp_path / "a", 20))
     assert len(open_originals(config, 8)) == pytest.approx(12, abs=4)
+
+
+def test_what_cannot_be_read_any_more_is_grey_and_named(tmp_path: Path) -> None:
+    found = opened(folder(tmp_path / "a"))
+    (tmp_path / "a" / "3.png").write_bytes(b"no image")
+    pixels, about, unreadable = found.read(range(2, 7))
+    assert torch.equal(pixels[[0, 2, 3, 4]], found.load([2, 4, 0, 1]))
+    assert (pixels[1] == 128).all() and unreadable == {1: "not an image that can be read"}
+    assert about == [found.about(2), {}, found.about(4), found.about(0), found.about(1)]
+
+
+def test_settings_tell_names_apart(tmp_path: Path) -> None:
+    """A view is found by the name of its image, so a set of other names is another set."""
+    before = opened(folder(tmp_path / "a")).settings
+    (tmp_path / "a" / "4.png").rename(tmp_path / "a" / "5.png")
+    after = opened(tmp_path / "a").settings
+    assert before["images_blake2b"] != after["images_blake2b"]

@@ -65,6 +65,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 KILLS = [(3, 150), pytest.param(20, 1500, marks=pytest.mark.slow)]
 
 
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize(("kills", "images"), KILLS)
 def test_killed_at_random_moments_and_finished(
     kills: int, images: int, run_ssgear: Ssgear, tmp_path: Path

@@ -196,3 +196,25 @@ def test_remove_stale_keeps_everything_else(tmp_path: Path) -> None:
     assert atomic.remove_stale(tmp_path) == []
     assert atomic.remove_stale(tmp_path / "absent") == []
     assert names(tmp_path) == [".hidden", "ssgear-partial-x", "step-1"]
+
+
+def test_a_staged_file_appears_when_its_block_ends_well(tmp_path: Path) -> None:
+    final = tmp_path / "final"
+    final.write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic.staged_file(final) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert final.read_bytes() == b"old" and names(tmp_path) == ["final"]
+    with atomic.staged_file(final) as file:
+        file.write(b"new")
+        assert final.read_bytes() == b"old"
+    assert final.read_bytes() == b"new" and names(tmp_path) == ["final"]
+
+
+def test_a_staged_file_that_cannot_be_synced_vanishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC, 0))
+    with pytest.raises(OSError, match="No space"), atomic.staged_file(tmp_path / "final") as file:
+        file.write(b"new")
+    assert names(tmp_path) == []

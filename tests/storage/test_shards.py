@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import io
 import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ssgear.errors import DataError
-from ssgear.storage.shards import list_members, read_span, tar_bytes
+from ssgear.storage.shards import list_members, read_span, spans, tar_blocks, tar_bytes
 
 FILES = [("a.0.webp", b"x" * 513), ("a.0.json", b"{}"), ("b.0.webp", b""), ("b.0.json", b"y" * 512)]
 
@@ -23,6 +26,39 @@ def test_members_are_read_back_at_their_places(tmp_path: Path) -> None:
         for info, (name, data) in zip(archive.getmembers(), FILES, strict=True):
             file = archive.extractfile(info)
             assert info.name == name and file is not None and file.read() == data
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 20])
+def test_the_bytes_are_those_that_tarfile_writes(count: int) -> None:
+    members = (FILES * 5)[:count]
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, data in members:
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            archive.addfile(header, io.BytesIO(data))
+    assert tar_bytes(members) == file.getvalue()
+
+
+def test_places_follow_from_sizes(tmp_path: Path) -> None:
+    (tmp_path / "s.tar").write_bytes(tar_bytes(FILES))
+    sizes = np.array([len(data) for _, data in FILES])
+    assert spans(sizes).tolist() == [m.offset for m in list_members(tmp_path / "s.tar")]
+
+
+def test_one_member_is_asked_for_at_a_time() -> None:
+    asked: list[str] = []
+
+    def members() -> Iterator[tuple[str, bytes]]:
+        for name, data in FILES:
+            asked.append(name)
+            yield name, data
+
+    blocks = tar_blocks(members())
+    for number in range(1, 5):
+        header, data = next(blocks), next(blocks)
+        assert len(header) == 512 and data == FILES[number - 1][1] and len(asked) == number
+        next(blocks)
 
 
 def test_bytes_depend_on_the_members_alone(monkeypatch: pytest.MonkeyPatch) -> None:
