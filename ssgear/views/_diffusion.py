@@ -56,6 +56,10 @@ class Diffusion:
         self._whole = True
         if config.fuse == "on" or (config.fuse == "auto" and device.type == "cuda"):
             self.pipe.fuse_qkv_projections()
+        if config.token_merging:
+            from ssgear.views._token_merging import merge_tokens
+
+            merge_tokens(self.pipe.unet, config.token_merging)
         if config.step_cache > 1:
             from ssgear.views._step_cache import StepCache
 
@@ -79,6 +83,7 @@ class Diffusion:
                 "scheduler": type(self.pipe.scheduler).__name__,
                 "negative_prompt": config.negative_prompt,
                 "step_cache": config.step_cache,
+                "token_merging": float(config.token_merging),
             },
         }
 
@@ -110,7 +115,7 @@ class Diffusion:
 
         `image` is uint8 [3, h, w], of the size of the originals.
         """
-        mode = "none" if self.config.step_cache > 1 else self.config.compile
+        mode = "none" if self.config.changes_unet else self.config.compile
         if mode == "none" or (mode == "auto" and self.device.type == "cpu"):
             return
         from ssgear.views._compile import compile_pipeline
@@ -141,7 +146,8 @@ class Diffusion:
         import torch
 
         if self._exact is None:
-            plain = self.dtype == torch.float32 and self.cache is None and not self.compiled
+            changed = self.config.changes_unet or self.compiled
+            plain = self.dtype == torch.float32 and not changed
             self._exact = self.pipe if plain else self._load(torch.float32)
         return self._exact
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ssgear.errors import ConfigError, require
+from ssgear.views._token_merging import MOST
 from ssgear.views.base import Generator
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class DiffusionConfig(Generator.Config):
     """Images that are denoised at a time."""
     step_cache: int = 1
     """Deep features are made anew every so many steps (DeepCache): faster, other images."""
+    token_merging: float = 0.0
+    """Share of tokens merged around self-attention (ToMe), up to 0.75: faster, other images."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that no sampler takes."""
@@ -80,11 +83,19 @@ class DiffusionConfig(Generator.Config):
             if isinstance(value, int) and not isinstance(value, bool) and field.name not in _FROM_0:
                 require(value >= 1, "--" + field.name.replace("_", "-"), value, "use at least 1")
         require(0 <= self.guidance < math.inf, "--guidance", self.guidance, "use 0 or more")
-        if self.step_cache > 1 and self.compile not in ("auto", "none"):
+        share = self.token_merging
+        require(0 <= share <= MOST, "--token-merging", share, f"use 0 to {MOST}")
+        if self.changes_unet and self.compile not in ("auto", "none"):
+            flag = "--step-cache" if self.step_cache > 1 else "--token-merging"
             raise ConfigError(
-                f"--step-cache: {self.step_cache} leaves out parts of the UNet, which --compile "
-                f"{self.compile} makes one of; use --compile none, or --step-cache 1"
+                f"{flag}: takes the UNet apart, of which --compile {self.compile} makes one piece; "
+                f"use --compile none, or leave {flag} away"
             )
+
+    @property
+    def changes_unet(self) -> bool:
+        """Whether other steps are computed than the model's own."""
+        return self.step_cache > 1 or self.token_merging > 0
 
 
 def dtype_of(precision: str, device: torch.device) -> torch.dtype:

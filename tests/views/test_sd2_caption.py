@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ssgear import registry
 from ssgear.errors import CheckpointError, ConfigError, MissingDependencyError, SsgearError
+from ssgear.views._token_merging import Matching
 from ssgear.views.sd2_caption import SD2Caption
 from tests.tiny_diffusion import save_captioner, save_text_to_image, save_upscaler
 
@@ -189,6 +190,7 @@ def test_settings_name_all_that_decides_pixels(models: Path, tmp_path: Path) -> 
         {"caption_batch": 1},
         {"channels_last": False},
         {"step_cache": 2},
+        {"token_merging": 0.5},
     ]
     for each in options:
         generator.config = generator.diffusion.config = dataclasses.replace(config, **each)
@@ -221,6 +223,42 @@ def test_step_cache_reuses_deep_features(models: Path, images: Tensor) -> None:
     with torch.no_grad():
         whole, kept = unet(*inputs).sample, unet(*inputs).sample
     assert torch.equal(whole, kept)  # nothing has changed, so what was kept is right
+
+
+def test_token_merging_shortens_self_attention(
+    models: Path, generator: SD2Caption, images: Tensor
+) -> None:
+    merging = make(models, token_merging=0.5)
+    seen: list[int] = []
+    block = merging.diffusion.pipe.unet.down_blocks[0].attentions[0].transformer_blocks[0]
+    block.attn1.to_k.register_forward_hook(lambda _, args, made: seen.append(args[0].shape[1]))
+    block.attn2.to_q.register_forward_hook(lambda _, args, made: seen.append(args[0].shape[1]))
+    views = merging.generate(images, IDS, SEEDS)
+    assert set(seen[::2]) == {32} and set(seen[1::2]) == {64}  # of 8 x 8 tokens
+    plain = generator.generate(images, IDS, SEEDS)
+    assert not torch.equal(views.images, plain.images)
+    assert float((views.images.float() - plain.images.float()).abs().mean()) < 20
+    again = merging.generate(torch.cat((255 - images[:2], images[2:])), IDS, SEEDS)
+    assert torch.equal(again.images[2:], views.images[2:])
+
+
+@pytest.mark.parametrize("merged", [0, 1, 20, 48])
+def test_tokens_that_are_alike_merge_without_loss(merged: int) -> None:
+    draw = torch.Generator().manual_seed(5)
+    cells = torch.randn(3, 4, 4, 6, generator=draw)
+    alike = cells.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1, 2)
+    matching = Matching(alike, merged)
+    short = matching.merge(alike)
+    assert short.shape == (3, 64 - merged, 6)
+    assert float((matching.unmerge(short) - alike).abs().max()) < 1e-6
+    x = torch.randn(3, 64, 6, generator=draw)
+    matching = Matching(x, merged)
+    short, made = matching.merge(x), matching.unmerge(matching.merge(x))
+    for row in range(3):  # what went together has its members' mean
+        groups = made[row].unique(dim=0, return_inverse=True)[1]
+        means = torch.stack([x[row][groups == group].mean(0) for group in groups])
+        assert float((means - made[row]).abs().max()) < 1e-5
+        assert len(groups.unique()) == 64 - merged == len(short[row])
 
 
 @pytest.mark.parametrize("scheduler", ["dpm-solver", "euler-ancestral", "lcm", "pndm"])
@@ -269,7 +307,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"caption_batch": 0}, "--caption-batch: 0 is not possible; use at least 1"),
     ({"guidance": float("nan")}, "--guidance: nan is not possible; use 0 or more"),
     ({"prompt": " "}, "--prompt: name what is drawn where a caption is empty"),
-    ({"step_cache": 2, "compile": "inductor"}, "--step-cache: 2 leaves out parts of the UNet"),
+    ({"step_cache": 2, "compile": "inductor"}, "--step-cache: takes the UNet apart"),
+    ({"token_merging": 0.5, "compile": "onnx"}, "--token-merging: takes the UNet apart, of which"),
+    ({"token_merging": 0.8}, r"--token-merging: 0\.8 is not possible; use 0 to 0\.75"),
 ]
 
 
