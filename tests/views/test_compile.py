@@ -275,6 +275,9 @@ def test_a_graph_has_the_precision_of_the_weights_in_every_node(
     weights = {each.name: each.data_type for each in graph.initializer if "module" in each.name}
     assert len(weights) >= 5 and set(weights.values()) == {wanted}
     assert graph.output[0].type.tensor_type.elem_type == wanted
+    onnx.checker.check_model(tmp_path / "model.onnx", full_check=True)
+    if dtype == torch.bfloat16:
+        return  # onnxruntime has no convolution of bfloat16 for CPUs
     with torch.no_grad():
         expected = part.run(inputs)
     session = _onnx.Session(tmp_path, inputs, expected, "onnx")
