@@ -17,7 +17,10 @@ from pathlib import Path
 import torch
 
 TRIES = 9
-PACKAGES = ("torch", "triton", "lightly", "ssgear")
+PACKAGES = (
+    "torch", "triton", "lightly", "diffusers", "onnxruntime", "onnxruntime-gpu", "tensorrt",
+    "ssgear",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

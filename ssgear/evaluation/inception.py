@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from ssgear.errors import ArgumentError, CheckpointError, MissingDependencyError
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.fid import Moments
+from ssgear.models.saved import read_plain
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 """The file as torch-fidelity publishes it."""
@@ -71,7 +71,8 @@ def load_inception(
         MissingDependencyError: torchmetrics or torch-fidelity is not installed.
         CheckpointError: the file is not there, or holds something else.
     """
-    state, digest = _read(path, option)
+    wanted = f"name the file that torch-fidelity publishes, {FILE}"
+    state, data = read_plain(path, option=option, wanted=wanted)
     try:
         from torchmetrics.image.fid import NoTrainInceptionV3
 
@@ -82,6 +83,7 @@ def load_inception(
         network: Any = NoTrainInceptionV3
         name = "inception-v3-compat"
         found = network(name, [features], feature_extractor_weights_path=safe, antialias=False)
+        digest = hashlib.blake2b(data, digest_size=8).hexdigest()
         return Inception(network=found, digest=digest)
     except ImportError:
         raise MissingDependencyError(
@@ -134,20 +136,3 @@ def protocol_of(made: Tensor, real: Tensor, about: About, digest: str) -> str:
         f"{given}) against {len(real):,} {about.real} as squares of {real.shape[-1]} pixels; "
         f"Inception-v3 of weights {digest}, resized without antialiasing"
     )
-
-
-def _read(path: Path, option: str) -> tuple[Mapping[str, Tensor], str]:
-    wanted = f"name the file that torch-fidelity publishes, {FILE}"
-    try:
-        data = path.expanduser().read_bytes()
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{option}: {path}: {error.strerror or error}; {wanted}") from None
-    except Exception:  # what the unpickler meets in a foreign file is anything
-        raise CheckpointError(f"{option}: {path}: is no file of plain weights; {wanted}") from None
-    plain = isinstance(state, Mapping) and all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    )
-    if not plain:
-        raise CheckpointError(f"{option}: {path}: holds more than weights; {wanted}")
-    return state, hashlib.blake2b(data, digest_size=8).hexdigest()

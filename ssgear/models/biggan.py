@@ -13,21 +13,17 @@ against published weights. Shapes: N images, Z noise, F features, C channels, H 
 
 from __future__ import annotations
 
-import hashlib
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssgear.errors import CheckpointError, first_line
+from ssgear.errors import CheckpointError
 from ssgear.kernels import philox
 from ssgear.models import saved
 
@@ -219,37 +215,20 @@ def load_biggan(path: Path, *, option: str = "--weights") -> tuple[BigGANGenerat
     problem = saved.misfit(generator, plain)
     if problem is not None:
         raise CheckpointError(f"{wrong}: {problem}")
+    wild = [name for name, value in plain.items() if not bool(torch.isfinite(value).all())]
+    if wild:
+        raise CheckpointError(f"{wrong}: {wild[0]} holds values that are not finite")
     generator.load_state_dict(plain, assign=True)
     return generator.eval().requires_grad_(False), digest
 
 
 def read_state(path: Path, option: str) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors of a file, float32, and a digest of it; no code in it is run."""
+    """Return the tensors of a published file, float32 and without `module.`, and its digest."""
     wanted = "name a safetensors file or a pickle of plain weights (a state dict)"
-    try:
-        data = path.expanduser().read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{option}: {path}: {error.strerror or error}; {wanted}") from None
-    try:
-        if path.suffix == ".safetensors":
-            state: object = safetensors.torch.load(data)
-        else:
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise CheckpointError(f"{option}: {path}: {first_line(error)}; {wanted}") from None
-    except Exception:  # what the unpickler meets in a foreign file is anything
-        raise CheckpointError(f"{option}: {path}: is no file of plain weights; {wanted}") from None
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    plain = isinstance(state, Mapping) and all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    )
-    if not isinstance(state, Mapping) or not plain:
-        raise CheckpointError(f"{option}: {path}: holds more than weights; {wanted}")
+    state, data = saved.read_plain(path, option=option, wanted=wanted)
     named = {name.removeprefix("module."): value for name, value in state.items()}
     wide = {name: v.float() if v.is_floating_point() else v for name, v in named.items()}
-    return wide, hashlib.blake2b(data, digest_size=16).hexdigest()
+    return wide, saved.digest_of(data)
 
 
 def folded(state: Mapping[str, Tensor], name: str) -> Tensor:

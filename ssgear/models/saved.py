@@ -8,12 +8,14 @@ numbers and names only: reading them runs no code.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -68,6 +70,38 @@ def read_weights(path: Path, name: str) -> tuple[dict[str, Tensor], str]:
         return safetensors.torch.load(data), digest_of(data)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: truncated or not a safetensors file ({error})") from None
+
+
+def read_plain(path: Path, *, option: str, wanted: str) -> tuple[dict[str, Tensor], bytes]:
+    """Return the tensors of somebody else's file of weights, and its bytes; no code in it is run.
+
+    Args:
+        path: safetensors by its name, else a pickle of tensors.
+        option: Who asked, for errors.
+        wanted: What would be right, for errors.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds more than tensors by name.
+    """
+    try:
+        data = path.expanduser().read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{option}: {path}: {error.strerror or error}; {wanted}") from None
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load(data), data
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception:  # what the unpickler meets in a foreign file is anything
+        raise CheckpointError(f"{option}: {path}: is no file of plain weights; {wanted}") from None
+    for key in ("state_dict", "model"):  # training scripts keep theirs beside epoch and optimiser
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    plain = isinstance(state, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
+    if not plain:
+        raise CheckpointError(f"{option}: {path}: holds more than weights; {wanted}")
+    return dict(state), data
 
 
 def read_description(path: Path) -> dict[str, Any]:

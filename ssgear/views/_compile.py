@@ -198,7 +198,7 @@ def _facts(part: Part, inputs: Inputs, how: str) -> dict[str, Any]:
     return {
         "part": part.name,
         "how": how,
-        "opset": _onnx.OPSET,
+        "opset": _onnx.opset(inputs),
         "weights": _engines.fingerprint(part.module),
         "inputs": {name: [str(v.dtype), list(v.shape)] for name, v in inputs.items()},
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},

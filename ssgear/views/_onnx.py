@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GRAPH = "model.onnx"
-OPSET = 18
-"""Attention stays products and a softmax in it, which TensorRT fuses; later ones have nodes that
-it does not take."""
+OPSET, OPSET_BFLOAT16 = 18, 22
+"""In both attention stays products and a softmax, which TensorRT fuses; convolutions of bfloat16
+exist from the second on."""
 NEEDS = {
     "tensorrt": 'pip install "ssgear[tensorrt]" (onnxruntime-gpu, tensorrt)',
     "onnx": 'pip install "ssgear[onnx]" (onnx, onnxruntime, onnxscript)',
@@ -82,11 +82,16 @@ def export(part: Part, inputs: Inputs, folder: Path) -> None:
             folder / GRAPH,
             input_names=[tensor_name(name) for name in names],
             output_names=["made"],
-            opset_version=OPSET,
+            opset_version=opset(inputs),
             dynamo=True,
             external_data=True,
             verbose=False,
         )
+
+
+def opset(inputs: Inputs) -> int:
+    """Return the version of the ONNX operators that a part is exported in."""
+    return OPSET_BFLOAT16 if str(inputs["sample"].dtype) == "torch.bfloat16" else OPSET
 
 
 def tensor_name(name: str) -> str:

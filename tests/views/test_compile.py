@@ -16,7 +16,7 @@ from torch import Tensor
 from ssgear.errors import ConfigError, MissingDependencyError
 from ssgear.views import _compile, _engines, _onnx
 from ssgear.views._compile import compile_pipeline
-from ssgear.views._parts import differs, drawn, parts_of
+from ssgear.views._parts import check, differs, drawn, parts_of
 from tests.views.toy_pipeline import toy_pipeline
 
 CPU = torch.device("cpu")
@@ -252,6 +252,20 @@ def test_a_session_that_repeats_its_first_answer_is_refused(
     assert compiled(toy_pipeline())[0] == {"unet": "none", "vae_decoder": "none"}
 
 
+def test_a_form_that_changes_its_mind_is_refused() -> None:
+    pipe = toy_pipeline()
+    part = parts_of(pipe)[0]
+    inputs = drawn(pipe, part, 2, 12, 16)
+    assert check(part, part.run, inputs) is None
+    calls: list[int] = []
+
+    def run(given: Any) -> Tensor:
+        calls.append(1)
+        return part.run(given) * (1.1 if len(calls) == 3 else 1)
+
+    assert "called again with the same inputs, it differs" in (check(part, run, inputs) or "")
+
+
 def test_half_precision_has_a_wider_bound() -> None:
     eager = torch.randn(50, generator=torch.Generator().manual_seed(0))
     assert differs(eager, eager * 1.01) is not None
@@ -275,6 +289,9 @@ def test_a_graph_has_the_precision_of_the_weights_in_every_node(
     weights = {each.name: each.data_type for each in graph.initializer if "module" in each.name}
     assert len(weights) >= 5 and set(weights.values()) == {wanted}
     assert graph.output[0].type.tensor_type.elem_type == wanted
+    onnx.checker.check_model(tmp_path / "model.onnx", full_check=True)
+    if dtype == torch.bfloat16:
+        return  # onnxruntime has no convolution of bfloat16 for CPUs
     with torch.no_grad():
         expected = part.run(inputs)
     session = _onnx.Session(tmp_path, inputs, expected, "onnx")

@@ -173,6 +173,8 @@ def test_files_that_are_something_else_are_refused_in_a_line(tmp_path: Path) -> 
     assert "linear.weight is missing" in complaint(
         {name: value for name, value in good.items() if name != "linear.weight"}
     )
+    bad = {**good, "linear.bias": good["linear.bias"] / 0}
+    assert "linear.bias holds values that are not finite" in complaint(bad)
     assert "it has 0 blocks" in complaint({"layer.weight": torch.ones(2)})
     wider = {**good, "blocks.0.0.bn1.gain.weight": torch.ones(16, CHUNK + EMBEDDED + 5)}
     assert "takes a class besides the image" in complaint(wider)
