@@ -23,6 +23,7 @@ class Ranks:
             port = probe.getsockname()[1]
         context = mp.get_context("spawn")
         self.connections: list[Connection] = []
+        self.calls = 0
         self.processes = []
         for rank in range(size):
             ours, theirs = context.Pipe()
@@ -33,13 +34,17 @@ class Ranks:
 
     def run(self, function: Callable[..., Any], *args: Any, timeout: float = 120) -> list[Any]:
         """Call `function(*args)` on every rank and return the results in the order of ranks."""
+        self.calls += 1
         for connection in self.connections:
-            connection.send((function, args))
+            connection.send((self.calls, function, args))
         results = []
         for rank, connection in enumerate(self.connections):
-            if not connection.poll(timeout):
-                raise TimeoutError(f"rank {rank} did not answer within {timeout} s")
-            results.append(connection.recv())
+            number = 0
+            while number < self.calls:  # an answer that came too late belongs to an earlier call
+                if not connection.poll(timeout):
+                    raise TimeoutError(f"rank {rank} did not answer within {timeout} s")
+                number, *answer = connection.recv()
+            results.append(answer)
         failed = [text for ok, text in results if not ok]
         if failed:
             raise AssertionError("\n".join(failed))
@@ -71,9 +76,9 @@ def _serve(rank: int, size: int, port: int, connection: Connection) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=size)
     while (call := connection.recv()) is not None:
-        function, args = call
+        number, function, args = call
         try:
-            connection.send((True, function(*args)))
+            connection.send((number, True, function(*args)))
         except BaseException:
-            connection.send((False, f"rank {rank}:\n{traceback.format_exc()}"))
+            connection.send((number, False, f"rank {rank}:\n{traceback.format_exc()}"))
     dist.destroy_process_group()
