@@ -101,7 +101,9 @@ def find_pipeline(option: str, name: str | None, kinds: Sequence[str]) -> Folder
     if missing:
         raise CheckpointError(f"{option}: {path} has no folder {missing[0]}, which {INDEX} names")
     weights = [file for part in parts for file in _weights(option, path / part)]
-    variant = "fp16" if weights and all(".fp16." in file.name for file in weights) else None
+    if not weights:
+        raise CheckpointError(f"{option}: {path} has no weights in safetensors, {', '.join(parts)}")
+    variant = "fp16" if all(".fp16." in file.name for file in weights) else None
     if variant is None:
         weights = [file for file in weights if ".fp16." not in file.name]
     small = [file for part in parts for file in _small(path / part)]

@@ -348,6 +348,9 @@ def test_damaged_folders_are_refused(models: Path, tmp_path: Path) -> None:
     empty = copy("empty")
     weights_of(empty, "unet").unlink()
     refused(empty, r"--model: .*empty cannot be loaded")
+    for part in ("vae", "text_encoder"):
+        weights_of(empty, part).unlink()
+    refused(empty, r"--model: .*empty has no weights in safetensors, .*unet")
     other = copy("other")
     index = json.loads((other / "model_index.json").read_text())
     (other / "model_index.json").write_text(json.dumps({**index, "_class_name": "FluxPipeline"}))
