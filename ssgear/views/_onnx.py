@@ -125,8 +125,9 @@ class Session:
         if provider not in taken:  # onnxruntime goes on with another one, silently
             raise RuntimeError(f"onnxruntime took {', '.join(taken)} instead of {provider}")
         # bound once: a recorded CUDA graph reads and writes the same places for ever
-        self._inputs = {name: torch.empty_like(value) for name, value in inputs.items()}
-        self._output = torch.empty_like(output, memory_format=torch.contiguous_format)
+        plain = torch.contiguous_format  # onnxruntime knows no channels-last
+        self._inputs = {n: torch.empty_like(v, memory_format=plain) for n, v in inputs.items()}
+        self._output = torch.empty_like(output, memory_format=plain)
         self._binding: Any = self._session.io_binding()
         known = {each.name for each in self._session.get_inputs()}
         for name, value in self._inputs.items():

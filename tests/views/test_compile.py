@@ -158,6 +158,28 @@ def test_other_shapes_and_arguments_go_to_eager_and_are_told_once() -> None:
     assert torch.equal(masked, type(pipe.unet).forward(pipe.unet, four, 3, more)[0])
 
 
+@pytest.mark.usefixtures("exports")
+def test_channels_last_is_the_same() -> None:
+    pipe = toy_pipeline()
+    part = parts_of(pipe)[1]
+    inputs = drawn(pipe, part, 2, 12, 16)
+    expected = part.run(inputs)
+    latents = inputs["sample"].contiguous(memory_format=torch.channels_last)
+    used, told = compiled(pipe, example=lambda: (pipe.unet(**words(4)), pipe.vae.decoder(latents)))
+    assert used == BOTH and not told
+    assert (pipe.vae.decoder(latents) - expected).abs().max() < 1e-5
+
+
+def words(rows: int) -> dict[str, Tensor]:
+    """Arguments of a call of the toy UNet."""
+    generator = torch.Generator().manual_seed(4)
+    return {
+        "sample": torch.randn(rows, 4, 6, 8, generator=generator),
+        "timestep": torch.tensor(5),
+        "encoder_hidden_states": torch.randn(rows, 1, 6, generator=generator),
+    }
+
+
 def test_a_second_start_takes_what_was_kept(exports: list[str]) -> None:
     assert compiled(toy_pipeline()) == (BOTH, [])
     assert exports == ["unet", "vae_decoder"]
