@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -172,6 +173,30 @@ def test_no_gpu_memory_halves_one_stage(models: Path, images: Tensor) -> None:
     assert torch.equal(views.images, expected.images)
     (note,) = views.notes
     assert "diffusion: no GPU memory for 4 images" in note and "--diffusion-batch 2" in note
+
+
+def test_compiled_parts_are_given_whole_slices(
+    models: Path, generator: SD2Caption, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+
+    def compile_pipeline(pipe: Any, **asked: Any) -> dict[str, str]:
+        assert (asked["batch_size"], asked["height"], asked["width"]) == (2, 64, 64)
+        pipe.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+        asked["example"]()
+        asked["notice"]("told")
+        return {"unet": asked["mode"], "vae_decoder": "none"}
+
+    stand_in: Any = ModuleType("ssgear.views._compile")
+    stand_in.compile_pipeline = compile_pipeline
+    monkeypatch.setitem(sys.modules, "ssgear.views._compile", stand_in)
+    compiled = make(models, compile="inductor")
+    assert compiled.settings["compile"] == {"unet": "inductor"} and compiled.notes == ["told"]
+    views = compiled.generate(images, IDS, SEEDS)
+    assert set(rows) == {4}  # of two images with guidance, also where one is left
+    expected = generator.generate(images, IDS, SEEDS).images
+    assert int((views.images.int() - expected.int()).abs().max()) <= 1
+    assert make(models, compile="auto").settings["compile"] == {}  # on a CPU
 
 
 def test_settings_name_all_that_decides_pixels(models: Path, tmp_path: Path) -> None:
