@@ -21,7 +21,7 @@ from torch import nn
 from ssgear import distributed, registry
 from ssgear.config import cli
 from ssgear.config import deepspeed as ds_json
-from ssgear.config.schema import Config
+from ssgear.config.schema import Config, ViewsConfig
 from ssgear.data import dali_pipeline
 from ssgear.data.loading import (
     SMALL_SIDE,
@@ -32,7 +32,7 @@ from ssgear.data.loading import (
 )
 from ssgear.data.sampler import Sampler
 from ssgear.data.sources import BadFile, Source, check_source, open_source, scan
-from ssgear.data.stored_views import StoredViews, open_stored
+from ssgear.data.stored_views import open_stored
 from ssgear.data.synthetic import open_synthetic
 from ssgear.distributed import World
 from ssgear.engine.callbacks import Run
@@ -106,7 +106,6 @@ def _build(
     lost = lost_files(find_latest(launch.resume)) if launch.resume else []
     source = open_source(config.data, "train", lost)
     synthetic = open_synthetic(config.data, source)
-    stored = open_stored(config.views, source)
     size = view_size(config.data, source)
     views = augmentation(config.data, size)
     facts = Facts(
@@ -118,8 +117,9 @@ def _build(
     )
     method = build_method(config, size, device, world, facts)
     source = method.select(source)
-    wrapped = _wrapped(method, source, synthetic, stored)
+    wrapped = _wrapped(method, source, synthetic, config.views)
     original, source = (None if wrapped is source else source), wrapped
+    stored = open_stored(config.views, source)
     test = _test_source(config, lost)
     test = None if test is None else method.select(test)
     plan = ViewPlan(
@@ -178,7 +178,7 @@ def _build(
 
 
 def _wrapped(
-    method: Method, source: Source, synthetic: Source | None, stored: StoredViews | None
+    method: Method, source: Source, synthetic: Source | None, views: ViewsConfig
 ) -> Source:
     """Return the images as the method wants them; refuse stores where they cannot join.
 
@@ -192,7 +192,7 @@ def _wrapped(
             "--data.synthetic: this method takes real images only; leave it away, or pretrain by a "
             "method that sees views alone, such as simclr"
         )
-    if stored is not None and wrapped is not source:
+    if views.store is not None and wrapped is not source:
         raise ConfigError(
             "--views.store: this method makes its own images of the data, which no stored view is "
             "of; leave it away, or use a method that trains on the images themselves"

@@ -68,7 +68,7 @@ PRESETS = {
 class DrLIM(Method):
     """Neighbours attract each other, others repel each other within a margin."""
 
-    smallest = ("--method.max-images", "20")
+    smallest = ("--method.max-images", "20", "--optim.name", "sgd")
     final = ("shifts",)
     aim = "Training pulls the first two of a row together and pushes the third away from the first."
     needs_images = True
