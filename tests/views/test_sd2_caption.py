@@ -422,9 +422,9 @@ def test_presets_name_options_that_are_there() -> None:
     found = registry.presets("views")
     assert {"sd2-caption-tiny-imagenet", "sd-image-unclip"} <= set(found)
     for preset in found.values():
-        kind = registry.load("views", str(preset.settings["method"]))
+        kind = registry.load("views", str(preset.settings["generator"]))
         options = {**options_of(Generation), **options_of(kind.Config)}
         for key, value in preset.settings.items():
-            assert key == "method" or refusal([str(value)], options[key].type) is None, key
+            assert refusal([str(value)], options[key].type) is None, key
     own = {field.name for field in dataclasses.fields(SD2Caption.Config)}
     assert not own & {field.name for field in dataclasses.fields(Generation)}
