@@ -9,7 +9,7 @@ import multiprocessing as mp
 import os
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -34,21 +34,36 @@ class Ranks:
 
     def run(self, function: Callable[..., Any], *args: Any, timeout: float = 120) -> list[Any]:
         """Call `function(*args)` on every rank and return the results in the order of ranks."""
-        self.calls += 1
-        for connection in self.connections:
-            connection.send((self.calls, function, args))
-        results = []
-        for rank, connection in enumerate(self.connections):
-            number = 0
-            while number < self.calls:  # an answer that came too late belongs to an earlier call
-                if not connection.poll(timeout):
-                    raise TimeoutError(f"rank {rank} did not answer within {timeout} s")
-                number, *answer = connection.recv()
-            results.append(answer)
+        results = self.answers(range(len(self.connections)), function, *args, timeout=timeout)
         failed = [text for ok, text in results if not ok]
         if failed:
             raise AssertionError("\n".join(failed))
         return [value for _, value in results]
+
+    def answers(
+        self,
+        ranks: Sequence[int],
+        function: Callable[..., Any],
+        *args: Any,
+        also: Sequence[int] = (),
+        timeout: float = 120,
+    ) -> list[tuple[bool, Any]]:
+        """Call it on some ranks; return for each whether it went well, and the result or why.
+
+        `also` are ranks that are called and not waited for.
+        """
+        self.calls += 1
+        for rank in (*ranks, *also):
+            self.connections[rank].send((self.calls, function, args))
+        return [self._answer(rank, timeout) for rank in ranks]
+
+    def _answer(self, rank: int, timeout: float) -> tuple[bool, Any]:
+        while True:
+            if not self.connections[rank].poll(timeout):
+                raise TimeoutError(f"rank {rank} did not answer within {timeout} s")
+            number, ok, value = self.connections[rank].recv()
+            if number == self.calls:  # one that came too late belongs to an earlier call
+                return ok, value
 
     def close(self) -> None:
         """End the processes."""

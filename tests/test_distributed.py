@@ -116,16 +116,12 @@ def survivors(
     ranks: Ranks, places: tuple[int, ...], function: Callable[..., str], *args: int
 ) -> list[str]:
     """Call a function on all ranks that are left, one of which ends in it; return the answers."""
-    for process, connection in zip(ranks.processes, ranks.connections, strict=True):
-        if process.is_alive():
-            connection.send((function, args))
-    answers = []
-    for place in places:
-        assert ranks.connections[place].poll(120)
-        worked, answer = ranks.connections[place].recv()
-        assert worked, answer
-        answers.append(answer)
-    return answers
+    alive = [rank for rank, process in enumerate(ranks.processes) if process.is_alive()]
+    found = ranks.answers(
+        places, function, *args, also=[rank for rank in alive if rank not in places]
+    )
+    assert all(worked for worked, _ in found), found
+    return [answer for _, answer in found]
 
 
 def test_one_process_is_not_special() -> None:

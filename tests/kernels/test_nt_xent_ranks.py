@@ -323,7 +323,6 @@ def test_cpp_takes_little_beside_input_and_gradient(rows: int, tau: float, ranks
 
 
 def on_first(ranks: Ranks, *arguments: Any) -> float:
-    ranks.connections[0].send((peak_memory, arguments))
-    worked, megabytes = ranks.connections[0].recv()
+    ((worked, megabytes),) = ranks.answers([0], peak_memory, *arguments)
     assert worked, megabytes
     return float(megabytes)

@@ -204,8 +204,7 @@ def alone(ranks: Ranks) -> Callable[..., Any]:
     """Call a function in the interpreter's process of rank 0."""
 
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
-        ranks.connections[0].send((function, arguments))
-        worked, answer = ranks.connections[0].recv()
+        ((worked, answer),) = ranks.answers([0], function, *arguments)
         assert worked, answer
         return answer
 
