@@ -136,9 +136,9 @@ def as_with_nccl_alone(what: str, impl: Implementation) -> tuple[str, str, int]:
     talks, device, compare = room._talks_between_cpus, room._own_device, room._compare
     counted: list[Any] = []
 
-    def count(*args: Any) -> None:
+    def count(*args: Any, **named: Any) -> None:
         counted.append(args)
-        compare(*args)
+        compare(*args, **named)
 
     room._talks_between_cpus = lambda group: False
     room._own_device = lambda: "cpu"
