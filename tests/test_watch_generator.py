@@ -79,6 +79,18 @@ def test_looks_and_distances(
     assert "What the generator makes" in page and "step 40" in page and "not FID" in page
 
 
+def test_a_run_that_was_cut_short_names_the_step(few: tuple[str, ...], tmp_path: Path) -> None:
+    """--optim.max-steps leaves the schedule as it is, so 5 % of it are not 5 % of the run."""
+    run, _ = trained(tmp_path / "run", "--method.n-critic", "1", *few, steps=3)
+    assert run.total_steps == 40
+    figures = run.results["generator"]
+    assert "frechet_own_encoder_at_5_percent" not in figures
+    early = figures["frechet_own_encoder_at_step_2"]
+    assert run.results["samples"]["frechet"] == {
+        "at step 2 of 3": early, "at the end": figures["frechet_own_encoder"],
+    }  # fmt: skip
+
+
 def sample_of(run: Run, count: int) -> Tensor:
     game = run.method.game  # type: ignore[union-attr]
     with game.average.applied():  # type: ignore[operator,union-attr]
