@@ -65,7 +65,7 @@ class Samples(Callback):
         """Look where it is time to."""
         if not run.method.generates:
             return
-        early = run.step == max(1, round(_played(run, EARLY)))
+        early = run.step == _early_step(run)
         if not early and run.step % max(1, run.total_steps // LOOKS):
             return
         with run.export_weights():
@@ -172,14 +172,26 @@ class Samples(Callback):
 
         real = features(images)
         found = {"at the end": frechet_distance(features(made), real)}
+        figures = run.results.setdefault("generator", {})
         if self.early is not None:
-            found = {"at 5 % of training": frechet_distance(features(self.early), real), **found}
-        run.results.setdefault("generator", {}).update(
-            frechet_own_encoder=found["at the end"],
-            frechet_own_encoder_at_5_percent=found.get("at 5 % of training"),
-            images_compared=len(images),
-        )
+            when, key = _early(run)
+            found = {when: frechet_distance(features(self.early), real), **found}
+            figures[key] = found[when]
+        figures["frechet_own_encoder"] = found["at the end"]
+        figures["images_compared"] = len(images)
         return found
+
+
+def _early(run: Run) -> tuple[str, str]:
+    """Return what to call the early distance: a run that was cut short has no 5 % of its own."""
+    if run.step >= run.total_steps:
+        return "at 5 % of training", "frechet_own_encoder_at_5_percent"
+    step = _early_step(run)
+    return f"at step {step} of {run.step}", f"frechet_own_encoder_at_step_{step}"
+
+
+def _early_step(run: Run) -> int:
+    return max(1, round(_played(run, EARLY)))
 
 
 def _played(run: Run, share: float) -> float:

@@ -33,17 +33,33 @@ def trained(output: Path, *options: str, steps: int = 40) -> tuple[Run, Samples]
     return run, samples
 
 
-def test_looks_and_distances(tmp_path: Path) -> None:
-    run, samples = trained(tmp_path / "run", "--method.n-critic", "1")
+@pytest.fixture
+def few(tmp_path: Path) -> tuple[str, ...]:
+    """Options for 240 images of noise, 40 of them for tests: 40 steps of 5 are an epoch."""
+    draw = np.random.default_rng(0)
+    for number in range(240):
+        folder = tmp_path / "images" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    share = ("--data.test-share", str(1 / 6), "--data.size", "32", "--data.workers", "0")
+    return ("--data.path", str(tmp_path / "images"), *share, "--optim.batch-size", "5")
+
+
+def test_looks_and_distances(
+    few: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssgear.watch_generator.COMPARED", 36)  # not all that there are
+    run, samples = trained(tmp_path / "run", "--method.n-critic", "1", *few)
     assert run.total_steps == 40
     steps = [step for step, _ in samples.looks]
     assert steps == list(range(2, 41, 2))  # every twentieth of the run, the end among them
-    assert samples.early is not None and samples.early.shape == (1000, 3, 32, 32)
+    assert samples.early is not None and samples.early.shape == (36, 3, 32, 32)
     found = run.results["samples"]
     images, labels = samples.real(run)
     final = run.method.samples(images, labels, seed=SEED)
     assert final is not None
-    assert np.array_equal(found["steps"][-1][1], final[:64].permute(0, 2, 3, 1).numpy())
+    assert np.array_equal(found["steps"][-1][1], final.permute(0, 2, 3, 1).numpy())
     encoder = run.inference_encoder()
 
     def distance(made: Tensor) -> float:
@@ -54,13 +70,25 @@ def test_looks_and_distances(tmp_path: Path) -> None:
     assert early == pytest.approx(distance(samples.early), rel=1e-6)
     assert run.results["generator"]["frechet_own_encoder_at_5_percent"] == early
     picture = Image.open(tmp_path / "run" / "samples" / "step-40.png")
-    assert picture.size == (8 * 32, 8 * 32)
+    assert picture.size == (8 * 32, 5 * 32)  # 36 of at most 64
     tile = np.asarray(picture)[32:64, :32]  # the ninth sample
     assert np.array_equal(tile, found["steps"][-1][1][8])
     saved = load_generator(tmp_path / "run")  # the average, which is what was looked at
     assert torch.allclose(sample(saved, 5, SEED), sample_of(run, 5), atol=1e-5)
     page = write_report(run.directory, run.results).read_text()
     assert "What the generator makes" in page and "step 40" in page and "not FID" in page
+
+
+def test_a_run_that_was_cut_short_names_the_step(few: tuple[str, ...], tmp_path: Path) -> None:
+    """--optim.max-steps leaves the schedule as it is, so 5 % of it are not 5 % of the run."""
+    run, _ = trained(tmp_path / "run", "--method.n-critic", "1", *few, steps=3)
+    assert run.total_steps == 40
+    figures = run.results["generator"]
+    assert "frechet_own_encoder_at_5_percent" not in figures
+    early = figures["frechet_own_encoder_at_step_2"]
+    assert run.results["samples"]["frechet"] == {
+        "at step 2 of 3": early, "at the end": figures["frechet_own_encoder"],
+    }  # fmt: skip
 
 
 def sample_of(run: Run, count: int) -> Tensor:

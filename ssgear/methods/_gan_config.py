@@ -159,9 +159,8 @@ class GanSettings:
                 " its critic has statistics over the batch, so a sample's gradient is not its own; "
                 "use logistic, hinge or rpgan with --method.r1-gamma"
             )
-        trains_gan = self.adversarial_weight > 0 or self.generator_ssl_weight > 0
         _require(
-            trains_gan or self.train_encoder,
+            self.has_gan or self.train_encoder,
             "train_encoder", self.train_encoder, "with every weight at 0 nothing would be trained",
         )  # fmt: skip
 

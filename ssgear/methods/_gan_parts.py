@@ -5,6 +5,8 @@ Everything random is drawn from the batch, so that two ranks draw what one would
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -59,25 +61,48 @@ def build_gan(
     config: GanSettings, condition: Condition, resolution: int, seed: int
 ) -> tuple[Generator, Critic]:
     """Build generator and critic with weights of (seed, part)."""
-    shape: DCGANConfig | StyleGAN2Config
-    if config.generator == "dcgan":
-        shape = DCGANConfig(
-            resolution=resolution,
-            condition=condition,
-            noise_dim=config.noise_dim,
-            generator_width=config.generator_width,
-            critic_width=config.critic_width,
-            generator_norm=config.generator_norm,
-        )
+    from_views = "" if config.resolution else " (by default --data.size)"
+    with _naming(f"--method.resolution{from_views}"):  # widths were checked before
+        made, critic = _shapes(config, condition, resolution)
+    if isinstance(made, DCGANConfig):
         with seeded(seed, "generator"):
-            generator: Generator = DCGANGenerator(shape)
+            generator: Generator = DCGANGenerator(made)
         with seeded(seed, "critic"):
-            return generator, DCGANCritic(shape)
+            return generator, DCGANCritic(made)
+    assert isinstance(critic, StyleGAN2Config)
     with seeded(seed, "generator"):
-        generator = StyleGAN2Generator(_stylegan2(config, condition, resolution, "generator_width"))
+        generator = StyleGAN2Generator(made)
     with seeded(seed, "critic"):
-        critic = _stylegan2(config, condition, resolution, "critic_width")
         return generator, StyleGAN2Critic(critic)
+
+
+@contextlib.contextmanager
+def _naming(option: str) -> Iterator[None]:
+    """Say which option was wrong, where what is built from it only knows its own fields."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{option}: {error}") from None
+
+
+def _shapes(
+    config: GanSettings, condition: Condition, resolution: int
+) -> tuple[DCGANConfig, DCGANConfig] | tuple[StyleGAN2Config, StyleGAN2Config]:
+    """Return the settings of generator and critic."""
+    if config.generator == "stylegan2":
+        return (
+            _stylegan2(config, condition, resolution, "generator_width"),
+            _stylegan2(config, condition, resolution, "critic_width"),
+        )
+    shape = DCGANConfig(
+        resolution=resolution,
+        condition=condition,
+        noise_dim=config.noise_dim,
+        generator_width=config.generator_width,
+        critic_width=config.critic_width,
+        generator_norm=config.generator_norm,
+    )
+    return shape, shape
 
 
 def _stylegan2(
@@ -122,7 +147,8 @@ def build_heads(config: GanSettings, generator: Generator, width: int, seed: int
 
 def build_augment(config: GanSettings) -> CriticAugment:
     """Build what is done to images before the critic sees them."""
-    return build_critic_augment(config.critic_augment, config.critic_policies or None)
+    with _naming("--method.critic-policies"):
+        return build_critic_augment(config.critic_augment, config.critic_policies or None)
 
 
 def synthesise(

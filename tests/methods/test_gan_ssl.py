@@ -367,6 +367,23 @@ def test_the_instance_encoder_follows_the_trained_one() -> None:
         assert torch.allclose(after, before + 0.1, atol=1e-6)
 
 
+def test_the_condition_is_of_the_averaged_encoder_and_has_no_gradient() -> None:
+    method = build(condition="instance", momentum=0.5)
+    batch = make_batch(method, "critic")
+    before = method._condition(batch)
+    assert method.instances is not None and before is not None
+    with torch.no_grad():
+        for weight in method.encoder.parameters():
+            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    assert torch.equal(before, method._condition(batch))  # type: ignore[arg-type]
+    method.after_step(phase_named(method, "encoder"), {}, 0.1)
+    after = method._condition(batch)
+    assert after is not None and not torch.allclose(before, after, atol=1e-3)
+    assert batch.images is not None
+    images = batch.images.clone().requires_grad_()  # as a generator's would be
+    assert not method.instances.features(method.encoder, images).requires_grad
+
+
 def test_twins_do_not_displace_a_row() -> None:
     same = torch.ones(5, 2)
     assert nearest_rows(same, 1)[:, 0].tolist() == [0, 1, 2, 3, 4]
@@ -458,8 +475,19 @@ def test_settings_that_define_no_game(case: str) -> None:
     [
         ({"aux_sides": (5,), "aux_weight": 1.0}, "no feature map of 5 pixels; it has 4, 8"),
         ({"warmup_epochs": 10.0}, "10 of 10 epochs leave none for the GAN"),
-        ({"resolution": 24}, "resolution 24, expected one of 8, 16, 32"),
-        ({"critic_policies": ("colour",), "critic_augment": "diffaugment"}, "did you mean color"),
+        ({"resolution": 24}, "^--method.resolution: DCGAN: resolution 24, expected one of 8, 16, "),
+        (
+            {"resolution": 4, "generator": "stylegan2", "adversarial": "hinge"},
+            "^--method.resolution: StyleGAN2: resolution 4, expected one of",
+        ),
+        (
+            {"critic_policies": ("colour",), "critic_augment": "diffaugment"},
+            r"^--method.critic-policies: unknown policy .* \(did you mean color\?\)",
+        ),
+        (
+            {"critic_policies": ("blit", "blit"), "critic_augment": "ada"},
+            "^--method.critic-policies: policy 'blit' of Ada is given twice",
+        ),
         ({"ssl": "simclrr"}, "did you mean simclr"),
         ({"ssl": "gan-ssl"}, "cannot train its own encoder"),
         ({"ssl_options": ("temprature=1",)}, "did you mean temperature"),
@@ -472,6 +500,20 @@ def test_settings_that_cannot_be_built(settings: dict[str, Any], message: str) -
     with pytest.raises(ConfigError, match=message) as caught:
         build(**settings)
     assert "\n" not in str(caught.value)
+
+
+def test_a_side_that_comes_from_the_views_names_both_options(monkeypatch: Any) -> None:
+    monkeypatch.setattr("tests.methods.gan.SIDE", 20)
+    with pytest.raises(ConfigError, match=r"^--method.resolution \(by default --data.size\): DC"):
+        build()
+
+
+def test_heads_alone_train_a_generator() -> None:
+    weights = {"adversarial_weight": 0, "generator_ssl_weight": 0, "train_encoder": False}
+    method = build(**weights, synthetic_rows=False, aux_sides=(4,), aux_weight=1.0)
+    found, terms = gradients(method, "generator")
+    assert terms.total.item() == terms.parts["auxiliary"].item()
+    assert any("game.heads" in name for name in found)
 
 
 def test_options_of_the_inner_method() -> None:
