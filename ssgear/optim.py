@@ -141,19 +141,22 @@ def build_optimizer(
     weight_decay: float,
     momentum: float,
     betas: tuple[float, float] | None = None,
+    eta: float = 0.02,
+    clip: bool = True,
     scales: Collection[str] = (),
     undecayed: Collection[str] = (),
 ) -> Optimizer:
     """Build lars, sgd, adamw or adam over the parameters that are trained.
 
-    `momentum` is beta1 of adamw and adam unless `betas` is given. `scales` are dotted prefixes of
-    parameter names; a group stores the longest that fits as "scale" ("" for none), for `set_lr`.
-    `undecayed` are names that do not decay, as a ViT asks for its position embedding.
+    `momentum` is beta1 of adamw and adam unless `betas` is given; `eta` and `clip` are LARS's.
+    `scales` are dotted prefixes of parameter names; a group stores the longest that fits as "scale"
+    ("" for none), for `set_lr`. `undecayed` are names that do not decay, as a ViT asks for its
+    position embedding.
     """
     groups = _parameter_groups(named_parameters, weight_decay, tuple(scales), undecayed)
     betas = betas or (momentum, 0.999)
     if name == "lars":
-        return LARS(groups, lr=lr, momentum=momentum)
+        return LARS(groups, lr=lr, momentum=momentum, eta=eta, clip=clip)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, foreach=True)
     if name == "adamw":

@@ -27,7 +27,8 @@ OPTIONS = """
 --data.resident-limit-mb --data.max-bad-share --data.cache --data.synthetic --data.synthetic-ratio
 --views.store --views.probability --views.policy
 --model.name --model.norm --model.stem --model.weights
---optim.name --optim.lr --optim.weight-decay --optim.momentum --optim.batch-size
+--optim.name --optim.lr --optim.weight-decay --optim.momentum
+--optim.lars-eta --optim.lars-clip --optim.batch-size
 --optim.micro-batch --optim.epochs --optim.max-steps --optim.warmup-epochs --optim.clip
 --optim.ema
 --engine.device --engine.precision --engine.compile --engine.channels-last

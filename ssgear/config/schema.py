@@ -123,6 +123,10 @@ class OptimConfig:
     """Weight decay; norms and biases are left out."""
     momentum: float = 0.9
     """Momentum of sgd and lars; beta1 of adamw."""
+    lars_eta: float = 0.02
+    """lars: trust coefficient, a step's length over a weight's; ImageNet's recipes have 0.001."""
+    lars_clip: bool = True
+    """lars: no step is longer than plain SGD's at --optim.lr; ImageNet's recipes have no such."""
     batch_size: int = 256
     """Images of one step over all ranks."""
     micro_batch: int | None = None
@@ -146,6 +150,8 @@ class OptimConfig:
         require(self.lr > 0 and finite, "--optim.lr", self.lr, "use a positive number")
         require(0 <= decay < math.inf, "--optim.weight-decay", decay, "use 0 or more")
         require(0 <= self.momentum < 1, "--optim.momentum", self.momentum, "use a value in [0, 1)")
+        eta = self.lars_eta
+        require(0 < eta < math.inf, "--optim.lars-eta", eta, "use a positive number")
         require(self.batch_size >= 2, "--optim.batch-size", self.batch_size, "use at least 2")
         require(micro is None or micro >= 1, "--optim.micro-batch", micro, "use at least 1")
         require(self.epochs >= 1, "--optim.epochs", self.epochs, "use at least 1")

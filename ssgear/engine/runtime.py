@@ -138,6 +138,8 @@ def optimizer_of(
         weight_decay=spec.weight_decay,
         momentum=spec.betas[0],
         betas=spec.betas,
+        eta=config.lars_eta,
+        clip=config.lars_clip,
         scales=(*group.scales, *group.constant),
         undecayed=undecayed(group),
     )

@@ -51,6 +51,8 @@ PRESETS = {
         "data.augmentation": "barlow",
         "model.name": "resnet50",
         "optim.name": "lars",
+        "optim.lars_eta": 0.001,
+        "optim.lars_clip": False,
         "optim.batch_size": 2048,
         "optim.lr": 1.6,
         "optim.weight_decay": 1.5e-6,

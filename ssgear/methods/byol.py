@@ -60,6 +60,8 @@ PRESETS = {
         "data.augmentation": "byol",
         "model.name": "resnet50",
         "optim.name": "lars",
+        "optim.lars_eta": 0.001,
+        "optim.lars_clip": False,
         "optim.batch_size": 4096,
         "optim.lr": 3.2,
         "optim.weight_decay": 1.5e-6,

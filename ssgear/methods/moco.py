@@ -87,6 +87,8 @@ PRESETS = {
         "data.min_scale": 0.2,
         "model.name": "resnet50",
         "optim.name": "lars",
+        "optim.lars_eta": 0.001,
+        "optim.lars_clip": False,
         "optim.batch_size": 4096,
         "optim.lr": 4.8,
         "optim.weight_decay": 1.5e-6,

@@ -66,6 +66,8 @@ PRESETS = {
         "data.augmentation": "simclr",
         "model.name": "resnet50",
         "optim.name": "lars",
+        "optim.lars_eta": 0.001,
+        "optim.lars_clip": False,
         "optim.batch_size": 4096,
         "optim.lr": 4.8,
         "optim.weight_decay": 1e-6,

@@ -41,6 +41,7 @@ PRESETS = {
     },
     # ResNet-50 in place of AlexNet: Kolesnikov et al. 2019 (arXiv 1901.09005)
     "rotnet-imagenet": {
+        "data.source": "folder",
         "data.augmentation": "crop-only",
         "model.name": "resnet50",
         "optim.name": "sgd",

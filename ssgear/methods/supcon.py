@@ -45,6 +45,8 @@ PRESETS = {
         "data.augmentation": "autoaugment",
         "model.name": "resnet50",
         "optim.name": "lars",
+        "optim.lars_eta": 0.001,
+        "optim.lars_clip": False,
         "optim.batch_size": 6144,
         "optim.lr": 7.2,
         "optim.weight_decay": 1e-6,

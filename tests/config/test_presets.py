@@ -22,6 +22,24 @@ def test_every_preset_is_a_run(name: str) -> None:
     assert "\n" not in about
 
 
+@pytest.mark.parametrize("name", sorted(presets.collect()))
+def test_recipes_with_lars_take_the_trust_of_their_papers(name: str) -> None:
+    """0.02, clipped, is solo-learn's for CIFAR; ImageNet's recipes have 0.001 and no clipping.
+
+    Clipped, --optim.lr and its cosine do nothing wherever the trust ratio is the smaller one.
+    """
+    store = {"views.store": "STORE"} if name.startswith("views-") else {}
+    optim = build([presets.layer(name), layer_of(store, "test")]).optim
+    if optim.name == "lars":
+        published = (0.001, False) if name.endswith("-imagenet") else (0.02, True)
+        assert (optim.lars_eta, optim.lars_clip) == published
+
+
+@pytest.mark.parametrize("name", [n for n in presets.collect() if n.endswith("-imagenet")])
+def test_imagenet_is_never_the_embedded_images(name: str) -> None:
+    assert build([presets.layer(name)]).data.source == "folder"
+
+
 def test_quick_is_there_and_takes_any_images() -> None:
     assert presets.DEFAULT == "quick"
     assert build([presets.layer("quick")]).data.source == "auto"

@@ -26,6 +26,8 @@ REFUSED: list[tuple[str, Any]] = [
     ("optim.lr", math.nan),
     ("optim.weight_decay", -1e-9),
     ("optim.momentum", 1.0),
+    ("optim.lars_eta", 0.0),
+    ("optim.lars_eta", math.nan),
     ("optim.batch_size", 1),
     ("optim.micro_batch", 0),
     ("optim.epochs", 0),
