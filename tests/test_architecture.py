@@ -29,6 +29,7 @@ LAYERS = (
     ("methods",),
     ("engine", "evaluation", "views", "report"),
     ("watch", "watch_critic", "watch_generator"),
+    ("watch_report",),
     ("train", "generate", "evaluate", "doctor"),
     ("__init__", "__main__"),
 )
