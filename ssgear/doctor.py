@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib import metadata
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -27,31 +23,13 @@ from rich.text import Text
 
 from ssgear import __version__, distributed, registry
 from ssgear.config.schema import DataConfig
+from ssgear.doctor_packages import Finding, Findings, State, dali, extras, packages
 from ssgear.errors import ConfigError, SsgearError, first_line
 
-State = Literal["ok", "note", "missing", "broken"]
 STYLES: dict[State, str] = {"ok": "green", "note": "yellow", "missing": "red", "broken": "red"}
 GIB = 1024**3
-EXTRAS = {"deepspeed": "ZeRO, --deepspeed ds.json"}
-"""Optional package -> what it brings; the extra of ssgear that installs it has its name."""
 DATA_HELP = "--data DIR  which engine would feed a model with these images, and what limits it"
 
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One row of the table."""
-
-    what: str
-    """What was looked at."""
-    found: str
-    """What is there."""
-    state: State = "ok"
-    """It works, works with a reservation, is not there, or does not work."""
-    mend: str = ""
-    """What would change it."""
-
-
-Findings = Iterator[Finding]
 Probe = Callable[[], Findings]
 
 
@@ -60,46 +38,6 @@ def python() -> Findings:
     yield Finding(what="python", found=f"{platform.python_version()}, {sys.executable}")
     methods = ", ".join(registry.names("methods"))
     yield Finding(what="ssgear", found=f"{__version__}, methods: {methods}")
-
-
-def packages() -> Findings:
-    """Packages that everything needs; those that are there and hardly matter have no row."""
-    for package in ("torch", "torchvision", "timm"):
-        version = version_of(package)
-        yield Finding(what=package, found=version) if version else absent(package)
-    version = version_of("triton")
-    if version:
-        yield Finding(what="triton", found=version)
-    else:
-        found = "not installed; kernels on NVIDIA GPUs need it"
-        yield Finding(what="triton", found=found, state="note", mend="pip install triton")
-    yield from (absent(package) for package in missing_requirements())
-
-
-def absent(package: str) -> Finding:
-    """Say that a package that is needed is not there."""
-    mend = f"pip install {package}"
-    return Finding(what=package, found="not installed", state="missing", mend=mend)
-
-
-def version_of(package: str) -> str | None:
-    """Return the version of an installed package, without importing it."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def missing_requirements() -> list[str]:
-    """Return what this package requires, by its own metadata, and what is not installed."""
-    try:
-        lines = metadata.requires("ssgear") or []
-    except metadata.PackageNotFoundError:  # runs from its source, not installed
-        return []
-    core = [line for line in lines if "extra ==" not in line]
-    names = [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in core]
-    shown = {"torch", "torchvision", "timm"}
-    return [name for name in names if name not in shown and version_of(name) is None]
 
 
 def processor() -> Findings:
@@ -226,36 +164,6 @@ def engines() -> Findings:
         state="ok" if names else "missing",
         mend="" if names else "a build of torch with distributed",
     )
-
-
-def dali() -> Findings:
-    """The loader that decodes on the GPU: there, and of the right CUDA."""
-    import torch
-
-    from ssgear.data.dali_pipeline import why_not
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    problem, _, mend = why_not(device).partition("; ")
-    if problem:
-        found = f"{problem} (files decoded on the GPU, --data.loader dali)"
-        yield Finding(what="DALI", found=found, state="note", mend=mend)
-        return
-    import nvidia.dali
-
-    place = "decodes on the GPU" if device.type == "cuda" else "on the CPU: no GPU here"
-    yield Finding(what="DALI", found=f"{nvidia.dali.__version__}, {place}")
-
-
-def extras() -> Findings:
-    """Optional packages, and what would install them."""
-    for package, brings in EXTRAS.items():
-        version = version_of(package)
-        if version:
-            yield Finding(what=package, found=f"{version} ({brings})")
-        else:
-            mend = f'pip install "ssgear[{package}]"'
-            found = f"not installed ({brings})"
-            yield Finding(what=package, found=found, state="note", mend=mend)
 
 
 def images(path: Path) -> Findings:

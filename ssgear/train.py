@@ -62,7 +62,7 @@ def resolved(launch: cli.Launch) -> Config:
 
 def train(launch: cli.Launch) -> int:
     """Train, evaluate and report; the heavy imports happen here."""
-    from ssgear import distributed, watch, watch_critic, watch_generator
+    from ssgear import distributed, watch, watch_critic, watch_generator, watch_report
     from ssgear.engine.setup import prepare
     from ssgear.engine.trainer import Stopped, Trainer
 
@@ -77,7 +77,7 @@ def train(launch: cli.Launch) -> int:
             watch_generator.Samples(),
             watch_critic.CriticWatch(),
             watch.FinalFigures(readings),
-            watch.Report(readings),
+            watch_report.Report(readings),
         ]
         Trainer(run, callbacks).run()
         if run.world.is_main:

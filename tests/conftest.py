@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # before anything imports torch: tests share the cores with the ranks that they start
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -15,6 +16,9 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 os.environ.setdefault("SSGEAR_TEST_SEED", str(secrets.randbelow(2**31)))
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.ranks import Ranks
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,6 +71,16 @@ def run_ssgear(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(status or 0, out, err)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Ranks]:
+    """Two ranks, started when a module first asks for them."""
+    from tests.ranks import Ranks
+
+    ranks = Ranks(2)
+    yield ranks
+    ranks.close()
 
 
 @pytest.fixture(scope="session")

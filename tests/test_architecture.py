@@ -29,6 +29,7 @@ LAYERS = (
     ("methods",),
     ("engine", "evaluation", "views", "report"),
     ("watch", "watch_critic", "watch_generator"),
+    ("watch_report", "doctor_packages"),
     ("train", "generate", "evaluate", "doctor"),
     ("__init__", "__main__"),
 )
@@ -45,7 +46,7 @@ LIFTABLE_ROOMS = {"kernels", "losses", "distributed", "errors"}
 
 LIGHT = (
     "__init__", "__main__", "config", "registry", "errors",
-    "train", "generate", "evaluate", "doctor", "views",
+    "train", "generate", "evaluate", "doctor", "doctor_packages", "views",
 )  # fmt: skip
 HEAVY = {"torch", "torchvision", "timm", "deepspeed", "tensorboard", "sklearn", "matplotlib"}
 

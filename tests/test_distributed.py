@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch.distributed as dist
@@ -16,13 +16,6 @@ from tests.ranks import Ranks
 
 TIMEOUT_S = 3.0
 LONG_S = 1.5 * TIMEOUT_S
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Ranks]:
-    ranks = Ranks(2)
-    yield ranks
-    ranks.close()
 
 
 def world(size: int) -> World:

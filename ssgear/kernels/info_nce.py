@@ -20,11 +20,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ssgear.errors import ArgumentError, did_you_mean
+from ssgear.errors import ArgumentError
 from ssgear.kernels import checks
 from ssgear.kernels.dispatch import choose
 from ssgear.kernels.info_nce_streaming import streaming_info_nce
 from ssgear.kernels.nt_xent import (
+    check_impl,
     check_normalize,
     check_temperature,
     tensor_temperature,
@@ -77,7 +78,7 @@ def info_nce(
     ranks = group if world_size > 1 and queue is None else None
     try:
         _check_rows(q, k, queue)
-        _check_impl(impl)
+        check_impl(impl, WHERE, get_args(InfoNCEImplementation))
         check_temperature(temperature, WHERE)
         check_normalize(normalize, WHERE)
         tau = tensor_temperature(temperature, q, WHERE)
@@ -85,9 +86,8 @@ def info_nce(
         queue = None if queue is None else queue.detach().to(compute_dtype(q))
     except ArgumentError as error:
         if ranks is not None and not torch.compiler.is_compiling():
-            raise_on_all_ranks(
-                str(error), ranks, "info_nce"
-            )  # the others are waiting for this one's rows
+            # the others are waiting for this one's rows
+            raise_on_all_ranks(str(error), ranks, WHERE)
         raise
     if form == "reference":
         return _reference(q, k, queue, tau, normalize=normalize, group=ranks).float()
@@ -158,10 +158,3 @@ def _check_rows(q: Tensor, k: Tensor, queue: Tensor | None) -> None:
             raise ArgumentError(
                 f"{WHERE}: {name} is on {rows.device} and q on {q.device}; bring them to one device"
             )
-
-
-def _check_impl(impl: str) -> None:
-    known = get_args(InfoNCEImplementation)
-    if impl not in known:
-        hint = did_you_mean(str(impl), known)
-        raise ArgumentError(f"{WHERE}: unknown impl={impl!r}{hint}; use one of {', '.join(known)}")

@@ -212,12 +212,13 @@ def check_device(name: str, given: Tensor, z: Tensor, where: str = "nt_xent") ->
         )
 
 
-def check_impl(impl: str) -> None:
+def check_impl(
+    impl: str, where: str = "nt_xent", known: tuple[str, ...] = get_args(Implementation)
+) -> None:
     """Refuse an implementation that there is not."""
-    known = get_args(Implementation)
     if impl not in known:
         hint = did_you_mean(str(impl), known)
-        raise ArgumentError(f"nt_xent: unknown impl={impl!r}{hint}; use one of {', '.join(known)}")
+        raise ArgumentError(f"{where}: unknown impl={impl!r}{hint}; use one of {', '.join(known)}")
 
 
 def check_temperature(temperature: float | Tensor, where: str = "nt_xent") -> None:

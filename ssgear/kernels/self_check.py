@@ -1,7 +1,9 @@
 """Every form of every kernel, held to its reference on a small input: what `ssgear.doctor` shows.
 
 for checked in check_kernels("cpu"):
-print(checked.kernel, checked.auto, checked.errors, checked.absent)
+    print(checked.kernel, checked.auto, checked.errors, checked.absent)
+
+The inputs are as small as shows a form that is wrong at all; the tests hold each to more.
 """
 
 from __future__ import annotations
@@ -9,14 +11,17 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssgear.errors import first_line
-from ssgear.kernels import augment, dispatch
+from ssgear.kernels import augment, dispatch, info_nce
 from ssgear.kernels.augment import augment_views
 from ssgear.kernels.augment_packed import SOLARISE
+from ssgear.kernels.gradient_penalty_impl import choose, obstacle
+from ssgear.kernels.gradient_penalty_ops import sample_norm_penalty
 from ssgear.kernels.nt_xent import nt_xent
 
 AGREES = 1e-5
@@ -39,44 +44,66 @@ class Checked:
 
 def check_kernels(device: str) -> Iterator[Checked]:
     """Yield a report on each kernel that has several forms."""
-    place = torch.device(device)
+    place, rows = torch.device(device), torch.empty(2, 1, device=device)
     reasons = {
         name: dispatch.why_not(name, place, torch.float32) for name in dispatch.FASTEST_FIRST
     }
-    auto = dispatch.choose("auto", torch.empty(2, 1, device=device))
-    yield _checked("nt_xent", auto, reasons, lambda name: _nt_xent_error(name, device), device)
+    yield _checked("nt_xent", dispatch.choose("auto", rows), reasons, _nt_xent_error, device)
+    auto = dispatch.choose("auto", rows, forms=info_nce.FORMS)
+    reasons = {name: reasons[name] for name in info_nce.FORMS}
+    yield _checked("info_nce", auto, reasons, _info_nce_error, device)
+    reasons = {name: obstacle(name, rows) for name in ("triton", "cpp", "reference")}
+    auto = choose("auto", rows, "gradient_penalty")
+    yield _checked("gradient_penalty", auto, reasons, _penalty_error, device)
     images = torch.zeros(1, 3, 2, 2, dtype=torch.uint8, device=device)
     reasons = {
         name: augment.why_not(name, images, 2, torch.float32) for name in augment.FASTEST_FIRST
     }
     auto = augment.choose("auto", images, 2, torch.float32)
-    yield _checked("augment", auto, reasons, lambda name: _augment_error(name, device), device)
+    yield _checked("augment", auto, reasons, _augment_error, device)
 
 
 def _checked(
     kernel: str,
     auto: str,
     reasons: Mapping[str, str],
-    error_of: Callable[[str], str | None],
+    error_of: Callable[[str, str], str | None],
     device: str,
 ) -> Checked:
-    errors = {name: error_of(name) for name, reason in reasons.items() if not reason}
+    errors = {name: error_of(name, device) for name, reason in reasons.items() if not reason}
     fast = "cpp" if device == "cpu" else "triton"
     return Checked(kernel=kernel, auto=auto, errors=errors, absent=reasons.get(fast, ""))
 
 
 def _nt_xent_error(name: str, device: str) -> str | None:
-    """Compare loss and gradient of one form with the formula in float64."""
+    return _loss_error(lambda z, impl: nt_xent(z, temperature=0.2, impl=impl), name, device)
+
+
+def _info_nce_error(name: str, device: str) -> str | None:
+    def loss(z: Tensor, impl: Any) -> Tensor:
+        q, k, queue = z[:10], z[10:20], z[20:]
+        both = info_nce.info_nce(q, k, impl=impl), info_nce.info_nce(q, k, queue, impl=impl)
+        return both[0] + both[1]
+
+    return _loss_error(loss, name, device)
+
+
+def _penalty_error(name: str, device: str) -> str | None:
+    return _loss_error(lambda z, impl: sample_norm_penalty(z, 1.0, impl=impl), name, device)
+
+
+def _loss_error(loss: Callable[[Tensor, Any], Tensor], name: str, device: str) -> str | None:
+    """Compare value and gradient of one form with the formula in float64."""
     rows = torch.randn(26, 7, generator=torch.Generator().manual_seed(0))
     results = []
     for impl, kind in (("reference", torch.float64), (name, torch.float32)):
         z = rows.to(device, kind, copy=True).requires_grad_()
         try:
-            loss = nt_xent(z, temperature=0.2, impl=impl)  # type: ignore[arg-type]
-            loss.backward()  # type: ignore[no-untyped-call]
+            value = loss(z, impl)
+            value.backward()  # type: ignore[no-untyped-call]
         except Exception as error:
             return first_line(error)
-        results.append((loss.detach().double(), typing.cast(Tensor, z.grad).double()))
+        results.append((value.detach().double(), typing.cast(Tensor, z.grad).double()))
     pairs = zip(*results, strict=True)
     return _verdict(max(float((ours - right).norm() / right.norm()) for right, ours in pairs))
 

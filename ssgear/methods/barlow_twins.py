@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ssgear.data.augment_spec import AugmentSpec, spread
 from ssgear.data.batch import Batch
 from ssgear.errors import require
 from ssgear.losses import barlow_twins
 from ssgear.methods.base import Group, LossTerms, Method, Phase
-from ssgear.models.heads import mlp, seeded
+from ssgear.models.heads import check_widths, mlp, seeded
 
 if TYPE_CHECKING:
     from ssgear.models.encoders import Encoder
@@ -105,11 +104,9 @@ class BarlowTwins(Method):
 
         def __post_init__(self) -> None:
             """Refuse weights and widths that define no loss."""
-            dims = self.projector_dims
             lambd, scale = self.lambd, self.loss_scale
             require(0 <= lambd < math.inf, "--method.lambd", lambd, "use 0 or more")
-            right = "give at least one width, each at least 1"
-            require(bool(dims) and min(dims) >= 1, "--method.projector-dims", dims, right)
+            check_widths(projector_dims=self.projector_dims)
             require(0 < scale < math.inf, "--method.loss-scale", scale, "use a value above 0")
 
     config: Config
@@ -123,10 +120,6 @@ class BarlowTwins(Method):
             )
         self.groups = (Group("encoder", {"encoder": encoder, "projector": self.projector}),)
         self.phases = (Phase(name="encoder", group="encoder"),)
-
-    def view_specs(self, named: tuple[AugmentSpec, ...]) -> tuple[AugmentSpec, ...]:
-        """Return two views."""
-        return spread(named, 2)
 
     def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
         """Return one projection [n, D] per view."""

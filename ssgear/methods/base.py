@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -302,16 +301,3 @@ def steps_of(
         if step % phase.every == 0 and progress >= phase.after
         for repeat in range(phase.repeat)
     ]
-
-
-class LearnedTemperature(nn.Module):
-    """A positive temperature tau = exp(log_tau) that is trained like any weight."""
-
-    def __init__(self, initial: float) -> None:
-        """Start at `initial` > 0."""
-        super().__init__()
-        self.log_tau = nn.Parameter(torch.tensor(initial).log())
-
-    def forward(self) -> Tensor:
-        """Return tau, a 0-d float32 tensor."""
-        return self.log_tau.exp()

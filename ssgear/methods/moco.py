@@ -8,7 +8,6 @@ between ranks against a leak through batch norm; here GPUs synchronise its stati
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -18,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssgear.data.batch import Batch
-from ssgear.errors import ConfigError, require
+from ssgear.errors import ConfigError
 from ssgear.losses import info_nce
 from ssgear.losses.pairs import halves, mean_over_pairs
 from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
-from ssgear.models.heads import check_widths, mlp, seeded
+from ssgear.models.heads import check_temperature, check_widths, mlp, seeded
 from ssgear.models.momentum import MomentumCopy, check_momentum
 from ssgear.models.queue import Queue, check_queue_length
 
@@ -137,8 +136,7 @@ class MoCo(Method):
 
         def __post_init__(self) -> None:
             """Refuse what defines no loss."""
-            tau, right = self.temperature, "use a value above 0"
-            require(0 < tau < math.inf, "--method.temperature", tau, right)
+            check_temperature(self.temperature)
             check_momentum(self.momentum, self.final_momentum)
             check_widths(
                 projector_dims=self.projector_dims,

@@ -7,7 +7,6 @@ its positive and those of the batch of all ranks are the candidates, as in the p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -17,11 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssgear.data.batch import Batch
-from ssgear.errors import require
 from ssgear.losses import info_nce
 from ssgear.losses.pairs import halves, mean_over_pairs
 from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
-from ssgear.models.heads import check_widths, mlp, seeded
+from ssgear.models.heads import check_temperature, check_widths, mlp, seeded
 from ssgear.models.queue import Queue, check_queue_length
 
 if TYPE_CHECKING:
@@ -106,8 +104,7 @@ class NNCLR(Method):
 
         def __post_init__(self) -> None:
             """Refuse what defines no loss."""
-            tau, right = self.temperature, "use a value above 0"
-            require(0 < tau < math.inf, "--method.temperature", tau, right)
+            check_temperature(self.temperature)
             check_widths(
                 projector_dims=self.projector_dims,
                 predictor_dim=self.predictor_dim,

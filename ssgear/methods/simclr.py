@@ -7,7 +7,6 @@ scalar that starts there.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,10 +15,15 @@ from torch import Tensor, nn
 
 from ssgear.data.augment_spec import AugmentSpec, spread
 from ssgear.data.batch import Batch
-from ssgear.errors import ConfigError
 from ssgear.losses import nt_xent
-from ssgear.methods.base import Group, LearnedTemperature, LossTerms, Method, Phase
-from ssgear.models.heads import mlp, seeded
+from ssgear.methods.base import Group, LossTerms, Method, Phase
+from ssgear.models.heads import (
+    LearnedTemperature,
+    check_temperature,
+    check_widths,
+    mlp,
+    seeded,
+)
 
 if TYPE_CHECKING:
     from ssgear.models.encoders import Encoder
@@ -61,15 +65,8 @@ class SimCLR(Method):
 
         def __post_init__(self) -> None:
             """Refuse temperatures and widths that define no loss."""
-            if not (self.temperature > 0 and math.isfinite(self.temperature)):
-                raise ConfigError(
-                    f"--method.temperature: {self.temperature} is not possible; use a value above 0"
-                )
-            if not self.projector_dims or min(self.projector_dims) < 1:
-                raise ConfigError(
-                    f"--method.projector-dims: {self.projector_dims} is not possible; "
-                    "give at least one width, each at least 1"
-                )
+            check_temperature(self.temperature)
+            check_widths(projector_dims=self.projector_dims)
 
     config: Config
 

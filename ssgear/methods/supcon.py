@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ssgear.data.augment_spec import AugmentSpec, spread
 from ssgear.data.batch import Batch
-from ssgear.errors import ConfigError, require
+from ssgear.errors import ConfigError
 from ssgear.losses import nt_xent
 from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
-from ssgear.models.heads import mlp, seeded
+from ssgear.models.heads import check_temperature, check_widths, mlp, seeded
 
 if TYPE_CHECKING:
     from ssgear.models.encoders import Encoder
@@ -91,10 +91,8 @@ class SupCon(Method):
 
         def __post_init__(self) -> None:
             """Refuse temperatures and widths that define no loss."""
-            tau, dims = self.temperature, self.projector_dims
-            require(0 < tau < float("inf"), "--method.temperature", tau, "use a value above 0")
-            right = "give at least one width, each at least 1"
-            require(bool(dims) and min(dims) >= 1, "--method.projector-dims", dims, right)
+            check_temperature(self.temperature)
+            check_widths(projector_dims=self.projector_dims)
 
     config: Config
 

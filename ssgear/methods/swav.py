@@ -28,7 +28,7 @@ from ssgear.data.batch import Batch
 from ssgear.errors import ConfigError, require
 from ssgear.losses import sinkhorn, swav
 from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
-from ssgear.models.heads import mlp, seeded
+from ssgear.models.heads import check_widths, mlp, seeded
 from ssgear.models.queue import Queue, check_queue_length
 
 if TYPE_CHECKING:
@@ -137,9 +137,7 @@ class SwAV(Method):
                 _require(0 < getattr(self, name) < math.inf, self, name, "use a value above 0")
             right = "a code is predicted from another crop; use 2 or more"
             _require(self.code_views >= 2, self, "code_views", right)
-            dims = self.projector_dims
-            right = "give at least one width, each at least 1"
-            _require(bool(dims) and min(dims) >= 1, self, "projector_dims", right)
+            check_widths(projector_dims=self.projector_dims)
 
     config: Config
 

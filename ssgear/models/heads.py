@@ -2,18 +2,19 @@
 
 `mlp` is the projector of the contrastive methods (Chen et al. 2020): Linear, norm, ReLU, ...,
 Linear. Whoever builds modules does it inside `seeded(seed, "projector")`, so that a new head
-changes no other's weights.
+changes no other's weights. The checks are those of the settings that heads and losses share.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ssgear.errors import ConfigError, require
 
@@ -59,9 +60,32 @@ def check_widths(**widths: int | Sequence[int]) -> None:
     """Refuse layers of no width, each by the field of a method's settings that has it."""
     for name, width in widths.items():
         every = [width] if isinstance(width, int) else [*width]
-        right = "use 1 or more" if isinstance(width, int) else "give at least one width, each >= 1"
+        right = (
+            "use 1 or more"
+            if isinstance(width, int)
+            else "give at least one width, each at least 1"
+        )
         option = f"--method.{name.replace('_', '-')}"
         require(bool(every) and min(every) >= 1, option, width, right)
+
+
+class LearnedTemperature(nn.Module):
+    """A positive temperature tau = exp(log_tau) that is trained like any weight."""
+
+    def __init__(self, initial: float) -> None:
+        """Start at `initial` > 0."""
+        super().__init__()
+        self.log_tau = nn.Parameter(torch.tensor(initial).log())
+
+    def forward(self) -> Tensor:
+        """Return tau, a 0-d float32 tensor."""
+        return self.log_tau.exp()
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse what is no temperature of a method."""
+    right = "use a value above 0"
+    require(0 < temperature < math.inf, "--method.temperature", temperature, right)
 
 
 def _norm(norm: str, width: int) -> nn.Module:

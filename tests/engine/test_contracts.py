@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,13 +23,6 @@ ROOT = Path(__file__).parents[2]
 
 def train_toy(output: Path, *options: str) -> list[float]:
     return train(output, *TOY, *options)
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Ranks]:
-    ranks = Ranks(2)
-    yield ranks
-    ranks.close()
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,6 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Ranks]:
-    ranks = Ranks(2)
-    yield ranks
-    ranks.close()
-
-
-@pytest.fixture(scope="module")
 def single() -> Iterator[Ranks]:
     """One rank in a process of its own: DeepSpeed keeps global state."""
     ranks = Ranks(1)

@@ -21,7 +21,7 @@ from ssgear.errors import CheckpointError, ConfigError, DataError
 from ssgear.methods.base import Method
 from ssgear.methods.simclr import SimCLR
 from ssgear.storage.checkpoint import find_latest, read_manifest
-from ssgear.watch import batch_grid
+from ssgear.watch_report import batch_grid
 from tests.data import test_synthetic
 from tests.data.view_stores import folder, names_of, samples, view_store, write
 from tests.engine.training import SMALL, losses, train

@@ -14,7 +14,7 @@ from ssgear.engine.setup import prepare
 from ssgear.engine.trainer import Trainer
 from ssgear.kernels import philox
 from ssgear.report.report import write_report
-from ssgear.watch import view_grid
+from ssgear.watch_report import view_grid
 from tests.engine.training import SMALL, losses
 from tests.methods.gan import ROWS, SIDE, build, make_batch
 

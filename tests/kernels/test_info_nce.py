@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -159,13 +158,6 @@ def test_compiles_whole_and_ignores_autocast(impl: InfoNCEImplementation, kind: 
     plain = info_nce(expected, k, queue, temperature=0.3, impl=impl)
     plain.backward()
     assert torch.equal(value, plain) and torch.equal(found.grad, expected.grad)
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Ranks]:
-    ranks = Ranks(2)
-    yield ranks
-    ranks.close()
 
 
 def on_rank(impl: InfoNCEImplementation, kind: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,13 +13,6 @@ from torch.nn import functional as F
 from ssgear.errors import ArgumentError
 from ssgear.losses import sinkhorn, swav
 from tests.ranks import Ranks
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Ranks]:
-    ranks = Ranks(2)
-    yield ranks
-    ranks.close()
 
 
 def scores_of(rows: int = 45, prototypes: int = 11, width: int = 64) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,13 +12,6 @@ from ssgear.losses import barlow_twins
 from tests.ranks import Ranks
 
 LAMBDA = 0.0051
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Ranks]:
-    ranks = Ranks(2)
-    yield ranks
-    ranks.close()
 
 
 def views(rows: int = 13, width: int = 7) -> tuple[Tensor, Tensor]:

@@ -45,13 +45,6 @@ class Expected:
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Ranks]:
-    ranks = Ranks(2)
-    yield ranks
-    ranks.close()
-
-
-@pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty images of 16 pixels in two classes, four of which are held out."""
     return folder(tmp_path_factory.mktemp("images") / "set", 40)

@@ -1,9 +1,9 @@
-"""DrLIM: graphs, pairs and loss by hand, ranks, resume, refusals, and both maps of the paper."""
+"""DrLIM: graphs, pairs and loss by hand, refusals, and both maps of the paper."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,6 @@ from ssgear.data.sources import open_source
 from ssgear.errors import ConfigError, DataError
 from ssgear.methods.drlim import DrLIM
 from ssgear.models.encoders import build_encoder
-from tests.engine.training import column, losses, train
-from tests.methods.resuming import stopped_and_resumed
-from tests.ranks import Ranks
-
-QUICK = ("--preset", "drlim-quick", "--method.max-images", "40")
 
 
 def method(**settings: Any) -> DrLIM:
@@ -93,36 +88,6 @@ def test_the_loss_is_of_one_neighbour_and_one_other() -> None:
     zs = made.embed(made.phases[0], batch)
     total = made.loss_of(made.phases[0], zs, batch).total
     assert float(total.detach()) == pytest.approx(expected / 6, rel=1e-4)
-
-
-def train_drlim(output: Path, *options: str) -> list[float]:
-    return train(output, *QUICK, "--optim.max-steps", "6", *options)
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Ranks]:
-    ranks = Ranks(2)
-    yield ranks
-    ranks.close()
-
-
-def test_two_ranks_micro_batches_and_another_loader_equal_one_process(
-    pair: Ranks, tmp_path: Path
-) -> None:
-    one = train_drlim(tmp_path / "one")
-    assert pair.run(train_drlim, tmp_path / "two")[0] == pytest.approx(one, abs=1e-5)
-    for name, options in (
-        ("cached", ("--optim.micro-batch", "8")),
-        ("torch", ("--data.loader", "torch", "--data.workers", "0")),
-    ):
-        assert train_drlim(tmp_path / name, *options) == pytest.approx(one, abs=1e-5)
-    assert len(set(one)) == len(one)
-
-
-def test_a_stopped_run_resumes_to_the_bit(tmp_path: Path) -> None:
-    whole, resumed = stopped_and_resumed(tmp_path, *QUICK)
-    assert losses(whole) == losses(resumed)
-    assert column(whole, "distance_of_others") == column(resumed, "distance_of_others")
 
 
 def test_what_is_refused() -> None:

@@ -1,10 +1,10 @@
-"""Exemplar-CNN: what is shown, the loss by hand, ranks, resume, refusals, its final figures."""
+"""Exemplar-CNN: what is shown, the loss by hand, refusals, its final figures."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,6 @@ from ssgear.errors import CheckpointError, ConfigError
 from ssgear.methods.base import Facts
 from ssgear.methods.exemplar_cnn import ExemplarCNN
 from ssgear.models.encoders import build_encoder
-from ssgear.storage.checkpoint import find_latest, load_tensors
-from tests.engine.training import column, losses, train
-from tests.methods.resuming import stopped_and_resumed
-from tests.ranks import Ranks
 
 QUICK = ("--preset", "exemplar-cnn-quick", "--method.classes", "64", "--model.name", "4c5-8c5-16f")
 NONE = view_set("none")
@@ -108,38 +104,7 @@ def test_more_classes_than_patches_are_refused() -> None:
             ExemplarCNN.Config(**wrong)
 
 
-def train_exemplar(output: Path, *options: str) -> list[float]:
-    return train(output, *QUICK, "--optim.max-steps", "6", *options)
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Ranks]:
-    ranks = Ranks(2)
-    yield ranks
-    ranks.close()
-
-
-def test_two_ranks_micro_batches_and_another_loader_equal_one_process(
-    pair: Ranks, tmp_path: Path
-) -> None:
-    one = train_exemplar(tmp_path / "one")
-    assert pair.run(train_exemplar, tmp_path / "two")[0] == pytest.approx(one, abs=1e-5)
-    for name, options in (
-        ("cached", ("--optim.micro-batch", "8")),
-        ("torch", ("--data.loader", "torch", "--data.workers", "0")),
-    ):
-        assert train_exemplar(tmp_path / name, *options) == pytest.approx(one, abs=1e-5)
-    assert len(set(one)) == len(one)
-
-
-def test_a_stopped_run_resumes_to_the_bit_and_only_with_its_patches(
-    tmp_path: Path,
-) -> None:
-    whole, resumed = stopped_and_resumed(tmp_path, *QUICK)
-    assert losses(whole) == losses(resumed)
-    assert column(whole, "surrogate_accuracy") == column(resumed, "surrogate_accuracy")
-    kept = [load_tensors(find_latest(run) / "rank-0.pt")["buffers"] for run in (whole, resumed)]
-    assert torch.equal(kept[0]["patches"], kept[1]["patches"])
+def test_a_run_goes_on_with_its_own_patches_only() -> None:
     made = method(classes=5)
     made.wrap_source(images(5, 32))
     made.after_load()

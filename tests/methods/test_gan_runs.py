@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,13 +36,6 @@ STYLES = (
 WGAN = ("--method.n-critic", "2", "--method.aux-sides", "8", "--method.aux-weight", "0.5")
 SETTINGS = {"wgan": WGAN, "instance": INSTANCE, "stylegan2": STYLES}
 TOLERANCE = 2e-5
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Ranks]:
-    ranks = Ranks(2)
-    yield ranks
-    ranks.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
-"""RotNet: turns and labels against torch.rot90, the loss by hand, ranks, resume, its backbone."""
+"""RotNet: turns and labels against torch.rot90, the loss by hand, its backbone."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,6 @@ from ssgear.data.batch import Batch
 from ssgear.errors import ConfigError
 from ssgear.methods.rotnet import RotNet
 from ssgear.models.encoders import build_encoder
-from tests.engine.training import column, losses, train
-from tests.methods.resuming import stopped_and_resumed
-from tests.ranks import Ranks
-
-QUICK = ("--preset", "rotnet-quick", "--model.norm", "group", "--optim.lr", "1e-3")
 
 
 def method() -> RotNet:
@@ -74,31 +69,6 @@ def test_a_set_of_two_views_is_refused() -> None:
         ConfigError, match=r"--data\.augmentation: .* 2 views and the method takes 1"
     ):
         method().view_specs(view_set("byol"))
-
-
-def train_rotnet(output: Path, *options: str) -> list[float]:
-    return train(output, *QUICK, "--optim.max-steps", "6", *options)
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Ranks]:
-    ranks = Ranks(2)
-    yield ranks
-    ranks.close()
-
-
-def test_two_ranks_and_micro_batches_equal_one_process(pair: Ranks, tmp_path: Path) -> None:
-    one = train_rotnet(tmp_path / "one")
-    assert pair.run(train_rotnet, tmp_path / "two")[0] == pytest.approx(one, abs=1e-5)
-    cached = train_rotnet(tmp_path / "cached", "--optim.micro-batch", "8")
-    assert cached == pytest.approx(one, abs=1e-5)
-    assert len(set(one)) == len(one)
-
-
-def test_a_stopped_run_resumes_to_the_bit(tmp_path: Path) -> None:
-    whole, resumed = stopped_and_resumed(tmp_path, *QUICK)
-    assert losses(whole) == losses(resumed)
-    assert column(whole, "rotation_accuracy") == column(resumed, "rotation_accuracy")
 
 
 def test_the_report_has_a_probe_per_block(run_ssgear: Callable[..., Any], tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,13 +12,6 @@ from ssgear.errors import ArgumentError, ConfigError
 from ssgear.models import queue as queues
 from ssgear.models.queue import Queue, check_queue_length
 from tests.ranks import Ranks
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Ranks]:
-    ranks = Ranks(2)
-    yield ranks
-    ranks.close()
 
 
 def batches() -> Tensor:
