@@ -51,6 +51,8 @@ def _done(asked: Generation, own: Any, named: Sequence[str]) -> Path:
         return verify(asked)
     if asked.merge:
         return merge(asked)
+    if asked.preview:
+        return preview(asked, named)
     return generate(asked, own, named)
 
 
@@ -137,6 +139,21 @@ def merge(asked: Generation) -> Path:
     for line in lines:
         print(f"ssgear: {line}", file=sys.stderr)
     return root
+
+
+def preview(asked: Generation, named: Sequence[str]) -> Path:
+    """Write a contact sheet of the store and return its page.
+
+    Sources are taken from --data.* where that is given.
+    """
+    from ssgear.data.sources import open_source
+    from ssgear.report.store_page import write_preview
+
+    with_source = any(flag.startswith("--data.") for flag in named)
+    with _full_disk():
+        return write_preview(
+            _output(asked), open_source(asked.data, "train") if with_source else None
+        )
 
 
 def _numbers(shards: Sequence[int]) -> str:

@@ -22,8 +22,10 @@ from ssgear.errors import require
 from ssgear.views._plan import piece_of
 
 USAGE = "python -m ssgear.generate"
-INSTEAD = ("verify", "merge")
+INSTEAD = ("verify", "merge", "preview")
 """Options that ask for something else than views."""
+_OF_A_STORE = ("verify", "preview")
+"""Those that may be followed by the store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,8 @@ class Generation:
     """Read all of --output (or --verify STORE) instead, and say what is damaged."""
     merge: tuple[Path, ...] = ()
     """Put these stores of the same settings, whole or in part, into --output instead."""
+    preview: bool = False
+    """Show some of --output (or --preview STORE) instead: preview.html and preview.png in it."""
     data: DataConfig = field(default_factory=DataConfig)
     """Images to make views of, of the training split; by default those of the run."""
 
@@ -106,8 +110,12 @@ def parse(words: Sequence[str]) -> tuple[Generation, Any, tuple[str, ...]]:
 
 
 def _with_output(each: Given) -> list[Given]:
-    """Take --verify STORE for --verify --output STORE."""
-    if each.key != "verify" or [word.lower() for word in each.words] in ([], ["true"], ["false"]):
+    """Take --verify STORE for --verify --output STORE, and --preview STORE likewise."""
+    if each.key not in _OF_A_STORE or [word.lower() for word in each.words] in (
+        [],
+        ["true"],
+        ["false"],
+    ):
         return [each]
     output = dataclasses.replace(each, flag="--output", key="output")
     return [dataclasses.replace(each, words=()), output]
