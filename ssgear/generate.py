@@ -45,14 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + int(getattr(interrupt, "number", signal.SIGINT))
 
 
-def _done(asked: Generation, own: Any, named: Sequence[str]) -> Path:
-    """Do what was asked for and return the store."""
+def _done(asked: Generation, own: Any, named: Sequence[str]) -> object:
+    """Do what was asked for and return the last line to print."""
     if asked.verify:
         return verify(asked)
     if asked.merge:
         return merge(asked)
     if asked.preview:
         return preview(asked, named)
+    if asked.estimate:
+        return estimate(asked, own, named)
     return generate(asked, own, named)
 
 
@@ -103,6 +105,40 @@ def _info(asked: Generation, facts: Facts, originals: Originals | None) -> Store
         size=facts.size,
         settings=settings,
     )
+
+
+def estimate(asked: Generation, own: Any, named: Sequence[str] = ()) -> str:
+    """Measure a few batches and return what they tell of the rest; nothing is written."""
+    from ssgear.distributed import choose_device
+    from ssgear.storage.store_writer import Writer, continued
+    from ssgear.storage.view_store import STORE
+    from ssgear.views._estimate import estimate as estimated
+    from ssgear.views._estimate import lines
+    from ssgear.views._local import num_gpus
+    from ssgear.views._plan import facts_of
+    from ssgear.views._worker import open_generator
+
+    device = choose_device(asked.device, "--device")
+    generator = open_generator(asked.generator, own, device)
+    facts = facts_of(generator)
+    originals = _originals(asked, facts, named, getattr(own, "run", None))
+    info, root = _info(asked, facts, originals), asked.output
+    if root is not None and (root / STORE).exists():
+        info = continued(root, info)
+    shards = piece_of(asked.shard).of_these(range(info.num_shards))
+    whole = Writer(root=root, info=info).is_whole if root is not None else lambda shard: False
+    job = Job(
+        generator=asked.generator,
+        config=own,
+        root=root or Path(),
+        info=info,
+        originals=originals,
+    )
+    found = estimated(generator, job, shards, [shard for shard in shards if not whole(shard)])
+    workers = asked.workers or (num_gpus() if device.type == "cuda" else 1)
+    for note in (*facts.notes, *found.notes):
+        print(f"ssgear: {note}", file=sys.stderr)
+    return "\n".join(lines(found, workers))
 
 
 def verify(asked: Generation) -> Path:

@@ -173,7 +173,7 @@ def create(root: Path, info: StoreInfo) -> Writer:
         root.mkdir(parents=True, exist_ok=True)
         with claimed(root / f"{_CLAIM}store", wait=True) as mine:
             if (root / STORE).exists():
-                info = _continued(root, info)
+                info = continued(root, info)
             fields = {key: value for key, value in asdict(info).items() if key != "format"}
             known = {"format": FORMAT, "ssgear": ssgear.__version__, **fields}
             _write_changed(root / STORE, known)
@@ -242,8 +242,12 @@ def _write_changed(path: Path, known: Mapping[str, Any]) -> None:
         write_text(path, text)
 
 
-def _continued(root: Path, info: StoreInfo) -> StoreInfo:
-    """Return the settings of the store that is there, with the larger count."""
+def continued(root: Path, info: StoreInfo) -> StoreInfo:
+    """Return the settings of the store that is there, with the larger count.
+
+    Raises:
+        ConfigError: it was made with other settings.
+    """
     there = read_info(root, f"--output: {root}")
     if there.format != FORMAT:
         raise ConfigError(

@@ -22,7 +22,7 @@ from ssgear.errors import require
 from ssgear.views._plan import piece_of
 
 USAGE = "python -m ssgear.generate"
-INSTEAD = ("verify", "merge", "preview")
+INSTEAD = ("verify", "merge", "preview", "estimate")
 """Options that ask for something else than views."""
 _OF_A_STORE = ("verify", "preview")
 """Those that may be followed by the store."""
@@ -65,6 +65,8 @@ class Generation:
     """Put these stores of the same settings, whole or in part, into --output instead."""
     preview: bool = False
     """Show some of --output (or --preview STORE) instead: preview.html and preview.png in it."""
+    estimate: bool = False
+    """Make a few batches and throw them away, and say how long, how large --output will be."""
     data: DataConfig = field(default_factory=DataConfig)
     """Images to make views of, of the training split; by default those of the run."""
 
