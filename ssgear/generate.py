@@ -9,81 +9,25 @@ error and exit status 2.
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ssgear import registry
-from ssgear.config import arguments, cli, presets
-from ssgear.config.arguments import Given
-from ssgear.config.options import options_of
-from ssgear.config.schema import DataConfig
-from ssgear.errors import (
-    OUT_OF_SPACE,
-    ConfigError,
-    DataError,
-    SsgearError,
-    StorageError,
-    require,
-)
+from ssgear.config import cli
+from ssgear.errors import OUT_OF_SPACE, ConfigError, DataError, SsgearError, StorageError
+from ssgear.views._options import USAGE, Generation, parse
 from ssgear.views._plan import Facts, Job, piece_of
+
+_NAMED = 10
+"""Missing shards that are named."""
 
 if TYPE_CHECKING:
     from ssgear.data.originals import Originals
     from ssgear.storage.view_store import StoreInfo
-
-USAGE = "python -m ssgear.generate"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """What to generate, how much of it, and where it goes."""
-
-    preset: str | None = None
-    """Published setting: sd2-caption-tiny-imagenet, sd-image-unclip; other options change it."""
-    generator: str = "gan"
-    """View generator: gan, icgan, sd2-caption, sd-image, or a class: package.module:Class."""
-    count: int | None = None
-    """Images that the store is to hold, for a generator that draws from noise; may be larger
-    later."""
-    views: int | None = None
-    """Views of each image, for a generator that makes views of images, by default 1; may be larger
-    later."""
-    output: Path | None = None
-    """Directory of the store."""
-    seed: int = 0
-    """Decides every image together with its number."""
-    batch_size: int | None = None
-    """Images made at a time, by default as the generator likes. It may change an image's last
-    bits, so a store keeps to one."""
-    shard_size: int = 1000
-    """Images of a tar file."""
-    format: Literal["webp", "jpg"] = "webp"
-    """webp loses nothing and suits small images, jpg (quality 95) is smaller."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda where a GPU is there."""
-    workers: int | None = None
-    """Processes of this machine that make shards, by default one for each GPU, or one."""
-    shard: str | None = None
-    """i/n: make the i-th of n parts (1/8 to 8/8) of the store, for n commands on any machines."""
-    verify: bool = False
-    """Read all of --output (or --verify STORE) instead, and say what is damaged."""
-    data: DataConfig = field(default_factory=DataConfig)
-    """Images to make views of, of the training split; by default those of the run."""
-
-    def __post_init__(self) -> None:
-        """Refuse numbers below one and seeds that no generator takes."""
-        for option in ("count", "views", "batch_size", "shard_size", "workers"):
-            value = getattr(self, option)
-            flag = option.replace("_", "-")
-            require(value is None or value >= 1, f"--{flag}", value, "use at least 1")
-        require(0 <= self.seed < 2**32, "--seed", self.seed, "use 0 to 2^32 - 1")
-        piece_of(self.shard)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         asked, own, named = parse(words or ["--help"])
-        store = verify(asked) if asked.verify else generate(asked, own, named)
-        print(store)
+        print(_done(asked, own, named))
         return 0
     except SsgearError as error:
         print(f"ssgear: {error}", file=sys.stderr)
@@ -102,54 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + int(getattr(interrupt, "number", signal.SIGINT))
 
 
-def parse(words: Sequence[str]) -> tuple[Generation, Any, tuple[str, ...]]:
-    """Read the options: the command's, those of the generator that it names, and who names images.
-
-    The last are the options that say which images views are to be made of, as they were typed.
-    """
-    given, help_wanted = arguments.read(words)
-    given = [part for each in given for part in _with_output(each)]
-    preset, name = _last(given, "preset"), _last(given, "generator")
-    if preset is not None:
-        given = [*presets.given_by_views(preset, name), *given]
-    name = _last(given, "generator") or Generation.generator
-    kind = registry.load("views", name, "--generator")
-    options = {**options_of(Generation), **options_of(kind.Config)}
-    given = arguments.check(given, options, listing="--help")
-    cli.check_images(given)
-    run = _last(given, "run")
-    keys = [each.key for each in given]
-    data = DataConfig() if run is None else cli.images_of(Path(run), keys)
-    words = ["--help"] if help_wanted else arguments.words_for_tyro(given)
-    parsed = _tyro(words, kind.Config, data)
-    named = tuple(e.flag for e in given if e.key.startswith("data.") or e.key == "views")
-    return _part(Generation, parsed), _part(kind.Config, parsed), named
-
-
-def _with_output(each: Given) -> list[Given]:
-    """Take --verify STORE for --verify --output STORE."""
-    if each.key != "verify" or [word.lower() for word in each.words] in ([], ["true"], ["false"]):
-        return [each]
-    output = dataclasses.replace(each, flag="--output", key="output")
-    return [dataclasses.replace(each, words=()), output]
-
-
-def _last(given: Sequence[Given], key: str) -> str | None:
-    """Return the value of an option, where it was given with one."""
-    words = [each.words[0] for each in given if each.key == key and len(each.words) == 1]
-    return words[-1] if words else None
-
-
-def _tyro(words: Sequence[str], own: type[Any], data: DataConfig) -> Any:
-    command = dataclasses.make_dataclass("Command", [], bases=(Generation, own), frozen=True)
-    about = "Draw images from a generator into a store, to be trained on."
-    default = command(data=data)
-    return arguments.parse(command, words, prog=USAGE, description=about, default=default)
-
-
-def _part(kind: type[Any], parsed: Any) -> Any:
-    fields = dataclasses.fields(kind)
-    return kind(**{field.name: getattr(parsed, field.name) for field in fields})
+def _done(asked: Generation, own: Any, named: Sequence[str]) -> object:
+    """Do what was asked for and return the last line to print."""
+    if asked.verify:
+        return verify(asked)
+    if asked.merge:
+        return merge(asked)
+    if asked.preview:
+        return preview(asked, named)
+    if asked.estimate:
+        return estimate(asked, own, named)
+    return generate(asked, own, named)
 
 
 def generate(asked: Generation, own: Any, named: Sequence[str] = ()) -> Path:
@@ -201,6 +107,40 @@ def _info(asked: Generation, facts: Facts, originals: Originals | None) -> Store
     )
 
 
+def estimate(asked: Generation, own: Any, named: Sequence[str] = ()) -> str:
+    """Measure a few batches and return what they tell of the rest; nothing is written."""
+    from ssgear.distributed import choose_device
+    from ssgear.storage.store_writer import Writer, continued
+    from ssgear.storage.view_store import STORE
+    from ssgear.views._estimate import estimate as estimated
+    from ssgear.views._estimate import lines
+    from ssgear.views._local import num_gpus
+    from ssgear.views._plan import facts_of
+    from ssgear.views._worker import open_generator
+
+    device = choose_device(asked.device, "--device")
+    generator = open_generator(asked.generator, own, device)
+    facts = facts_of(generator)
+    originals = _originals(asked, facts, named, getattr(own, "run", None))
+    info, root = _info(asked, facts, originals), asked.output
+    if root is not None and (root / STORE).exists():
+        info = continued(root, info)
+    shards = piece_of(asked.shard).of_these(range(info.num_shards))
+    whole = Writer(root=root, info=info).is_whole if root is not None else lambda shard: False
+    job = Job(
+        generator=asked.generator,
+        config=own,
+        root=root or Path(),
+        info=info,
+        originals=originals,
+    )
+    found = estimated(generator, job, shards, [shard for shard in shards if not whole(shard)])
+    workers = asked.workers or (num_gpus() if device.type == "cuda" else 1)
+    for note in (*facts.notes, *found.notes):
+        print(f"ssgear: {note}", file=sys.stderr)
+    return "\n".join(lines(found, workers))
+
+
 def verify(asked: Generation) -> Path:
     """Read the whole store and return it; what is damaged is printed, and an error."""
     from ssgear.storage.store_check import verify as verified
@@ -215,6 +155,47 @@ def verify(asked: Generation) -> Path:
             f"the command that made the store makes them again: {USAGE} ... --output {root}"
         )
     return root
+
+
+def merge(asked: Generation) -> Path:
+    """Put stores into one and return it; what none of them has is told."""
+    from ssgear.data.progress import progress
+    from ssgear.storage.store_merge import merge as merged
+
+    root = _output(asked)
+    with _full_disk(), progress("Merging", None) as advance:
+        found = merged(asked.merge, root, advance)
+    shards, views = found.info.num_shards, sum(len(found.info.items_of(i)) for i in found.missing)
+    lines = [f"{found.taken} of {shards} shards were taken"]
+    if found.missing:
+        lines.append(
+            f"{views} of {found.info.count} views are missing, shards {_numbers(found.missing)}; "
+            "the command that made the stores makes them by --output"
+        )
+    for line in lines:
+        print(f"ssgear: {line}", file=sys.stderr)
+    return root
+
+
+def preview(asked: Generation, named: Sequence[str]) -> Path:
+    """Write a contact sheet of the store and return its page.
+
+    Sources are taken from --data.* where that is given.
+    """
+    from ssgear.data.sources import open_source
+    from ssgear.report.store_page import write_preview
+
+    with_source = any(flag.startswith("--data.") for flag in named)
+    with _full_disk():
+        return write_preview(
+            _output(asked), open_source(asked.data, "train") if with_source else None
+        )
+
+
+def _numbers(shards: Sequence[int]) -> str:
+    """Name some shards, and how many more there are."""
+    more = f" and {len(shards) - _NAMED} more" if len(shards) > _NAMED else ""
+    return ", ".join(str(shard) for shard in shards[:_NAMED]) + more
 
 
 def _output(asked: Generation) -> Path:

@@ -11,10 +11,10 @@ import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from ssgear.config.options import Option, nearest
-from ssgear.config.values import FALSE, expected, members, mismatch, refusal, takes
+from ssgear.config.values import FALSE, expected, mismatch, refusal, takes
 from ssgear.errors import ConfigError
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ def _check_one(
     if option is not None:
         _check_words(each, option)
         words = each.words
-        if Path in members(option.type):  # no shell expands --output=~/runs
+        if Path in (option.type, *get_args(option.type)):  # no shell expands --output=~/runs
             words = tuple(str(Path(word).expanduser()) for word in words)
         return replace(each, flag=option.flag, key=option.key, words=words)
     section, dot, leaf = each.key.rpartition(".")

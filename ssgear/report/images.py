@@ -48,10 +48,10 @@ class Sheet:
     columns: int
 
 
-def picture(pixels_HWC: Pixels) -> Picture:
-    """Encode one uint8 image [H, W, 3]."""
+def picture(pixels_HWC: Pixels, side: int = MAX_SIDE) -> Picture:
+    """Encode one uint8 image [H, W, 3], no larger than `side`."""
     image = Image.fromarray(np.ascontiguousarray(pixels_HWC, dtype=np.uint8))
-    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     lossless = max(image.size) <= LOSSLESS_SIDE
     return Picture(uri=_uri(image, lossless=lossless), width=image.width, height=image.height)
 

@@ -8,21 +8,17 @@ and map answer to a pointer.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
 
 from ssgear.report import pictures
 from ssgear.report.charts import as_number, nice_ticks, number_text
 from ssgear.report.measures import measures
+from ssgear.report.page import render
 from ssgear.report.pictures import percent
 from ssgear.report.plane import shift_maps
 from ssgear.report.reading import RunFiles, read_run
@@ -50,12 +46,8 @@ _SPELLING = {
 def write_report(run_dir: Path, results: Mapping[str, Any]) -> Path:
     """Write `run_dir`/report.html and return its path."""
     run = read_run(Path(run_dir))
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": percent, "json": _json, "fingerprint": _fingerprint}
-    text = resources.files("ssgear.report").joinpath("template.html").read_text(encoding="utf-8")
-    page = environment.from_string(text).render(
+    page = render(
+        "template.html",
         head=_head(run),
         figures=_figures(run),
         measures=measures(run),
@@ -254,12 +246,3 @@ def _bad_files(run: RunFiles) -> dict[str, Any]:
             )
         rows.append((fields[0] if fields else "", ": ".join(fields[1:])))
     return {"rows": rows, "count": len(entries), "more": len(entries) - len(rows)}
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
-
-
-def _fingerprint(script: str) -> str:
-    """Hash of the page's own script for its content security policy: no other script may run."""
-    return base64.b64encode(hashlib.sha256(str(script).encode()).digest()).decode("ascii")

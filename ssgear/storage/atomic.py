@@ -75,6 +75,23 @@ def staged_file(final: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def place_file(source: Path, final: Path) -> None:
+    """Make `final` the same file as `source`, or a copy of it where it cannot be linked.
+
+    Neither may be written in place later, as nothing is by this module.
+    """
+    staged = staging_path(final)
+    try:
+        os.link(source, staged)
+        os.replace(staged, final)
+        _sync_directory(final.parent)
+    except OSError:  # another disk, a file system without links, somebody else's file
+        with staged_file(final) as file, open(source, "rb") as original:
+            shutil.copyfileobj(original, file, 1 << 20)
+    finally:
+        staged.unlink(missing_ok=True)  # it stays where `final` was this very file before
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file of UTF-8 text, whole or not at all."""
     write_bytes(path, text.encode())

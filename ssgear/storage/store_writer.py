@@ -173,7 +173,7 @@ def create(root: Path, info: StoreInfo) -> Writer:
         root.mkdir(parents=True, exist_ok=True)
         with claimed(root / f"{_CLAIM}store", wait=True) as mine:
             if (root / STORE).exists():
-                info = _continued(root, info)
+                info = continued(root, info)
             fields = {key: value for key, value in asdict(info).items() if key != "format"}
             known = {"format": FORMAT, "ssgear": ssgear.__version__, **fields}
             _write_changed(root / STORE, known)
@@ -242,27 +242,36 @@ def _write_changed(path: Path, known: Mapping[str, Any]) -> None:
         write_text(path, text)
 
 
-def _continued(root: Path, info: StoreInfo) -> StoreInfo:
-    """Return the settings of the store that is there, with the larger count."""
+def continued(root: Path, info: StoreInfo) -> StoreInfo:
+    """Return the settings of the store that is there, with the larger count.
+
+    Raises:
+        ConfigError: it was made with other settings.
+    """
     there = read_info(root, f"--output: {root}")
     if there.format != FORMAT:
         raise ConfigError(
             f"--output: {root} is of format {there.format}, which is read but not written any "
             "more; name another directory, or remove this one and make it anew"
         )
-    # what JSON makes of the new settings: tuples are lists there
-    old, new = _leaves(asdict(there)), _leaves(json.loads(json.dumps(asdict(info))))
-    changed = [
-        f"{key.removeprefix('settings.')} ({old.get(key)}, now {new.get(key)})"
-        for key in {**old, **new}
-        if key != "count" and old.get(key) != new.get(key)
-    ]
+    changed = differences(there, info)
     if changed:
         raise ConfigError(
             f"--output: {root} was made with other settings: {'; '.join(changed)}; use those, or "
             "name another directory"
         )
     return replace(info, count=max(there.count, info.count))
+
+
+def differences(old: StoreInfo, new: StoreInfo) -> list[str]:
+    """Name the settings that differ, each with both values; how many views are planned may."""
+    # what JSON makes of both: tuples are lists there
+    olds, news = (_leaves(json.loads(json.dumps(asdict(info)))) for info in (old, new))
+    return [
+        f"{key.removeprefix('settings.')} ({olds.get(key)}, now {news.get(key)})"
+        for key in {**olds, **news}
+        if key != "count" and olds.get(key) != news.get(key)
+    ]
 
 
 def _leaves(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from ssgear.errors import DataError
 from ssgear.storage import shards
-from ssgear.storage.store_marker import Marker, read_marker
+from ssgear.storage.store_marker import Failed, Marker, read_marker
 
 STORE = "store.json"
 FORMAT = 2
@@ -95,6 +95,18 @@ class Shard:
     """[n, 4]: offset and size of each image, and of its json."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A shard of a store, as far as it is there."""
+
+    shard: Shard
+    """What it holds."""
+    tasks: int
+    """Planned views that it stands for."""
+    failed: tuple[Failed, ...] = ()
+    """Those that could not be made."""
+
+
 class ViewStore:
     """The items of a complete store by number. Can be pickled and forked."""
 
@@ -107,7 +119,6 @@ class ViewStore:
         self.root = root
         where = f"{option}: {root}" if option else str(root)
         self.info = read_info(root, where)
-        listed = _listed_1 if self.info.format == WITHOUT_MARKERS else _listed
         found = [listed(root, self.info, shard) for shard in range(self.info.num_shards)]
         have = sum(each.tasks for each in found)
         if have < self.info.count:
@@ -115,7 +126,7 @@ class ViewStore:
                 f"{where}: holds {have} of {self.info.count} images; finish it by the command that "
                 f"made it: python -m ssgear.generate ... --output {root}"
             )
-        self.num_failed = sum(each.failed for each in found)
+        self.num_failed = sum(len(each.failed) for each in found)
         """Planned views that are not there, as their making failed."""
         shards = [each.shard for each in found]
         self.ids: NDArray[np.bytes_] = np.concatenate([shard.ids for shard in shards])
@@ -222,35 +233,29 @@ def digest_of(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Listed:
-    """A shard of a store, as far as it is there."""
-
-    shard: Shard
-    tasks: int
-    failed: int = 0
-
-
-def _listed(root: Path, info: StoreInfo, shard: int) -> _Listed:
-    path, marker = shard_path(root, shard), read_marker(root, shard)
+def listed(root: Path, info: StoreInfo, number: int) -> Listed:
+    """Return what a store holds of a shard; one that is damaged is a `DataError`."""
+    if info.format == WITHOUT_MARKERS:
+        return _listed_1(root, info, number)
+    path, marker = shard_path(root, number), read_marker(root, number)
     if marker is None or not path.is_file():
-        return _Listed(shard=_shard(path, [], ()), tasks=0)
+        return Listed(shard=_shard(path, [], ()), tasks=0)
     if not is_whole(root, marker):
         raise DataError(
             f"{path}: has not the {marker.bytes} bytes that its marker says: damaged or cut"
         )
-    tasks = min(marker.tasks, len(info.items_of(shard)))
-    return _Listed(shard=shard_of(root, marker), tasks=tasks, failed=len(marker.failed))
+    tasks = min(marker.tasks, len(info.items_of(number)))
+    return Listed(shard=shard_of(root, marker), tasks=tasks, failed=marker.failed)
 
 
-def _listed_1(root: Path, info: StoreInfo, shard: int) -> _Listed:
+def _listed_1(root: Path, info: StoreInfo, shard: int) -> Listed:
     """List a shard of format 1, as far as it was planned."""
     path, wanted = shard_path(root, shard), len(info.items_of(shard))
     if not path.is_file():
-        return _Listed(shard=_shard(path, [], ()), tasks=0)
+        return Listed(shard=_shard(path, [], ()), tasks=0)
     found = list_shard(path)
     part = _shard(path, found.names[:wanted], found.spans[:wanted])
-    return _Listed(shard=part, tasks=len(part.names))
+    return Listed(shard=part, tasks=len(part.names))
 
 
 def _shard(path: Path, names: list[str], spans: Any) -> Shard:

@@ -141,7 +141,7 @@ def make_shard(state: State, shard: int, watch: Watch) -> ShardReport:
         if state.writer.is_whole(shard):
             return ShardReport(shard=shard, outcome="there")
         stages: Counter[str] = Counter()
-        marker = state.writer.write_shard(shard, _entries(state, shard, watch, stages))
+        marker = state.writer.write_shard(shard, entries(state, shard, watch, stages))
     return ShardReport(
         shard=shard,
         outcome="made",
@@ -164,10 +164,13 @@ class _Block:
     unreadable: Mapping[int, str] = field(default_factory=dict)
 
 
-def _entries(
+def entries(
     state: State, shard: int, watch: Watch, stages: Counter[str]
 ) -> Iterator[Encoded | Failed]:
-    """Make the views of a shard; those of a block come while the next one is being made."""
+    """Make the views of a shard, a part that is written by somebody else, or by nobody.
+
+    Those of a block come while the next one is being made.
+    """
     wanted, done = state.job.info.items_of(shard), 0
     pending: list[_Coming] = []
     try:

@@ -417,7 +417,7 @@ def test_hub_names_and_extras(models: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_presets_name_options_that_are_there() -> None:
     from ssgear.config.options import options_of
     from ssgear.config.values import refusal
-    from ssgear.generate import Generation
+    from ssgear.views._options import Generation
 
     found = registry.presets("views")
     assert {"sd2-caption-tiny-imagenet", "sd-image-unclip"} <= set(found)
