@@ -137,7 +137,7 @@ def evaluate(run: Path, asked: Evaluation) -> int:
     if {"frechet", "prdc"} & set(asked.protocol):
         raise ConfigError(f"--protocol: frechet and prdc are of a store: {STORE_USAGE} [OPTIONS]")
     chosen = [protocols.find(name) for name in asked.protocol]
-    path = figures_path(run, asked)
+    path = figures_path(asked)
     inception = None if asked.inception is None else load_inception(asked.inception)
     device = distributed.choose_device(asked.device, "--device")
     encoder = load_encoder(run).to(device)
@@ -182,7 +182,7 @@ def evaluate_store(asked: Evaluation) -> int:
 
     assert asked.store is not None
     store_views.check(asked.protocol, inception=asked.inception, encoder=asked.encoder)
-    path = figures_path(asked.store, asked)
+    path = figures_path(asked)
     device = distributed.choose_device(asked.device, "--device")
     images, _ = scan(open_source(asked.data, "train"), asked.data)
     compared = store_views.open_compared(
@@ -204,7 +204,7 @@ def evaluate_store(asked: Evaluation) -> int:
     return 0
 
 
-def figures_path(run: Path, asked: Evaluation) -> Path | None:
+def figures_path(asked: Evaluation) -> Path | None:
     """Return --output where it was given, once it is sure that it can be written."""
     if asked.output is None:
         return None
