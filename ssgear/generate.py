@@ -3,8 +3,8 @@
 A store that is there is finished, or enlarged by a larger --count or --views: image i is a function
 of the seed and i alone, view k of a real image of the seed, the image and k, whatever makes them
 and in which order. What is common to all executors is in views/_plan.py and views/_worker.py. The
-last line on standard output is the path of the store; a user's mistake is one line on standard
-error and exit status 2.
+last line on standard output is the path of the store, or of the page of --preview; a user's mistake
+is one line on standard error and exit status 2.
 """
 
 from __future__ import annotations
