@@ -103,7 +103,7 @@ def parse(run: Path, words: Sequence[str]) -> Evaluation:
     """Read the options; images that the command line does not name are the run's own."""
     given, help_wanted = arguments.read(words)
     given = arguments.check(given, options_of(Evaluation), listing="--help")
-    cli.check_images(given)
+    cli.check_images(given, also=("size",))
     data = cli.images_of(run, (each.key for each in given))
     words = ["--help"] if help_wanted else arguments.words_for_tyro(given)
     return _read(words, Evaluation(data=data))

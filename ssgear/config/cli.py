@@ -14,7 +14,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -221,11 +221,14 @@ def has_settings(run: Path) -> bool:
     return ((run if run.is_dir() else run.parent) / "config.json").is_file()
 
 
-def check_images(given: Iterable[Given]) -> None:
-    """Refuse --data.* options that say how images are fed to training, where none is trained."""
+def check_images(given: Iterable[Given], also: Collection[str] = ()) -> None:
+    """Refuse --data.* options that say how images are fed to training, where none is trained.
+
+    `also` are fields that do mean something to the command.
+    """
     for each in given:
         section, _, name = each.key.partition(".")
-        if section == "data" and name not in IMAGES:
+        if section == "data" and name not in (*IMAGES, *also):
             raise ConfigError(
                 f"{each.flag}: means nothing here, images are read as they are, as squares of the "
                 "model's own size; leave it away"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -380,7 +381,8 @@ def build_method(
     torch.manual_seed(config.seed)
     encoder = build_encoder(config.model, size, seed=config.seed)
     loaded: Any = registry.load("methods", config.method_name)
-    method: Method = loaded.build(config.method, encoder, facts)
+    with _room_for(config.method_name):
+        method: Method = loaded.build(config.method, encoder, facts)
     if world.size > 1 and device.type == "cuda":
         for name, child in method.named_children():
             # torch's own conversion drops the activations of timm's fused norm layers
@@ -394,6 +396,22 @@ def build_method(
         for module in method.compiled():
             module.compile()
     return method
+
+
+@contextmanager
+def _room_for(method: str) -> Iterator[None]:
+    """Refuse settings whose weights or queues are larger than the memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has no type of its own for it on a CPU
+        full = isinstance(error, MemoryError) or "allocate" in str(error)
+        if not full and "overflow" not in str(error):
+            raise
+        raise ConfigError(
+            f"--method: {method} with these sizes (widths, prototypes, queue, classes) does not "
+            "fit into memory; use smaller --method.* settings"
+        ) from None
 
 
 def build_runtime(

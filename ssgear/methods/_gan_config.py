@@ -6,6 +6,8 @@ import dataclasses
 import json
 import math
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -238,11 +240,20 @@ def inner_config(kind: type[Any], options: tuple[str, ...], name: str) -> Any:
             near = did_you_mean(key, fields)
             raise ConfigError(f"{where}: unknown setting of {name}{near}")
         given[key] = convert(_read(value, hints[key]), hints[key], where)
-    try:
+    with named_inside():
         return kind(**given)
+
+
+@contextmanager
+def named_inside() -> Iterator[None]:
+    """Let what the encoder's method refuses name the options by which GAN + SSL gives them."""
+    try:
+        yield
     except ConfigError as error:
-        said = str(error).removeprefix("--method.")
-        raise ConfigError(f"--method.ssl-options: {said}") from None
+        said = str(error).replace("--method: ", "--method.ssl: ", 1)
+        if said.startswith("--method.") and not said.startswith("--method.ssl: "):
+            said = f"--method.ssl-options: {said.removeprefix('--method.')}"
+        raise ConfigError(said) from None
 
 
 def _read(word: str, kind: Any) -> Any:

@@ -20,7 +20,7 @@ from ssgear import registry
 from ssgear.data.augment import AugmentSpec
 from ssgear.data.batch import Batch
 from ssgear.errors import ConfigError
-from ssgear.methods._gan_config import GanSettings, inner_config
+from ssgear.methods._gan_config import GanSettings, inner_config, named_inside
 from ssgear.methods._gan_encoder import EncoderPhase
 from ssgear.methods._gan_game import Game
 from ssgear.methods._gan_generator import GeneratorPhase
@@ -211,7 +211,8 @@ class GanSSL(GeneratorPhase, EncoderPhase):
                 "--data.augmentation: AutoAugment has no gradient for the images of a generator; "
                 "use simclr, say"
             )
-        return self.ssl.view_specs(named)
+        with named_inside():
+            return self.ssl.view_specs(named)
 
     def wrap_source(self, source: Source) -> Source:
         """Return the source that the encoder's method trains on."""
@@ -288,8 +289,14 @@ def _inner_method(config: GanSettings, encoder: Encoder, facts: Facts) -> Method
     loaded = registry.load("methods", config.ssl, "--method.ssl")
     if issubclass(loaded, GanSSL):
         raise ConfigError("--method.ssl: gan-ssl cannot train its own encoder; use simclr, say")
+    if loaded.seen is not Method.seen:
+        raise ConfigError(
+            f"--method.ssl: {config.ssl} shows its encoder images of its own making, among which "
+            "synthetic ones have no place; use simclr or another method that compares views"
+        )
     settings = inner_config(loaded.Config, config.ssl_options, config.ssl)
-    method: Method = loaded.build(settings, encoder, facts)
+    with named_inside():
+        method: Method = loaded.build(settings, encoder, facts)
     return method
 
 

@@ -165,6 +165,13 @@ class SwAV(Method):
         """Build the method; refuse queues and prototypes that its batches cannot fill."""
         if config.queue_length:
             check_queue_length(config.queue_length, facts.batch_size)
+            _require(
+                config.queue_from_epoch < facts.epochs,
+                config,
+                "queue_from_epoch",
+                f"the run ends after {facts.epochs} and the queue (--method.queue-length "
+                f"{config.queue_length}) would never be filled; use fewer, or a queue of 0",
+            )
         rows = facts.batch_size + config.queue_length
         if config.prototypes > rows:
             raise ConfigError(

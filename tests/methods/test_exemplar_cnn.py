@@ -91,6 +91,20 @@ def test_as_many_classes_as_can_be_had_by_default() -> None:
     assert method(classes=None, num_images=10**6).classes == 8000
 
 
+@pytest.mark.parametrize("classes", [10**13, 10**17])
+def test_more_classes_than_memory_are_refused_too(
+    classes: int, run_ssgear: Callable[..., Any], tmp_path: Path
+) -> None:
+    given = ("--method", "exemplar-cnn", "--method.classes", classes, "--output", tmp_path / "run")
+    outcome = run_ssgear("train", *given)
+    assert outcome.status == 2
+    assert outcome.complaint.endswith(
+        "--method: exemplar-cnn with these sizes (widths, prototypes, queue, classes) does not fit "
+        "into memory; use smaller --method.* settings"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_more_classes_than_patches_are_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"--method\.classes: 6 patches .* these 5 images hold 5 .*; use fewer"

@@ -494,6 +494,13 @@ def test_settings_that_define_no_game(case: str) -> None:
         ({"ssl_options": ("temperature=0",)}, "use a value above 0"),
         ({"ssl_options": ("temperature=warm",)}, "is not a number"),
         ({"ssl_options": ("temperature",)}, "is not NAME=VALUE"),
+        ({"ssl": "rotnet"}, "--method.ssl: rotnet shows its encoder images of its own making"),
+        ({"ssl": "drlim"}, "--method.ssl: drlim shows its encoder images of its own making"),
+        ({"ssl": "exemplar-cnn"}, "--method.ssl: exemplar-cnn shows its encoder images of its"),
+        (
+            {"ssl": "moco", "ssl_options": ("queue_length=13",)},
+            "^--method.ssl-options: queue-length: 13 is no multiple",
+        ),
     ],
 )
 def test_settings_that_cannot_be_built(settings: dict[str, Any], message: str) -> None:

@@ -28,7 +28,7 @@ ROWS, SIDE, WIDTH, PROTOTYPES = 6, 16, 5, 4
 def build(*, batch_size: int = ROWS, norm: str = "group", **settings: Any) -> SwAV:
     torch.manual_seed(0)
     encoder = build_encoder(ModelConfig(name="resnet_tiny", norm=norm), SIDE, seed=0)  # type: ignore[arg-type]
-    facts = Facts(augmentation=view_set("simclr"), num_images=24, batch_size=batch_size)
+    facts = Facts(augmentation=view_set("simclr"), num_images=24, epochs=20, batch_size=batch_size)
     small: dict[str, Any] = {"projector_dims": (9, WIDTH), "prototypes": PROTOTYPES}
     return SwAV.build(SwAV.Config(**{**small, **settings}), encoder, facts)
 
@@ -168,6 +168,10 @@ def test_multi_crop_trains_whole_and_in_slices(tmp_path: Path) -> None:
         ({"prototypes": 7}, "--method.prototypes: 7 cannot be filled .* the 6 images"),
         ({"prototypes": 19, "queue_length": 12}, "cannot be filled equally by the 18 images"),
         ({"queue_length": 8}, "--method.queue-length: 8 is no multiple of the 6 images"),
+        (
+            {"queue_length": 12, "queue_from_epoch": 20},
+            "--method.queue-from-epoch: 20 .* the run ends after 20 and the queue",
+        ),
         ({"epsilon": 0.0}, "--method.epsilon: 0.0 is not possible"),
         ({"temperature": -1.0}, "--method.temperature"),
         ({"sinkhorn_iterations": 0}, "--method.sinkhorn-iterations: 0 is not possible; use 1"),
