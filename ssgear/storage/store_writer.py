@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -129,6 +130,8 @@ class Writer:
             tasks = len(items) - upscaled + len(failed)
             if tasks != len(self.info.items_of(shard)):
                 raise ValueError(f"shard {shard}: {tasks} views are not all of it")
+            file.flush()
+            os.fsync(file.fileno())  # a disk that is full costs the old shard nothing
             # a reader never sees the new shard beside what was said of an old one
             marker_path(self.root, shard).unlink(missing_ok=True)
         marker = Marker(

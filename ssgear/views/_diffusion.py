@@ -15,9 +15,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ssgear.errors import ConfigError, first_line
+from ssgear.errors import CheckpointError, ConfigError, first_line
 from ssgear.views._diffusion_config import SCHEDULERS, UNSEEDED, DiffusionConfig, dtype_of
-from ssgear.views._folders import IGNORED, Folder, loading, need, quiet
+from ssgear.views._folders import IGNORED, INDEX, Folder, loading, need, quiet
 from ssgear.views._rows import Row, checked
 from ssgear.views._stages import Stage
 
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 
 Call = Callable[[Any, Sequence[Row]], "Tensor"]
 """Runs a pipeline for some rows: float images [n, 3, H, W] in [0, 1]."""
+
+
+def _sampler_of(folder: Folder) -> str:
+    """Return the class of the scheduler that a folder's index names."""
+    match folder.index.get("scheduler"):
+        case [_, str(name)]:
+            return name
+    raise CheckpointError(f"--model: {folder.path / INDEX} names no scheduler; is it complete?")
 
 
 class Diffusion:
@@ -41,7 +49,7 @@ class Diffusion:
             SsgearError: it cannot be loaded, or does not take the options.
         """
         self.config, self.folder, self.kind, self.device = config, folder, kind, device
-        sampler = folder.index["scheduler"][1]
+        sampler = _sampler_of(folder)
         if config.scheduler == "model" and sampler in UNSEEDED:
             raise ConfigError(
                 f"--scheduler: {sampler} of {folder.path} draws noise that no seed decides; use "
@@ -96,9 +104,19 @@ class Diffusion:
             if problem is None:
                 continue
             row.metadata["first_attempt"] = problem
-            row.pixels, again = checked(call(self._in_float32(), [row])[0])
+            row.pixels, again = self._again(row, call)
             if again is not None:
-                row.failed = f"{problem}; {again} in float32 too"
+                row.failed = f"{problem}; {again}"
+
+    def _again(self, row: Row, call: Call) -> tuple[Tensor | None, str | None]:
+        """Draw a row by itself in float32; return its pixels and what is wrong with them."""
+        import torch
+
+        try:
+            pixels, problem = checked(call(self._in_float32(), [row])[0])
+        except torch.OutOfMemoryError:  # smaller slices would meet the same row again
+            return None, "no GPU memory to draw it in float32"
+        return pixels, None if problem is None else f"{problem} in float32 too"
 
     def stage(self, call: Call) -> Stage[Row]:
         """Return the stage that draws."""

@@ -95,7 +95,7 @@ def find_pipeline(option: str, name: str | None, kinds: Sequence[str]) -> Folder
     parts = [
         key
         for key, value in index.items()
-        if isinstance(value, list) and value[0] is not None and key not in IGNORED
+        if isinstance(value, list) and value[:1] not in ([], [None]) and key not in IGNORED
     ]
     missing = [part for part in parts if not (path / part).is_dir()]
     if missing:

@@ -25,6 +25,9 @@ def foreground_share(features: Tensor) -> Tensor:
     import torch
 
     n, height, width, channels = features.shape
+    # of an overflow nothing is known: no foreground, and no decomposition, which it would end
+    finite = features.isfinite().flatten(1).all(1)
+    features = torch.where(finite[:, None, None, None], features, torch.zeros_like(features))
     flat = features.double().cpu().reshape(n, height * width, channels)
     flat = flat - flat.mean(1, keepdim=True)
     _, strength, directions = torch.linalg.svd(flat, full_matrices=False)

@@ -65,6 +65,12 @@ def checked(made: Tensor) -> tuple[Tensor, str | None]:
     return pixels, None
 
 
+def keep(rows: Sequence[Row], drawn: Tensor) -> None:
+    """Make what a GAN drew in float32, in [-1, 1], the pixels of rows; what is no image failed."""
+    for row, made in zip(rows, (drawn.cpu() + 1) / 2, strict=True):
+        row.pixels, row.failed = checked(made)
+
+
 def views_of(rows: Sequence[Row], size: int, told: Told, common: Mapping[str, Any]) -> Views:
     """Return what stages made of all rows of a block; `common` goes into every row's metadata."""
     import torch

@@ -12,6 +12,7 @@ which may change last bits, as any other size of them does.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import torch
 
 Row = TypeVar("Row")
+WHOLE = sys.maxsize
+"""As a stage's batch size: the block as it comes, whose size --batch-size decides."""
 
 
 @dataclass(kw_only=True)
@@ -53,6 +56,8 @@ class Stage(Generic[Row]):
     """Option that decides `batch_size`."""
     device: torch.device | None = None
     """Where it computes."""
+    advice: str = "use --precision float16, smaller images, or a GPU with more"
+    """What helps where not even one row fits."""
     when_halved: Callable[[], None] = lambda: None
     """Called where slices become smaller."""
     limit: int = field(init=False)
@@ -87,10 +92,8 @@ class Stage(Generic[Row]):
         import torch
 
         if rows == 1:
-            raise TrainingError(
-                f"{self.option or self.name}: the GPU has no memory for {self.name} of one image; "
-                "use --precision float16, smaller images, or a GPU with more"
-            )
+            what = f"the GPU has no memory for {self.name} of one image"
+            raise TrainingError(f"{self.option or self.name}: {what}; {self.advice}")
         self.limit = rows // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

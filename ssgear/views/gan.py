@@ -15,9 +15,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ssgear.errors import ConfigError
+from ssgear.views._rows import Row, keep, views_of
+from ssgear.views._stages import WHOLE, Stage, run
 from ssgear.views.base import Generator, Views
 
 if TYPE_CHECKING:
@@ -71,6 +73,14 @@ class GAN(Generator):
             "num_labels": self.num_labels,
             "classes": None if found.classes is None else list(found.classes),
         }
+        self.stage: Stage[Row] = Stage(
+            name="gan",
+            batch_size=WHOLE,
+            work=self._draw,
+            option="--batch-size",
+            advice="use a GPU with more",
+            device=device,
+        )
         self.encoder: PretrainedEncoder | None = None
         if condition.kind == "vector":
             self._condition_on_images(config.run, condition.size)
@@ -87,21 +97,29 @@ class GAN(Generator):
         """Draw an image for each id, which is its number; or for each image."""
         import torch
 
+        given = torch.zeros(len(ids), 3, 1, 1, dtype=torch.uint8) if images is None else images
+        rows = [Row(image=image, seed=seed) for image, seed in zip(given, seeds, strict=True)]
+        if self.num_labels:
+            for row, number in zip(rows, ids, strict=True):
+                row.metadata["label"] = int(number) % self.num_labels
+        told = run((self.stage,), rows)
+        common = {"model": self.settings["model"], "parameters": self.settings["parameters"]}
+        return views_of(rows, self.size, told, common)
+
+    def _draw(self, rows: Sequence[Row]) -> None:
+        import torch
+
         from ssgear.kernels import philox
         from ssgear.models.instances import instance_features
-        from ssgear.models.sampling import render, to_uint8
+        from ssgear.models.sampling import render
 
-        key = philox.derive_key("gan")
-        noise_NZ = philox.normal(key, torch.tensor(seeds), self.generator.noise_dim)
-        labels = [int(number) % self.num_labels for number in ids] if self.num_labels else None
-        condition = None if labels is None else torch.tensor(labels, device=self.device)
-        if self.encoder is not None and images is not None:
+        seeds = torch.tensor([row.seed for row in rows])
+        noise_NZ = philox.normal(philox.derive_key("gan"), seeds, self.generator.noise_dim)
+        condition = None
+        if self.num_labels:
+            labels = [row.metadata["label"] for row in rows]
+            condition = torch.tensor(labels, device=self.device)
+        if self.encoder is not None:
+            images = torch.stack([row.image for row in rows])
             condition = instance_features(self.encoder, images, self.device)
-        drawn = render(self.generator, noise_NZ.to(self.device), condition, self.truncation)
-        pixels = to_uint8(drawn).cpu()
-        common: dict[str, Any] = {
-            "model": self.settings["model"],
-            "parameters": self.settings["parameters"],
-        }
-        own = [{}] * len(ids) if labels is None else [{"label": label} for label in labels]
-        return Views(images=pixels, metadata=[{**common, **each} for each in own])
+        keep(rows, render(self.generator, noise_NZ.to(self.device), condition, self.truncation))

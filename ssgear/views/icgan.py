@@ -15,9 +15,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ssgear.errors import ConfigError, require
+from ssgear.views._rows import Row, keep, views_of
+from ssgear.views._stages import WHOLE, Stage, run
 from ssgear.views.base import Generator, Views
 
 if TYPE_CHECKING:
@@ -71,22 +73,31 @@ class ICGAN(Generator):
             "instance_encoder": encoder.digest,
             "parameters": {"truncation": config.truncation},
         }
+        self.stage: Stage[Row] = Stage(
+            name="icgan",
+            batch_size=WHOLE,
+            work=self._draw,
+            option="--batch-size",
+            advice="use a GPU with more",
+            device=device,
+        )
 
     def generate(self, images: Tensor | None, ids: Sequence[str], seeds: Sequence[int]) -> Views:
         """Draw an image like each of the images."""
+        assert images is not None
+        rows = [Row(image=image, seed=seed) for image, seed in zip(images, seeds, strict=True)]
+        told = run((self.stage,), rows)
+        common = {"model": self.settings["model"], "parameters": self.settings["parameters"]}
+        return views_of(rows, self.size, told, common)
+
+    def _draw(self, rows: Sequence[Row]) -> None:
         import torch
 
         from ssgear.models.biggan import truncated_noise
         from ssgear.models.instances import instance_features
-        from ssgear.models.sampling import to_uint8
 
-        assert images is not None
+        seeds = [row.seed for row in rows]
         noise_NZ = truncated_noise(seeds, self.generator.noise_dim, self.truncation)
+        images = torch.stack([row.image for row in rows])
         features_NF = instance_features(self.encoder, images, self.device)
-        with torch.no_grad():
-            drawn = self.generator(noise_NZ.to(self.device), features_NF)
-        common: dict[str, Any] = {
-            "model": self.settings["model"],
-            "parameters": self.settings["parameters"],
-        }
-        return Views(images=to_uint8(drawn).cpu(), metadata=[common] * len(ids))
+        keep(rows, self.generator(noise_NZ.to(self.device), features_NF))

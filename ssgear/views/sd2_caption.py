@@ -19,6 +19,7 @@ from ssgear.errors import ConfigError
 from ssgear.views._diffusion import Diffusion
 from ssgear.views._diffusion_config import DiffusionConfig, dtype_of
 from ssgear.views._rows import Row, describe, generators, views_of
+from ssgear.views._stages import Stage, run
 from ssgear.views._upscale import SCALE
 from ssgear.views.base import Generator, Views
 
@@ -105,6 +106,7 @@ class SD2Caption(Generator):
         self.diffusion.compile(self._call, torch.zeros(3, side, side, dtype=torch.uint8))
         self.notes = self.diffusion.notes
         self.settings = self._settings()
+        self.stages = self._stages()
 
     def _settings(self) -> dict[str, Any]:
         config, found = self.config, self.diffusion.settings()
@@ -122,14 +124,10 @@ class SD2Caption(Generator):
             "parameters": {**found["parameters"], **own},
         }
 
-    def generate(self, images: Tensor | None, ids: Sequence[str], seeds: Sequence[int]) -> Views:
-        """Enlarge, describe and draw anew."""
-        from ssgear.views._stages import Stage, run
-
-        assert images is not None, "makes views of images"
+    def _stages(self) -> tuple[Stage[Row], ...]:
+        """Return the stages, which remember how much fits in memory."""
         config = self.config
-        rows = [Row(image=image, seed=seed) for image, seed in zip(images, seeds, strict=True)]
-        stages = (
+        return (
             Stage(
                 name="upscale",
                 batch_size=config.upscale_batch,
@@ -146,7 +144,12 @@ class SD2Caption(Generator):
             ),
             self.diffusion.stage(self._call),
         )
-        told = run(stages, rows)
+
+    def generate(self, images: Tensor | None, ids: Sequence[str], seeds: Sequence[int]) -> Views:
+        """Enlarge, describe and draw anew."""
+        assert images is not None, "makes views of images"
+        rows = [Row(image=image, seed=seed) for image, seed in zip(images, seeds, strict=True)]
+        told = run(self.stages, rows)
         common = {"model": self.settings["model"], "parameters": self.settings["parameters"]}
         return views_of(rows, self.size, told, common)
 

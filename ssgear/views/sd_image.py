@@ -11,6 +11,7 @@ or captions with --captioner. Loading, noise and checks are in _diffusion.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,7 @@ from ssgear.errors import ConfigError, require
 from ssgear.views._diffusion import Diffusion
 from ssgear.views._diffusion_config import DiffusionConfig, dtype_of
 from ssgear.views._rows import Row, describe, generators, views_of
+from ssgear.views._stages import Stage, run
 from ssgear.views.base import Generator, Views
 
 if TYPE_CHECKING:
@@ -108,6 +110,7 @@ class SDImage(Generator):
         self.diffusion.compile(self._call, torch.zeros(3, side, side, dtype=torch.uint8))
         self.notes = self.diffusion.notes
         self.settings = self._settings()
+        self.stages = self._stages()
 
     def _refuse_what_is_for_others(self) -> None:
         config, default, kind = self.config, type(self.config)(), self.kind
@@ -128,7 +131,7 @@ class SDImage(Generator):
         if kind == "img2img" and int(config.steps * config.strength) < 1:
             raise ConfigError(
                 f"--strength: {config.strength:g} of --steps {config.steps} is less than one step; "
-                f"use at least {1 / config.steps:.2g}"
+                f"use at least {least_strength(config.steps):g}"
             )
 
     def _load_captioner(self) -> Any:
@@ -171,10 +174,22 @@ class SDImage(Generator):
             "caption_batch": config.caption_batch,
         }
 
+    def _stages(self) -> tuple[Stage[Row], ...]:
+        """Return the stages, which remember how much fits in memory."""
+        draw = self.diffusion.stage(self._call)
+        if self.captioner is None:
+            return (draw,)
+        caption = Stage(
+            name="caption",
+            batch_size=self.config.caption_batch,
+            work=self._caption,
+            option="--caption-batch",
+            device=self.device,
+        )
+        return caption, draw
+
     def generate(self, images: Tensor | None, ids: Sequence[str], seeds: Sequence[int]) -> Views:
         """Make a view of each image."""
-        from ssgear.views._stages import Stage, run
-
         assert images is not None, "makes views of images"
         config = self.config
         rows = [
@@ -184,15 +199,7 @@ class SDImage(Generator):
         if self.kind != "variation":
             for row in rows:
                 row.metadata["prompt"] = row.prompt
-        describe = Stage(
-            name="caption",
-            batch_size=config.caption_batch,
-            work=self._caption,
-            option="--caption-batch",
-            device=self.device,
-        )
-        draw = self.diffusion.stage(self._call)
-        told = run((draw,) if self.captioner is None else (describe, draw), rows)
+        told = run(self.stages, rows)
         common = {"model": self.settings["model"], "parameters": self.settings["parameters"]}
         return views_of(rows, self.size, told, common)
 
@@ -275,3 +282,9 @@ class SDImage(Generator):
         side = round(patches.shape[1] ** 0.5)
         shares = foreground_share(patches.unflatten(1, (side, side)))
         return [min(base + noise_level(share), 999) for share in shares.tolist()]
+
+
+def least_strength(steps: int) -> float:
+    """Return a strength of few digits that leaves one step of so many."""
+    places = len(str(steps)) + 1
+    return math.ceil(10**places / steps) / 10**places

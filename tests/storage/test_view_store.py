@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import pickle
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
@@ -111,6 +113,22 @@ def test_a_store_grows_and_never_shrinks(tmp_path: Path) -> None:
     assert (root / "000000.tar").stat().st_mtime_ns == first
     writer = create(root, INFO)
     assert writer.info.count == 11 and writer.missing() == []
+
+
+def test_a_full_disk_costs_nothing_of_the_shard_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make(tmp_path)
+    writer = create(root, replace(INFO, count=9))
+    before = contents(root)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(os, "fsync", full)
+        fill(writer, [2])  # what it held before, and more
+    assert contents(root) == before
 
 
 def test_a_damaged_shard_counts_as_missing(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ssgear.config.schema import ModelConfig
-from ssgear.errors import CheckpointError, ConfigError
+from ssgear.errors import CheckpointError, ConfigError, TrainingError
 from ssgear.models.conditions import Condition
 from ssgear.models.dcgan import DCGANConfig, DCGANGenerator
 from ssgear.models.encoders import build_encoder
@@ -92,3 +92,45 @@ def test_what_it_cannot_use_is_refused(tmp_path: Path) -> None:
 def test_item_seeds_are_apart() -> None:
     seeds = {item_seed(s, i, k) for s in (0, 1) for i in ("0", "1", "10") for k in (0, 1)}
     assert len(seeds) == 12 and max(seeds) < 2**53
+
+
+def test_what_is_no_image_has_failed(tmp_path: Path) -> None:
+    generator = gan(saved(tmp_path))
+    whole = generator.generator.forward
+
+    def broken(*args: torch.Tensor | None) -> torch.Tensor:
+        made = whole(*args)  # type: ignore[arg-type]
+        made[1, 0, 0, 0], made[2] = torch.nan, -1
+        return made
+
+    expected = generator.generate(None, ["0"] * 4, [1, 2, 3, 4])
+    assert list(expected.failed) == [None] * 4
+    generator.generator.forward = broken  # type: ignore[method-assign]
+    views = generator.generate(None, ["0"] * 4, [1, 2, 3, 4])
+    assert list(views.failed) == [None, "not finite", "black", None]
+    assert torch.equal(views.images[[0, 3]], expected.images[[0, 3]])
+
+
+def test_no_gpu_memory_halves_the_block_from_then_on(tmp_path: Path) -> None:
+    condition = Condition(kind="label", size=3)
+    generator, rows, most = gan(saved(tmp_path, condition=condition)), list[int](), [2]
+
+    def short_of_memory(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        rows.append(len(args[0]))
+        if len(args[0]) > most[0]:
+            raise torch.OutOfMemoryError("artificial")
+
+    ids, seeds = [str(i) for i in range(5)], list(range(5))
+    expected = generator.generate(None, ids, seeds)
+    generator.generator.register_forward_pre_hook(short_of_memory)
+    views = generator.generate(None, ids, seeds)
+    assert (
+        rows == [5, 2, 2, 1] and int((views.images.int() - expected.images.int()).abs().max()) <= 1
+    )
+    assert views.metadata == expected.metadata
+    (note,) = views.notes
+    assert note.startswith("gan: no GPU memory for 5 images") and "--batch-size 2)" in note
+    assert list(generator.generate(None, ids, seeds).notes) == [] and rows[4:] == [2, 2, 1]
+    most[0] = 0
+    with pytest.raises(TrainingError, match="--batch-size: .* of one image; use a GPU with more"):
+        generator.generate(None, ids, seeds)

@@ -223,6 +223,30 @@ def test_views_depend_on_image_and_seed_alone(files: tuple[Path, Path]) -> None:
     assert json.dumps(generator.settings) and made.metadata[0]["parameters"] == {"truncation": 1.5}
 
 
+def test_what_is_no_image_has_failed_and_memory_halves_the_block(files: tuple[Path, Path]) -> None:
+    weights, run = files
+    generator = ICGAN(ICGAN.Config(weights=weights, instance_encoder=run), CPU)
+    images = torch.arange(4 * 3 * 16 * 16).remainder(251).view(4, 3, 16, 16).byte()
+    ids, seeds = ["a", "b", "c", "d"], [3, 4, 5, 6]
+    expected = generator.generate(images, ids, seeds)
+    assert list(expected.failed) == [None] * 4
+
+    def short_of_memory(module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
+        if len(args[0]) > 2:
+            raise torch.OutOfMemoryError("artificial")
+
+    def broken(module: torch.nn.Module, args: tuple[Tensor, ...], made: Tensor) -> Tensor:
+        made[0, 0, 0, 0], made[1] = torch.nan, -1
+        return made
+
+    generator.generator.register_forward_pre_hook(short_of_memory)
+    generator.generator.register_forward_hook(broken)
+    views = generator.generate(images, ids, seeds)
+    assert list(views.failed) == ["not finite", "black"] * 2
+    assert "icgan: no GPU memory for 4 images" in views.notes[0] and len(views.notes) == 1
+    assert list(generator.generate(images, ids, seeds).notes) == []
+
+
 def test_a_store_comes_out_that_training_reads(
     run_ssgear: Ssgear, files: tuple[Path, Path], tmp_path: Path
 ) -> None:

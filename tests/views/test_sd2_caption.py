@@ -173,6 +173,29 @@ def test_no_gpu_memory_halves_one_stage(models: Path, images: Tensor) -> None:
     assert torch.equal(views.images, expected.images)
     (note,) = views.notes
     assert "diffusion: no GPU memory for 4 images" in note and "--diffusion-batch 2" in note
+    assert list(generator.generate(images, IDS, SEEDS).notes) == []  # it is known by then
+
+
+def test_no_gpu_memory_for_the_second_attempt_costs_its_row_only(
+    models: Path, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = make(models)
+    decoder = generator.diffusion.pipe.vae.decoder
+    whole = decoder.forward
+
+    def forward(*args: Any, **options: Any) -> Tensor:
+        made: Tensor = whole(*args, **options)
+        made[0] = torch.nan
+        return made
+
+    def no_room() -> Any:
+        raise torch.OutOfMemoryError("artificial")
+
+    decoder.forward = forward
+    monkeypatch.setattr(generator.diffusion, "_in_float32", no_room)
+    views = generator.generate(images[:2], IDS[:2], SEEDS[:2])
+    assert views.failed == ["not finite; no GPU memory to draw it in float32", None]
+    assert list(views.notes) == []
 
 
 def test_compiled_parts_are_given_whole_slices(
@@ -386,6 +409,10 @@ def test_damaged_folders_are_refused(models: Path, tmp_path: Path) -> None:
     (other / "model_index.json").write_text(json.dumps(sde))
     with pytest.raises(ConfigError, match=r"--scheduler: DPMSolverSDE\w+ of .* no seed decid"):
         make(models, model=str(other))
+    for nothing in ({}, {"scheduler": []}, {"scheduler": ["diffusers"]}):
+        rest = {name: value for name, value in index.items() if name != "scheduler"}
+        (other / "model_index.json").write_text(json.dumps({**rest, **nothing}))
+        refused(other, r"--model: .*model_index\.json names no scheduler; is it complete\?")
     half = shutil.copytree(models / "git", tmp_path / "git")
     (half / "tokenizer.json").unlink()
     (half / "model.safetensors").rename(half / "pytorch_model.bin")

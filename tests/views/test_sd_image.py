@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssgear.errors import SsgearError
 from ssgear.views._foreground import foreground_share, noise_level
-from ssgear.views.sd_image import SDImage
+from ssgear.views.sd_image import SDImage, least_strength
 from tests.tiny_diffusion import (
     save_captioner,
     save_text_to_image,
@@ -147,9 +147,18 @@ def test_foreground_of_drawn_squares() -> None:
     assert found.tolist() == expected
     assert torch.equal(foreground_share(-torch.stack(maps)), found)
     assert foreground_share(torch.ones(2, 5, 5, 3)).tolist() == [0, 0]
+    torn = torch.stack(maps)
+    torn[1, 0, 0, 0] = torch.nan  # as half precision may overflow
+    assert foreground_share(torn).tolist() == [expected[0], 0, expected[2]]
     assert [noise_level(share) for share in (0, 0.19, 0.2, 0.55, 0.99, 1)] == [
         0, 0, 100, 200, 400, 400,
     ]  # fmt: skip
+
+
+def test_the_strength_that_is_named_leaves_a_step() -> None:
+    for steps in range(1, 1001):
+        least = float(f"{least_strength(steps):g}")
+        assert int(steps * least) >= 1 and 0 < least <= 1, steps
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
