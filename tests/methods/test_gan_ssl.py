@@ -498,8 +498,8 @@ def test_settings_that_define_no_game(case: str) -> None:
         ({"ssl": "drlim"}, "--method.ssl: drlim shows its encoder images of its own making"),
         ({"ssl": "exemplar-cnn"}, "--method.ssl: exemplar-cnn shows its encoder images of its"),
         (
-            {"ssl": "moco", "ssl_options": ("queue_length=13",)},
-            "^--method.ssl-options: queue-length: 13 is no multiple",
+            {"ssl": "swav", "ssl_options": ("prototypes=999", "queue_length=0")},
+            "^--method.ssl-options: prototypes: 999 cannot be filled",
         ),
     ],
 )
