@@ -276,8 +276,8 @@ def _import() -> Any:
 
 def _connect(ray: Any, address: str | None, workers: int | None) -> None:
     """Start a Ray on this machine, or connect to a cluster."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # what it raises says enough
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
         cores = max(distributed.usable_cores(), workers or 1)
         quiet |= {"num_cpus": cores, "include_dashboard": False}
