@@ -28,6 +28,7 @@ _NAMED = 10
 if TYPE_CHECKING:
     from ssgear.data.originals import Originals
     from ssgear.storage.view_store import StoreInfo
+    from ssgear.views._local import Executor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,14 +66,13 @@ def generate(asked: Generation, own: Any, named: Sequence[str] = ()) -> Path:
     """
     from ssgear.storage.store_writer import create
     from ssgear.views._finish import finish
-    from ssgear.views._local import local
     from ssgear.views._signals import Signals
 
     root = _output(asked)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
         stack.enter_context(_full_disk())
-        executor = local(asked.generator, own, asked.device, asked.workers)
+        executor = _executor(asked, own)
         stack.enter_context(closing(executor))
         facts = executor.facts()
         originals = _originals(asked, facts, named, getattr(own, "run", None))
@@ -85,6 +85,17 @@ def generate(asked: Generation, own: Any, named: Sequence[str] = ()) -> Path:
         job = Job(generator=asked.generator, config=own, root=root, info=there, originals=originals)
         finish(job, piece_of(asked.shard), executor, signals, facts.notes)
     return root
+
+
+def _executor(asked: Generation, own: Any) -> Executor:
+    """Return what makes the shards."""
+    if asked.executor == "ray":
+        from ssgear.views._ray import Cluster
+
+        return Cluster(asked.generator, own, asked.device, asked.workers, asked.ray_address)
+    from ssgear.views._local import local
+
+    return local(asked.generator, own, asked.device, asked.workers)
 
 
 def _info(asked: Generation, facts: Facts, originals: Originals | None) -> StoreInfo:

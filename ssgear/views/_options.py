@@ -55,8 +55,12 @@ class Generation:
     """webp loses nothing and suits small images, jpg (quality 95) is smaller."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where a GPU is there."""
+    executor: Literal["local", "ray"] = "local"
+    """Where shards are made: on this machine, or by Ray, on a cluster with a shared file system."""
+    ray_address: str | None = None
+    """Cluster of --executor ray, HOST:PORT or auto; by default a Ray is started here."""
     workers: int | None = None
-    """Processes of this machine that make shards, by default one for each GPU, or one."""
+    """Processes that make shards, by default one for each GPU, or one (of each Ray machine)."""
     shard: str | None = None
     """i/n: make the i-th of n parts (1/8 to 8/8) of the store, for n commands on any machines."""
     verify: bool = False
@@ -77,6 +81,9 @@ class Generation:
             flag = option.replace("_", "-")
             require(value is None or value >= 1, f"--{flag}", value, "use at least 1")
         require(0 <= self.seed < 2**32, "--seed", self.seed, "use 0 to 2^32 - 1")
+        right = "it goes with --executor ray"
+        address = self.ray_address
+        require(address is None or self.executor == "ray", "--ray-address", address, right)
         piece_of(self.shard)
         instead = [f"--{name}" for name in INSTEAD if getattr(self, name)]
         require(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ssgear.storage.lock import claimed
 from ssgear.storage.view_store import ViewStore
-from ssgear.views import _processes
+from ssgear.views import _crew
 from tests.data.view_stores import folder
 
 Ssgear = Callable[..., Any]
@@ -82,7 +82,7 @@ def test_a_worker_that_dies_costs_its_shard_and_nothing_else(quick: Ssgear, tmp_
 def test_a_shard_that_no_worker_survives_is_named(
     quick: Ssgear, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_processes, "ATTEMPTS", 2)
+    monkeypatch.setattr(_crew, "ATTEMPTS", 2)
     done = quick("store", "--count", 6, "--workers", 2, "--die-at", "000000004")
     assert done.status == 2 and "Traceback" not in done.err
     assert "--generator: 2 workers ended at shard 0, the last one so: killed by" in done.complaint
