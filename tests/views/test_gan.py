@@ -132,5 +132,5 @@ def test_no_gpu_memory_halves_the_block_from_then_on(tmp_path: Path) -> None:
     assert note.startswith("gan: no GPU memory for 5 images") and "--batch-size 2)" in note
     assert list(generator.generate(None, ids, seeds).notes) == [] and rows[4:] == [2, 2, 1]
     most[0] = 0
-    with pytest.raises(TrainingError, match="--batch-size: .* of one image; use a GPU with more"):
+    with pytest.raises(TrainingError, match=r"--batch-size: .* image; use a GPU with more"):
         generator.generate(None, ids, seeds)
