@@ -287,4 +287,5 @@ class SDImage(Generator):
 def least_strength(steps: int) -> float:
     """Return a strength of few digits that leaves one step of so many."""
     places = len(str(steps)) + 1
-    return math.ceil(10**places / steps) / 10**places
+    whole: int = 10**places
+    return math.ceil(whole / steps) / whole
