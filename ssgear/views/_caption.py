@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ssgear.views._folders import find_transformer, loading, need, quiet
+from ssgear.views._folders import check_words, find_transformer, loading, need, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -84,6 +84,7 @@ def load_captioner(
         processor = transformers.AutoProcessor.from_pretrained(folder.path, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise loading(option, folder.path, error) from None
+    check_words(option, folder.path, processor.tokenizer)
     return Captioner(
         model=model.to(device).eval(),
         processor=processor,

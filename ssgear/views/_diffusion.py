@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssgear.errors import CheckpointError, ConfigError, first_line
 from ssgear.views._diffusion_config import SCHEDULERS, UNSEEDED, DiffusionConfig, dtype_of
-from ssgear.views._folders import IGNORED, INDEX, Folder, loading, need, quiet
+from ssgear.views._folders import IGNORED, INDEX, Folder, check_words, loading, need, quiet
 from ssgear.views._rows import Row, checked
 from ssgear.views._stages import Stage
 
@@ -188,6 +188,8 @@ class Diffusion:
             )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise loading("--model", self.folder.path, error) from None
+        if getattr(pipe, "tokenizer", None) is not None:
+            check_words("--model", self.folder.path, pipe.tokenizer)
         pipe.scheduler = self._scheduler(diffusers, pipe.scheduler)
         pipe.set_progress_bar_config(disable=True)
         pipe = pipe.to(self.device)

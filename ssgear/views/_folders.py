@@ -191,6 +191,16 @@ def _small(folder: Path) -> Iterator[Path]:
         yield from sorted(folder.glob(kind))
 
 
+def check_words(option: str, folder: Path, tokenizer: Any) -> None:
+    """Refuse a tokenizer without a word: libraries make one where its files are not there."""
+    known = set(tokenizer.get_vocab().values())
+    if not known - set(tokenizer.all_special_ids):
+        raise CheckpointError(
+            f"{option}: the tokenizer of {folder} knows no word; its files (tokenizer.json, or "
+            "vocab.json and merges.txt, or vocab.txt) are missing or empty"
+        )
+
+
 def loading(option: str, folder: Path, error: Exception) -> SsgearError:
     """Return what to say where a library could not read a folder that looked right."""
     return CheckpointError(

@@ -441,6 +441,21 @@ def test_hub_names_and_extras(models: Path, monkeypatch: pytest.MonkeyPatch) -> 
         make(models)
 
 
+def test_models_without_their_words_are_refused(models: Path, tmp_path: Path) -> None:
+    """Libraries make a tokenizer of special tokens alone where its files are not there."""
+    git = shutil.copytree(models / "git", tmp_path / "git")
+    for file in (*git.glob("vocab*"), *git.glob("tokenizer.json")):
+        file.unlink()
+    sd = shutil.copytree(models / "sd", tmp_path / "sd")
+    for file in (sd / "tokenizer").iterdir():
+        file.unlink()
+    for given in ({"captioner": str(git)}, {"model": str(sd)}):
+        with pytest.raises(CheckpointError, match=r"knows no word|cannot be loaded") as caught:
+            make(models, **given)
+        assert str(caught.value).startswith(f"--{next(iter(given))}: ")
+        assert "\n" not in str(caught.value)
+
+
 def test_presets_name_options_that_are_there() -> None:
     from ssgear.config.options import options_of
     from ssgear.config.values import refusal
