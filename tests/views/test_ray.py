@@ -44,7 +44,9 @@ def test_two_actors_make_the_shards_of_one_worker(
     )
     assert not list((tmp_path / "ray").glob(".ssgear*"))
     assert "Traceback" not in done.err and all(
-        x.startswith("ssgear: ") for x in done.err.splitlines()
+        # without a network Ray's core says in a line of its own that it found no address outside
+        x.startswith(("ssgear: ", "[20"))
+        for x in done.err.splitlines()
     )
     import ray as package
 
