@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from ssgear import watch_generator
 from ssgear.config.schema import DataConfig
-from ssgear.data.decode import fit, to_tensor
+from ssgear.data.decode import to_tensor
 from ssgear.data.sources import load_images, open_source
+from ssgear.data.square import centre_squares
 from ssgear.evaluation import frechet_distance, protocols
 from ssgear.evaluation import inception as room
 from ssgear.models.generators import load_generator
@@ -166,7 +167,7 @@ def test_the_training_images_of_stl10_are_those_that_a_run_learns_from(
     found = json.loads(Path(done.out.splitlines()[-1]).read_text())
     assert "against 4 training images of stl10" in found["fid_train_protocol"]
     real = [Image.fromarray(rows.transpose(1, 2, 0)) for rows in pixels["unlabeled"]]
-    squares = torch.stack([to_tensor(fit(picture, 32)) for picture in real])
+    squares = torch.cat([centre_squares(to_tensor(picture)[None], 32) for picture in real])
     made = to_uint8(sample(load_generator(output), 4, 0))
     by_hand = frechet_distance(Patches()(made), Patches()(squares))
     assert found["fid_train"] == pytest.approx(by_hand, rel=1e-6)
