@@ -65,9 +65,13 @@ def _unreadable(job: Job) -> list[str]:
 
 def _tell_failed(job: Job, shards: Sequence[int]) -> None:
     """Say how many views of these shards could not be made."""
-    markers = [marker for shard in shards if (marker := read_marker(job.root, shard))]
-    reasons = Counter(failed.reason for marker in markers for failed in marker.failed)
-    tasks = sum(marker.tasks for marker in markers)
+    reasons: Counter[str] = Counter()
+    tasks = 0
+    for shard in shards:  # one marker in memory at a time: each names all images of its shard
+        marker = read_marker(job.root, shard)
+        if marker is not None:
+            reasons.update(failed.reason for failed in marker.failed)
+            tasks += marker.tasks
     if not reasons:
         return
     common = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(_SHOWN))
