@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ssgear.views._caption import Captioner
-from ssgear.views._stages import Told
+from ssgear.views._stages import WHOLE, Stage, Told
 from ssgear.views.base import Views
 
 if TYPE_CHECKING:
@@ -33,6 +33,18 @@ class Row:
     """uint8 [3, S, S], the view."""
     failed: str | None = None
     """Why there is none."""
+
+
+def one_stage(name: str, work: Callable[[Sequence[Row]], None], device: torch.device) -> Stage[Row]:
+    """Return the stage of a generator that draws all rows of a block at once."""
+    return Stage(
+        name=name,
+        batch_size=WHOLE,
+        work=work,
+        option="--batch-size",
+        advice="use a GPU with more",
+        device=device,
+    )
 
 
 def describe(captioner: Captioner, rows: Sequence[Row], images: Tensor, fallback: str) -> None:

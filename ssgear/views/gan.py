@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssgear.errors import ConfigError
-from ssgear.views._rows import Row, keep, views_of
-from ssgear.views._stages import WHOLE, Stage, run
+from ssgear.views._rows import Row, keep, one_stage, views_of
+from ssgear.views._stages import run
 from ssgear.views.base import Generator, Views
 
 if TYPE_CHECKING:
@@ -73,14 +73,7 @@ class GAN(Generator):
             "num_labels": self.num_labels,
             "classes": None if found.classes is None else list(found.classes),
         }
-        self.stage: Stage[Row] = Stage(
-            name="gan",
-            batch_size=WHOLE,
-            work=self._draw,
-            option="--batch-size",
-            advice="use a GPU with more",
-            device=device,
-        )
+        self.stage = one_stage("gan", self._draw, device)
         self.encoder: PretrainedEncoder | None = None
         if condition.kind == "vector":
             self._condition_on_images(config.run, condition.size)

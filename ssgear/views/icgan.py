@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssgear.errors import ConfigError, require
-from ssgear.views._rows import Row, keep, views_of
-from ssgear.views._stages import WHOLE, Stage, run
+from ssgear.views._rows import Row, keep, one_stage, views_of
+from ssgear.views._stages import run
 from ssgear.views.base import Generator, Views
 
 if TYPE_CHECKING:
@@ -73,14 +73,7 @@ class ICGAN(Generator):
             "instance_encoder": encoder.digest,
             "parameters": {"truncation": config.truncation},
         }
-        self.stage: Stage[Row] = Stage(
-            name="icgan",
-            batch_size=WHOLE,
-            work=self._draw,
-            option="--batch-size",
-            advice="use a GPU with more",
-            device=device,
-        )
+        self.stage = one_stage("icgan", self._draw, device)
 
     def generate(self, images: Tensor | None, ids: Sequence[str], seeds: Sequence[int]) -> Views:
         """Draw an image like each of the images."""
