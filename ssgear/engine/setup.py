@@ -7,22 +7,19 @@ more than needed: settings, ds.json, directory, data, model.
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import timm.layers
 import torch
-from torch import nn
 
 from ssgear import distributed, registry
 from ssgear.config import cli
 from ssgear.config import deepspeed as ds_json
-from ssgear.config.schema import Config, ViewsConfig
+from ssgear.config.schema import Config
 from ssgear.data import dali_pipeline
 from ssgear.data.loading import (
     SMALL_SIDE,
@@ -37,21 +34,17 @@ from ssgear.data.stored_views import open_stored
 from ssgear.data.synthetic import open_synthetic
 from ssgear.distributed import World
 from ssgear.engine.callbacks import Run
+from ssgear.engine.checks import as_trained, check_ranks, check_rows, check_sides, has_batch_norm
 from ssgear.engine.deepspeed_runtime import DeepSpeedRuntime, import_deepspeed
-from ssgear.engine.grad_cache import even_slices
-from ssgear.engine.log import Log, cut_metrics
+from ssgear.engine.directory import claim, open_log, refuse_changes
 from ssgear.engine.runtime import Runtime, TorchRuntime
 from ssgear.engine.saving import lost_files
-from ssgear.errors import CheckpointError, ConfigError, DataError, SsgearError
+from ssgear.errors import ConfigError, DataError
 from ssgear.kernels import philox
 from ssgear.methods.base import Facts, Method
 from ssgear.models.encoders import build_encoder
 from ssgear.models.networks import check_model
-from ssgear.storage.atomic import write_json
 from ssgear.storage.checkpoint import find_latest, read_manifest
-from ssgear.storage.lock import hold
-
-MARKS = ("config.json", "metrics.jsonl", "checkpoints")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +69,7 @@ def prepare(launch: cli.Launch) -> Run:
         refuse_changes(config, launch.resume)
     if config.engine.deterministic:
         torch.use_deterministic_algorithms(True)
-    directory = launch.resume or _claim(config, world)
+    directory = launch.resume or claim(config, world)
     config = dataclasses.replace(config, output=directory)
     return _build(config, directory, Machine(device=device, world=world), ds, launch)
 
@@ -118,7 +111,7 @@ def _build(
     )
     method = build_method(config, size, device, world, facts)
     source = method.select(source)
-    wrapped = _wrapped(method, source, synthetic, config.views)
+    wrapped = as_trained(method, source, synthetic, config.views)
     original, source = (None if wrapped is source else source), wrapped
     stored = open_stored(config.views, source)
     test = _test_source(config, lost)
@@ -131,7 +124,7 @@ def _build(
         channels_last=config.engine.channels_last,
         needs_images=method.needs_images,
     )
-    _check_sides(method, plan)
+    check_sides(method, plan)
 
     if stored is not None:
         stored.check_views(len(plan.specs))
@@ -150,12 +143,12 @@ def _build(
     loader, source, synthetic, stored, why = build_loader(
         config.data, source, sampler_for, plan, synthetic, stored, lost
     )
-    _check_ranks(world, loader.name, loader.sampler, source)
+    check_ranks(world, loader.name, loader.sampler, source)
     total = loader.sampler.steps_per_epoch * config.optim.epochs
-    _check_rows(method, config, world)
+    check_rows(method, config, world)
     runtime = build_runtime(method, config, world, ds)
     torch.manual_seed(philox.derive_key(config.seed, "train", world.rank) % 2**63)
-    log = _open_log(config, directory, world, launch, total)
+    log = open_log(config, directory, world, launch, total)
     run = Run(
         config=config,
         directory=directory,
@@ -178,49 +171,6 @@ def _build(
     return run
 
 
-def _wrapped(
-    method: Method, source: Source, synthetic: Source | None, views: ViewsConfig
-) -> Source:
-    """Return the images as the method wants them; refuse stores where they cannot join.
-
-    A method that makes a set of its own of the images cannot have others in it, and one that asks
-    for whole images trains a generator, which learns from real ones alone (MATH.md 2): it may show
-    stored views, as they are no whole images.
-    """
-    wrapped = method.wrap_source(source)
-    if synthetic is not None and (wrapped is not source or method.needs_images):
-        raise ConfigError(
-            "--data.synthetic: this method takes real images only; leave it away, or pretrain by a "
-            "method that sees views alone, such as simclr"
-        )
-    if views.store is not None and wrapped is not source:
-        raise ConfigError(
-            "--views.store: this method makes its own images of the data, which no stored view is "
-            "of; leave it away, or use a method that trains on the images themselves"
-        )
-    return wrapped
-
-
-@torch.no_grad()
-def _check_sides(method: Method, plan: ViewPlan) -> None:
-    """Refuse views of several sizes where the encoder takes one size only."""
-    if type(method).seen is not Method.seen:
-        return  # it is shown what the method makes of the views
-    network = method.encoder.network
-    training = network.training
-    network.eval()
-    for side in sorted({*plan.sides} - {plan.size}):
-        try:
-            network(torch.zeros(1, 3, side, side, device=plan.device))
-        except (AssertionError, RuntimeError):  # networks of one size; maps smaller than a kernel
-            raise ConfigError(
-                f"--data.augmentation: makes views of {side} pixels too, and "
-                f"{method.encoder.name} cannot take them; use a set of one size such as simclr, "
-                "or a ResNet"
-            ) from None
-    network.train(training)
-
-
 def _test_source(config: Config, lost: Sequence[BadFile]) -> Source | None:
     """Open and check the test images now: a mistake in them must not end a run hours later."""
     if config.data.test_share == 0 and config.data.test_path is None:
@@ -229,37 +179,6 @@ def _test_source(config: Config, lost: Sequence[BadFile]) -> Source | None:
         except DataError:
             return None  # no split of its own, and none was asked for
     return scan(open_source(config.data, "test", lost), config.data)[0]
-
-
-def _check_ranks(world: World, engine: str, sampler: Sampler, source: Source) -> None:
-    """Refuse ranks that can read other images, or take another engine: rows would be mixed up."""
-    seen = f"{engine} {sampler.num_images} {sampler.num_synthetic}".encode()
-    digest = hashlib.blake2b(seen + source.index.numpy().tobytes(), digest_size=7).digest()
-    number = int.from_bytes(digest, "little")
-    if world.max_number(number) != -world.max_number(-number):
-        raise DataError(
-            f"rank {world.rank} reads {len(source)} images by the {engine} loader, another rank "
-            "does not read the same: give every rank the same files, and name the engine by "
-            "--data.loader"
-        )
-
-
-def _check_rows(method: Method, config: Config, world: World) -> None:
-    """Refuse a batch norm over single images, which PyTorch cannot compute in training."""
-    share = config.optim.batch_size // world.size
-    slices = even_slices(share, min(config.optim.micro_batch or share, share))
-    if min(part.stop - part.start for part in slices) > 1 or not has_batch_norm(method):
-        return
-    option = "--optim.micro-batch" if share > 1 else "--optim.batch-size"
-    raise ConfigError(
-        f"{option}: leaves a batch norm with one image at a time; use a larger one, "
-        "or --model.norm group"
-    )
-
-
-def has_batch_norm(method: Method) -> bool:
-    """Whether a method's modules normalise over the batch."""
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in method.modules())
 
 
 def _tell(run: Run, loader: str, ds: ds_json.ResolvedDeepSpeed | None) -> None:
@@ -337,37 +256,6 @@ def _with_deepspeed(
     return resolved.config, resolved
 
 
-def refuse_changes(config: Config, directory: Path) -> None:
-    """Refuse to continue a run with other settings; ds.json has filled in its own on both sides."""
-    saved = cli.load_file(directory / "config.json")
-    changed = cli.differences(saved, config)
-    if changed:
-        raise CheckpointError(
-            f"--resume: {directory} was trained with other settings: {'; '.join(changed)}; resume "
-            "without changing them, or start a new run"
-        )
-
-
-def _claim(config: Config, world: World) -> Path:
-    """Choose the run's directory; refuse one that holds another run."""
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    directory = config.output or Path("runs") / f"{config.method_name}-{now}"
-    directory = Path(world.gather(str(directory))[0])
-    if directory.exists() and not directory.is_dir():
-        raise ConfigError(f"--output: {directory} is a file; name a directory")
-    _refuse_held(directory)
-    return directory
-
-
-def _refuse_held(directory: Path) -> None:
-    held = [name for name in MARKS if (directory / name).exists()]
-    if held:
-        raise ConfigError(
-            f"--output: {directory} holds another run ({held[0]} is there); continue it with "
-            f"--resume {directory}, or name another directory"
-        )
-
-
 def _num_classes(source: Source) -> int | None:
     if source.labels is None or not len(source.labels):
         return None
@@ -422,40 +310,3 @@ def build_runtime(
     if ds is None:
         return TorchRuntime(method, config.optim, world, bf16=bf16)
     return DeepSpeedRuntime(method, config.optim, world, bf16=bf16, resolved=ds)
-
-
-def _start_directory(
-    config: Config, directory: Path, world: World, launch: cli.Launch
-) -> IO[str] | None:
-    """Lock the directory on rank 0 and write config.json; what is wrong there, all ranks raise."""
-    lock, problem = None, None
-    if world.is_main:
-        try:
-            lock = hold(directory)
-            if launch.resume is None:
-                _refuse_held(directory)  # again: another run may have come and gone meanwhile
-                write_json(directory / "config.json", cli.dump(config))
-        except SsgearError as error:
-            problem = error
-    for found in world.gather(problem):
-        if found is not None:
-            raise found
-    return lock
-
-
-def _open_log(config: Config, directory: Path, world: World, launch: cli.Launch, total: int) -> Log:
-    lock = _start_directory(config, directory, world, launch)
-    first = 0
-    if launch.resume is not None:
-        first = int(read_manifest(find_latest(directory))["step"])
-    if world.is_main:
-        cut_metrics(directory, first)
-    return Log(
-        directory,
-        enabled=world.is_main,
-        lock=lock,
-        tensorboard=config.log.tensorboard,
-        progress=config.log.progress,
-        total_steps=min(total, config.optim.max_steps or total),
-        first_step=first,
-    )

@@ -1,0 +1,94 @@
+"""What must fit together before the first step: method, images, views, ranks and batch.
+
+Each refuses by naming the option to change; setup.py calls them in the order of their cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+from ssgear.config.schema import Config, ViewsConfig
+from ssgear.data.loading import ViewPlan
+from ssgear.data.sampler import Sampler
+from ssgear.data.sources import Source
+from ssgear.distributed import World
+from ssgear.engine.grad_cache import even_slices
+from ssgear.errors import ConfigError, DataError
+from ssgear.methods.base import Method
+
+
+def as_trained(
+    method: Method, source: Source, synthetic: Source | None, views: ViewsConfig
+) -> Source:
+    """Return the images as the method wants them; refuse stores where they cannot join.
+
+    A method that makes a set of its own of the images cannot have others in it, and one that asks
+    for whole images trains a generator, which learns from real ones alone (MATH.md 2): it may show
+    stored views, as they are no whole images.
+    """
+    wrapped = method.wrap_source(source)
+    if synthetic is not None and (wrapped is not source or method.needs_images):
+        raise ConfigError(
+            "--data.synthetic: this method takes real images only; leave it away, or pretrain by a "
+            "method that sees views alone, such as simclr"
+        )
+    if views.store is not None and wrapped is not source:
+        raise ConfigError(
+            "--views.store: this method makes its own images of the data, which no stored view is "
+            "of; leave it away, or use a method that trains on the images themselves"
+        )
+    return wrapped
+
+
+@torch.no_grad()
+def check_sides(method: Method, plan: ViewPlan) -> None:
+    """Refuse views of several sizes where the encoder takes one size only."""
+    if type(method).seen is not Method.seen:
+        return  # it is shown what the method makes of the views
+    network = method.encoder.network
+    training = network.training
+    network.eval()
+    for side in sorted({*plan.sides} - {plan.size}):
+        try:
+            network(torch.zeros(1, 3, side, side, device=plan.device))
+        except (AssertionError, RuntimeError):  # networks of one size; maps smaller than a kernel
+            raise ConfigError(
+                f"--data.augmentation: makes views of {side} pixels too, and "
+                f"{method.encoder.name} cannot take them; use a set of one size such as simclr, "
+                "or a ResNet"
+            ) from None
+    network.train(training)
+
+
+def check_ranks(world: World, engine: str, sampler: Sampler, source: Source) -> None:
+    """Refuse ranks that can read other images, or take another engine: rows would be mixed up."""
+    seen = f"{engine} {sampler.num_images} {sampler.num_synthetic}".encode()
+    digest = hashlib.blake2b(seen + source.index.numpy().tobytes(), digest_size=7).digest()
+    number = int.from_bytes(digest, "little")
+    if world.max_number(number) != -world.max_number(-number):
+        raise DataError(
+            f"rank {world.rank} reads {len(source)} images by the {engine} loader, another rank "
+            "does not read the same: give every rank the same files, and name the engine by "
+            "--data.loader"
+        )
+
+
+def check_rows(method: Method, config: Config, world: World) -> None:
+    """Refuse a batch norm over single images, which PyTorch cannot compute in training."""
+    share = config.optim.batch_size // world.size
+    slices = even_slices(share, min(config.optim.micro_batch or share, share))
+    if min(part.stop - part.start for part in slices) > 1 or not has_batch_norm(method):
+        return
+    option = "--optim.micro-batch" if share > 1 else "--optim.batch-size"
+    raise ConfigError(
+        f"{option}: leaves a batch norm with one image at a time; use a larger one, "
+        "or --model.norm group"
+    )
+
+
+def has_batch_norm(method: Method) -> bool:
+    """Whether a method's modules normalise over the batch."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in method.modules())
