@@ -14,8 +14,8 @@ from ssgear.errors import ConfigError, did_you_mean
 
 COMMANDS = {
     "train": "train an encoder; with no options, on the embedded images, in minutes",
-    "generate": "draw images from a trained generator into a store, for training on them",
-    "evaluate": "measure an encoder: linear probe and kNN on any images",
+    "generate": "draw images, or views of real ones, from a frozen generator into a store",
+    "evaluate": "measure an encoder (linear probe, kNN...), a generator or a store",
     "doctor": "what this machine can run, what it cannot, and what would change that",
 }
 

@@ -146,8 +146,9 @@ class Readings(Callback):
         if state.collapsed:
             run.log.note(
                 run.step,
-                f"the features have collapsed (effective rank {state.effective_rank:.1f}): images "
-                f"are hardly told apart; {run.method.collapse_hint}",
+                f"the features have collapsed (effective rank {state.effective_rank:.1f}, "
+                f"uniformity {state.uniformity:.3f}): images are hardly told apart; "
+                f"{run.method.collapse_hint}",
             )
         return figures
 

@@ -16,6 +16,8 @@ def test_help_names_the_commands(run_ssgear: Callable[..., Any], words: list[str
     assert outcome.status == 0
     for command in ("train", "generate", "evaluate", "doctor"):
         assert f"  {command} " in outcome.out
+    assert "views of real ones" in outcome.out
+    assert all(len(line) < 100 for line in outcome.out.splitlines())
 
 
 def test_version(run_ssgear: Callable[..., Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
+from ssgear.data.decode import EXTENSIONS
 from ssgear.errors import DataError
 
 _COMPRESSED = {
@@ -61,7 +62,7 @@ def _require_end_mark(path: Path, offset: int) -> None:
 
 
 def _refuse_other_archives(path: Path) -> None:
-    """Say what to do with an archive that cannot be read at any place."""
+    """Say what to do with an image, or an archive that cannot be read at any place."""
     try:
         with open(path, "rb") as file:
             start = file.read(8)
@@ -75,3 +76,5 @@ def _refuse_other_archives(path: Path) -> None:
             )
     if start.startswith(_ZIP):
         raise DataError(f"{path}: is a zip file; unpack it and name the folder")
+    if path.suffix.lower() in EXTENSIONS:
+        raise DataError(f"{path}: is one image; name the folder that holds the images")

@@ -64,6 +64,12 @@ def test_compressed_tars_are_refused(tmp_path: Path, name: str, compress: type[b
         list_files(tmp_path / "x.tar", "--data.path")
 
 
+def test_one_image_is_no_set(tmp_path: Path) -> None:
+    (tmp_path / "photo.JPEG").write_bytes(picture())
+    with pytest.raises(DataError, match=r"photo\.JPEG: is one image; name the folder"):
+        list_files(tmp_path / "photo.JPEG", "--data.path")
+
+
 def test_zip_files_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("a.png", picture())

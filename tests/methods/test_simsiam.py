@@ -84,6 +84,7 @@ def test_a_collapse_is_told_with_its_usual_cause(
     lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     (told,) = [line["message"] for line in lines if line["kind"] == "note"
                and "collapsed" in line["message"]]  # fmt: skip
+    assert "(effective rank 1.0, uniformity 0.000)" in told
     assert "hardly told apart; SimSiam's usual cause is a predictor that lags behind" in told
 
 
