@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ssgear.kernels import transforms
 from ssgear.kernels.nt_xent_streaming import (
     Tiles,
     checked,
@@ -212,3 +213,4 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Te
 
 
 info_nce_forward.register_autograd(_differentiate, setup_context=_keep)
+info_nce_backward.register_autograd(transforms.no_second_derivative("info_nce"))

@@ -84,7 +84,7 @@ def nt_xent(
         check_temperature(temperature)
         check_normalize(normalize)
         tau = tensor_temperature(temperature, z_RD)
-        ids_R = None if ids is None else ids.to(z_RD.device)
+        ids_R = None if ids is None else ids.to(z_RD.device).contiguous()
         form = choose(impl, z_RD, tau, ids_R)
     except ArgumentError as error:
         if ranks is not None and not torch.compiler.is_compiling():

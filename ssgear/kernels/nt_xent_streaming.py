@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ssgear.kernels import native, nt_xent_tiles
+from ssgear.kernels import native, nt_xent_tiles, transforms
 from ssgear.kernels.rows import (
     check_equal_rows,
     compute_dtype,
@@ -198,6 +198,7 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Te
 
 
 nt_xent_forward.register_autograd(_differentiate, setup_context=_keep)
+nt_xent_backward.register_autograd(transforms.no_second_derivative("nt_xent"))
 
 
 def walks(tiles: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:

@@ -30,6 +30,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ssgear.kernels import transforms
 from ssgear.kernels.nt_xent_streaming import (
     BOUNDED_ABOVE,
     group_named,
@@ -204,6 +205,7 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Te
 
 
 nt_xent_triton_forward.register_autograd(_differentiate, setup_context=_keep)
+nt_xent_triton_backward.register_autograd(transforms.no_second_derivative("nt_xent"))
 
 
 def _setting(

@@ -121,8 +121,8 @@ def _check_bias(bias: Tensor, x: Tensor) -> None:
 
 
 def _check(x: Tensor, bias: Tensor | None, negative_slope: float, gain: float) -> None:
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
-        found = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+    if not checks.is_float_tensor(x) or x.ndim < 2:
+        found = checks.kind(x) + (f" {list(x.shape)}" if isinstance(x, Tensor) else "")
         raise ArgumentError(f"leaky_relu: x is {found}; use floating-point [N, C, ...]")
     if bias is not None:
         _check_bias(bias, x)

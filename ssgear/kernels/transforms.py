@@ -7,13 +7,28 @@ a constant: plain PyTorch has to work there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NoReturn
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ssgear.errors import ArgumentError
 from ssgear.kernels.native import constant_in_graphs
 
 REASON = "torch.func and forward-mode differentiation do not see into it"
+
+
+def no_second_derivative(where: str) -> Callable[..., NoReturn]:
+    """Return the derivative of a fused backward: a refusal that says what can be taken instead."""
+
+    def refuse(ctx: Any, *grads: Any) -> NoReturn:
+        raise ArgumentError(
+            f"{where}: the fused forms have no second derivative; use impl='reference'"
+        )
+
+    return refuse
 
 
 def is_transformed(*values: object) -> bool:

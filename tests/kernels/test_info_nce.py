@@ -204,6 +204,16 @@ def test_ranks_that_differ_are_told_so(pair: Ranks) -> None:
         assert said.startswith("info_nce: temperature=-1.0; use a positive number")
 
 
+@pytest.mark.parametrize("queue", [None, torch.ones(4, 2)])
+def test_a_second_derivative_of_a_fused_form_is_refused_in_one_line(queue: Tensor | None) -> None:
+    q = torch.randn(3, 2, requires_grad=True)
+    loss = info_nce(q, torch.ones(3, 2), queue, impl="streaming")
+    (slope,) = torch.autograd.grad(loss, q, create_graph=True)
+    message = "info_nce: the fused forms have no second derivative; use impl='reference'"
+    with pytest.raises(ArgumentError, match=message):
+        slope.square().sum().backward()
+
+
 ONES = torch.ones(3, 2)
 
 

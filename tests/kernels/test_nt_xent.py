@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from dataclasses import fields
 from functools import cache
 from typing import Any
@@ -384,6 +385,30 @@ def test_repeated_calls_give_the_same_bits(impl: Implementation, tau: float) -> 
         assert torch.equal(other.loss, first.loss)
         assert torch.equal(other.grad_z, first.grad_z)
         assert torch.equal(other.grad_tau, first.grad_tau)
+
+
+@pytest.mark.parametrize("impl", FAST)
+def test_ids_may_be_a_column_of_a_table(impl: Implementation) -> None:
+    z, _ = SMALL.make(torch.float32)
+    table = torch.arange(76).view(38, 2) // 7
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            loss = nt_xent(z, ids=table[:, 0], impl=impl)
+    finally:
+        torch.set_warn_always(before)
+    assert torch.equal(loss, nt_xent(z, ids=table[:, 0].clone(), impl=impl))
+
+
+@pytest.mark.parametrize("impl", FAST)
+def test_a_second_derivative_is_refused_in_one_line(impl: Implementation) -> None:
+    z = SMALL.make(torch.float32)[0].requires_grad_()
+    (slope,) = torch.autograd.grad(nt_xent(z, impl=impl), z, create_graph=True)
+    message = "nt_xent: the fused forms have no second derivative; use impl='reference'"
+    with pytest.raises(ArgumentError, match=message):
+        slope.square().sum().backward()
 
 
 Z = torch.ones(6, 4)

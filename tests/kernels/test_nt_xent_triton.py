@@ -281,6 +281,16 @@ def test_one_image_has_nothing_to_learn(tau: float, alone: Callable[..., Any]) -
         assert result.grad_z.abs().max() <= 8 * EPS / tau
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_opposite_rows_just_above_the_constant_maximum(
+    dtype: torch.dtype, alone: Callable[..., Any]
+) -> None:
+    """Weights of 2^115, which float16's factor must not lift out of float32."""
+    result = alone(rows_on_rank, torch.tensor([[1.5], [-1.25]], dtype=dtype), 0.0251, {})
+    assert result.loss.abs() <= 1e-4
+    assert result.grad_z.abs().max() <= 1e-3 and result.grad_tau.abs() <= 1e-2
+
+
 @pytest.mark.parametrize("ids", [None, torch.arange(10) // 3])
 @pytest.mark.parametrize("tau", [0.02, 0.2])
 def test_zero_rows_stay_zero(tau: float, ids: Tensor | None, alone: Callable[..., Any]) -> None:

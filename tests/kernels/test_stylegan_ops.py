@@ -194,6 +194,8 @@ X = torch.ones(2, 3)
         ((torch.ones(3),), {}, "x is torch.float32 \\[3\\]; use floating-point \\[N, C, ...\\]"),
         ((X.long(),), {}, "x is torch.int64"),
         ((1.0,), {}, "x is a float"),
+        ((X.to_sparse(),), {}, "x is torch.float32 of layout torch.sparse_coo"),
+        ((X.to(torch.float8_e5m2),), {}, "x is torch.float8_e5m2"),
         ((X, torch.ones(2)), {}, "bias is torch.float32 \\[2\\] on cpu; use torch.float32 \\[3\\]"),
         ((X, torch.ones(3).double()), {}, "bias is torch.float64 \\[3\\]"),
         ((X, 1.0), {}, "bias is float"),
