@@ -214,7 +214,9 @@ class FinalFigures(Callback):
             also=run.method.final,
             device=run.device,
         )
-        summary["health"] = {k: v for k, v in figures.items() if k not in ("epoch", "knn", "collapse")}
+        summary["health"] = {
+            k: v for k, v in figures.items() if k not in ("epoch", "knn", "collapse")
+        }
         run.results["summary"] = summary
         write_json(run.directory / "summary.json", {**summary, **self._facts(run)})
 

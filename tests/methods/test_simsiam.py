@@ -87,7 +87,7 @@ def test_a_collapse_is_told_with_its_usual_cause(tmp_path: Path) -> None:
     found = read_run(tmp_path / "run")
     (told,) = [note for note in found.notes if "collapsed" in note]
     cause = "usual cause is a predictor that lags behind"
-    assert re.match(r"the features have collapsed \(uniformity -?0\.000\): .* told apart; Sim", told)
+    assert re.match(r"the features have collapsed \(uniformity -?0\.000\): .* apart; Sim", told)
     assert cause in told
     (finding, *_) = judge(found).findings
     assert finding.level == "bad" and cause in finding.text and "temperature" not in finding.text
