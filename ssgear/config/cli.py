@@ -154,15 +154,14 @@ def _over(base: Config, given: Sequence[Given], own: type[Any], help_wanted: boo
     What a layer below says about a thing that argv switches off is left behind, as another method's
     settings are; what argv itself says about it is refused.
     """
-    usual = {key: option.default for key, option in options_of(own, "method.").items()}
+    usual = {field.name: field.default for field in dataclasses.fields(own)}
     while True:
         try:
             return _tyro(given, base, own, help_wanted)
         except IdleError as error:
-            key = f"method.{error.field}"
-            if key in {each.key for each in given}:
+            if f"method.{error.field}" in {each.key for each in given}:
                 raise
-            method = dataclasses.replace(base.method, **{error.field: usual[key]})
+            method = dataclasses.replace(base.method, **{error.field: usual[error.field]})
             base = dataclasses.replace(base, method=method)
 
 
