@@ -1,9 +1,11 @@
 """Train every method and compare: `python -m benchmarks.methods --preset quick --json FILE`.
 
 Each method's own preset, on as many images as the others: an image is a row of a batch, whatever
-views a method makes of it. Epochs and warm-up are scaled to that; nothing else of a preset is. Two
-hours on two cores for all methods and three seeds, by hand and in pieces: with --json a training
-that is in the file is not run again. What follows `--` goes to every training (data, threads).
+views a method makes of it. Epochs and warm-up are scaled to that; nothing else of a preset is. Some
+hours on two cores for all methods and three seeds, by hand and in pieces (--methods, --seeds): with
+--json a training that is in the file is not run again, what another piece wrote there meanwhile is
+kept, and the table is of all that was asked for. A training that fails is told, and the rest goes
+on. What follows `--` goes to every training (its data, say).
 
 Overhead is what a step does beside views and encoder: the loader's time and the encoder's forward
 and backward passes, replayed alone on the inputs of a recorded step and taking turns with whole
@@ -20,8 +22,9 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from torch import Tensor, nn
 
 from benchmarks import machine
 from benchmarks.kernels import Parser
+from benchmarks.method_rows import Row, keep, kept, mean_and_deviation, own_figures, table
 from benchmarks.timing import MIB, resident
 from ssgear import registry, watch
 from ssgear.config import cli, presets
@@ -38,7 +42,6 @@ from ssgear.engine.setup import prepare
 from ssgear.engine.trainer import Trainer
 from ssgear.errors import ConfigError, SsgearError
 from ssgear.models.encoders import Encoder
-from ssgear.storage.atomic import write_json
 
 ROUNDS, WARM = 16, 3  # the resident loader makes views of 8 quick steps at once
 QUIET = ("--log.no-tensorboard", "--log.no-progress", "--eval.every", "0", "--engine.threads")
@@ -56,35 +59,6 @@ class Job:
     """How many are to be seen."""
     options: tuple[str, ...] = ()
     """Further ones of `ssgear.train`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """What came of it."""
-
-    method: str
-    seed: int
-    images: int
-    """Seen: those asked for, to the nearest whole epoch."""
-    epochs: int
-    figures: dict[str, float]
-    """Of the trained encoder, shares in [0, 1]."""
-    untrained: dict[str, float]
-    """The same of the encoder that it began with."""
-    images_per_second: float
-    """Median over the log."""
-    peak_mb: float
-    """Most memory while training: of the process on a CPU, allocated by torch on a GPU."""
-    minutes: float
-    """From the command to the figures."""
-    step_ms: float
-    encoder_ms: float
-    views_ms: float
-
-    @property
-    def overhead(self) -> float:
-        """Return the share of a step that neither the encoder nor the views take."""
-        return 1 - (self.encoder_ms + self.views_ms) / self.step_ms
 
 
 @dataclass
@@ -240,53 +214,6 @@ def replay(run: Run, calls: Sequence[Call]) -> None:
             call.encoder.zero_grad(set_to_none=True)
 
 
-# the table
-
-
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """Return shares as percent, with the deviation over seeds where there are several."""
-    if not values:
-        return "-"
-    spread = f" +- {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.1f}{spread}"
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Return one line for each method, over its seeds."""
-    lines = [
-        "| method | linear probe, % | untrained | kNN, % | untrained | images/s | MiB | minutes | "
-        "overhead |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for method in dict.fromkeys(row.method for row in rows):
-        some = [row for row in rows if row.method == method]
-        cells = [method]
-        for name in ("linear_probe", "knn"):
-            for figures in ([row.figures for row in some], [row.untrained for row in some]):
-                cells.append(mean_and_deviation([each[name] for each in figures if name in each]))
-        cells += [
-            f"{statistics.mean(row.images_per_second for row in some):,.0f}",
-            f"{max(row.peak_mb for row in some):.0f}",
-            f"{statistics.mean(row.minutes for row in some):.1f}",
-            f"{100 * statistics.median(row.overhead for row in some):.0f} %",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def kept(file: Path | None, settings: dict[str, Any]) -> list[Row]:
-    """Return the rows of a file of earlier trainings; refuse those of other settings."""
-    if file is None or not file.exists():
-        return []
-    found = json.loads(file.read_text(encoding="utf-8"))
-    if found.get("settings") != settings:
-        raise ConfigError(
-            f"--json: {file} holds trainings of {found.get('settings')}, asked for is {settings}; "
-            "name another file"
-        )
-    return [Row(**row) for row in found["rows"]]
-
-
 def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
     """Return the options, and what follows `--`."""
     parser = Parser(description=__doc__.partition("\n")[0])
@@ -313,36 +240,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train what is not in the file yet, each in a process of its own, and print the table."""
     options, further = arguments(list(sys.argv[1:] if argv is None else argv))
     images = options.images or images_of_quick()
-    settings = {"preset": options.preset, "images": images, "options": list(further)}
+    settings = {
+        "preset": options.preset,
+        "images": images,
+        "options": list(further),
+        "threads": torch.get_num_threads(),
+    }
+    wanted = [(method, seed) for seed in options.seeds for method in options.methods]
+    rows: dict[tuple[str, int], Row] = {}
+    failed = False
     try:
-        rows = kept(options.json, settings)
+        for method, seed in wanted:
+            rows |= kept(options.json, settings)
+            if (method, seed) in rows:
+                continue
+            job = Job(
+                method=method, seed=seed, preset=options.preset, images=images, options=further
+            )
+            row = trained(job)
+            if row is None:
+                failed = True
+                continue
+            rows |= {**kept(options.json, settings), (method, seed): row}
+            if options.json:
+                keep(options.json, settings, list(rows.values()))
     except ConfigError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return error.exit_status
-    done = {(row.method, row.seed) for row in rows}
-    wanted = [(method, seed) for seed in options.seeds for method in options.methods]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    failed = False
-    for method, seed in wanted:
-        if (method, seed) in done:
-            continue
-        job = Job(method=method, seed=seed, preset=options.preset, images=images, options=further)
-        try:
-            rows.append(row := in_a_process(job))
-        except SsgearError as error:
-            print(f"benchmark: {method}, seed {seed}: {error}", file=sys.stderr, flush=True)
-            failed = True
-            continue
-        probe = mean_and_deviation([row.figures.get("linear_probe", float("nan"))])
-        print(f"{method}, seed {seed}: linear probe {probe} %, {row.minutes:.1f} min", flush=True)
-        if options.json:
-            found = {**machine.describe(device), "settings": settings}
-            write_json(options.json, {**found, "rows": [asdict(each) for each in rows]})
-    shown = [row for row in rows if (row.method, row.seed) in wanted]
+    shown = [rows[pair] for pair in wanted if pair in rows]
     if shown:
+        shown.sort(key=lambda row: options.methods.index(row.method))
         print(f"\n{images:,} images seen by each method, to the nearest whole epoch\n")
-        print(table(sorted(shown, key=lambda row: options.methods.index(row.method))))
+        print(table(shown))
+        if own := own_figures(shown):
+            print(f"\n{own}")
     return int(failed)
+
+
+def trained(job: Job) -> Row | None:
+    """Train and say what came of it; None where it failed, so that the others go on."""
+    try:
+        row = in_a_process(job)
+    except SsgearError as error:
+        print(f"benchmark: {job.method}, seed {job.seed}: {error}", file=sys.stderr, flush=True)
+        return None
+    except Exception:  # one that was killed, or a bug: hours of other trainings do not wait for it
+        traceback.print_exc()
+        print(f"benchmark: {job.method}, seed {job.seed}: failed", file=sys.stderr, flush=True)
+        return None
+    probe = mean_and_deviation([row.figures.get("linear_probe", float("nan"))])
+    told = f"linear probe {probe} %, {row.minutes:.1f} min"
+    print(f"{job.method}, seed {job.seed}: {told}", flush=True)
+    return row
 
 
 def in_a_process(job: Job) -> Row:

@@ -6,9 +6,11 @@ with status 2. Anything else that is raised is a bug of ours and keeps its trace
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class SsgearError(Exception):
@@ -19,6 +21,15 @@ class SsgearError(Exception):
 
 class ConfigError(SsgearError):
     """An option, preset, method or ds.json entry that is wrong or contradicts another."""
+
+
+class IdleError(ConfigError):
+    """An option was changed while what it belongs to is switched off."""
+
+    def __init__(self, text: str, field: str) -> None:
+        """Remember the field of the settings whose option it is."""
+        super().__init__(text)
+        self.field = field
 
 
 class ArgumentError(SsgearError, ValueError):
@@ -71,6 +82,21 @@ def require(condition: bool, option: str, value: object, right: str) -> None:
     """Refuse the value of an option, and say what would be right."""
     if not condition:
         raise ConfigError(f"{option}: {value} is not possible; {right}")
+
+
+def refuse_idle(settings: Any, switches: Mapping[str, tuple[bool, tuple[str, ...]]]) -> None:
+    """Refuse a method's option that was changed while what it belongs to is switched off.
+
+    `switches` has how a thing is switched on, whether it is, and the fields that are for it.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    for switch, (is_on, names) in switches.items():
+        for name in names:
+            value, usual = getattr(settings, name), defaults[name]
+            if not is_on and value != usual:
+                right = f"is for {switch}; leave it away (it is {usual} then)"
+                option = f"--method.{name.replace('_', '-')}"
+                raise IdleError(f"{option}: {value} is not possible; {right}", name)
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:

@@ -136,6 +136,8 @@ class Readings(Callback):
             "effective_rank": state.effective_rank,
             "collapsed": state.collapsed,
         }
+        if state.collapsed:
+            figures["collapse"] = f"{state.sign}; {run.method.collapse_hint}"
         if not run.log.holds("eval", run.step):
             run.log.write("eval", run.step, figures)
         knn = f"kNN {100 * figures['knn']:.1f} %, " if "knn" in figures else ""
@@ -146,8 +148,7 @@ class Readings(Callback):
         if state.collapsed:
             run.log.note(
                 run.step,
-                f"the features have collapsed (effective rank {state.effective_rank:.1f}, "
-                f"uniformity {state.uniformity:.3f}): images are hardly told apart; "
+                f"the features have collapsed ({state.sign}): images are hardly told apart; "
                 f"{run.method.collapse_hint}",
             )
         return figures
@@ -213,7 +214,9 @@ class FinalFigures(Callback):
             also=run.method.final,
             device=run.device,
         )
-        summary["health"] = {k: v for k, v in figures.items() if k not in ("epoch", "knn")}
+        summary["health"] = {
+            k: v for k, v in figures.items() if k not in ("epoch", "knn", "collapse")
+        }
         run.results["summary"] = summary
         write_json(run.directory / "summary.json", {**summary, **self._facts(run)})
 

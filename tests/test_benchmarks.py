@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import machine, methods, train_step, view_models, views
+from benchmarks import machine, method_rows, methods, train_step, view_models, views
 from benchmarks.kernels import arguments
 from ssgear.errors import ConfigError
 from tests.data.view_stores import folder
@@ -151,18 +152,18 @@ def test_a_gpu_that_is_not_there_is_named(
     assert left.value.code == 2 and "there is no NVIDIA GPU here" in capsys.readouterr().err
 
 
-def row(method: str, seed: int, probe: float, **fields: Any) -> methods.Row:
+def row(method: str, seed: int, probe: float, **fields: Any) -> method_rows.Row:
     given: dict[str, Any] = {
         "method": method, "seed": seed, "images": 640, "epochs": 2, "images_per_second": 1000.0,
         "figures": {"linear_probe": probe, "knn": 0.3}, "untrained": {"linear_probe": 0.27},
         "peak_mb": 500.0, "minutes": 2.0, "step_ms": 100.0, "encoder_ms": 60.0, "views_ms": 30.0,
     }  # fmt: skip
-    return methods.Row(**{**given, **fields})
+    return method_rows.Row(**{**given, **fields})
 
 
 def test_the_table_of_methods_has_means_and_deviations_over_seeds() -> None:
     rows = [row("a", 0, 0.40), row("a", 1, 0.44), row("b", 0, 0.5, figures={"purity": 0.9})]
-    first, second = methods.table(rows).splitlines()[2:]
+    first, second = method_rows.table(rows).splitlines()[2:]
     # deviation of 40 and 44: sqrt((2^2 + 2^2) / 1)
     assert first == (
         "| a | 42.0 +- 2.8 | 27.0 +- 0.0 | 30.0 +- 0.0 | - | 1,000 | 500 | 2.0 | 10 % |"
@@ -175,7 +176,7 @@ def test_methods_that_are_trained_are_not_trained_again(
 ) -> None:
     trained: list[tuple[str, int]] = []
 
-    def train(job: methods.Job) -> methods.Row:
+    def train(job: methods.Job) -> method_rows.Row:
         if (job.method, job.seed) == ("swav", 1):
             raise ConfigError("no")
         trained.append((job.method, job.seed))
@@ -192,6 +193,42 @@ def test_methods_that_are_trained_are_not_trained_again(
     assert out.splitlines()[-2].startswith("| simclr | 40.0 +- 0.0 |")
     assert methods.main(["--images", "64", "--json", str(file)]) == 2
     assert "name another file" in capsys.readouterr().err
+
+
+def test_a_piece_that_fails_ends_no_other_and_no_piece_loses_the_rows_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "found.json"
+
+    def train(job: methods.Job) -> method_rows.Row:
+        if job.method == "moco":
+            raise RuntimeError("killed")
+        if job.method == "swav":  # which another piece trains beside it
+            found = json.loads(file.read_text())
+            found["rows"].append(dataclasses.asdict(row("byol", 0, 0.5)))
+            file.write_text(json.dumps(found))
+        return row(job.method, job.seed, 0.4)
+
+    monkeypatch.setattr(methods, "in_a_process", train)
+    words = ["--images", "640", "--json", str(file), "--seeds", "0", "--methods"]
+    assert methods.main([*words, "simclr", "moco", "swav", "byol"]) == 1
+    out, err = capsys.readouterr()
+    assert "RuntimeError: killed" in err and err.endswith("benchmark: moco, seed 0: failed\n")
+    found = json.loads(file.read_text())
+    assert [each["method"] for each in found["rows"]] == ["simclr", "byol", "swav"]
+    assert "| byol | 50.0 |" in out and "byol, seed 0" not in out  # shown, and not trained again
+    monkeypatch.setattr(torch, "get_num_threads", lambda: found["settings"]["threads"] + 1)
+    assert methods.main([*words, "simclr"]) == 2
+
+
+def test_what_only_some_methods_are_measured_by_has_lines_of_its_own() -> None:
+    rows = [
+        row("drlim", seed, 0.4, figures={"knn": 0.9, "knn_20": 0.8, "shift_knn": share})
+        for seed, share in enumerate((0.2, 0.24))
+    ]
+    (line,) = method_rows.own_figures([*rows, row("simclr", 0, 0.5)]).splitlines()[2:]
+    assert line == "| drlim | shift_knn | 22.0 +- 2.8 | - |"
+    assert method_rows.own_figures([row("simclr", 0, 0.5)]) == ""
 
 
 def test_a_method_is_trained_for_the_images_asked_for_and_taken_apart(tmp_path: Path) -> None:

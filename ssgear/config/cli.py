@@ -26,7 +26,7 @@ from ssgear.config.layers import Layer, build, layer_of, read_json
 from ssgear.config.options import options_for, options_of
 from ssgear.config.schema import Config, DataConfig
 from ssgear.config.values import plain
-from ssgear.errors import CheckpointError, ConfigError
+from ssgear.errors import CheckpointError, ConfigError, IdleError
 
 TITLE = "Train an image encoder from unlabelled images."
 RESUMABLE = (
@@ -100,7 +100,7 @@ def parse(argv: Sequence[str]) -> Launch:
     base = build(_layers(words))
     method = registry.load("methods", base.method_name)
     own = arguments.check(own, options_for(method), f"setting of {base.method_name}")
-    parsed = _tyro([*rest, *own], base, method.Config, help_wanted)
+    parsed = _over(base, [*rest, *own], method.Config, help_wanted)
     fields = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)}
     keys = frozenset(each.key for each in (*rest, *own)) - options_of(Launching).keys()
     config = Config(**{**fields, "method_name": base.method_name})
@@ -146,6 +146,23 @@ def _show_help() -> NoReturn:
 
     show(TITLE, options_of(Launching))
     raise SystemExit(0)
+
+
+def _over(base: Config, given: Sequence[Given], own: type[Any], help_wanted: bool) -> Any:
+    """Parse checked words on top of `base`.
+
+    What a layer below says about a thing that argv switches off is left behind, as another method's
+    settings are; what argv itself says about it is refused.
+    """
+    usual = {field.name: field.default for field in dataclasses.fields(own)}
+    while True:
+        try:
+            return _tyro(given, base, own, help_wanted)
+        except IdleError as error:
+            if f"method.{error.field}" in {each.key for each in given}:
+                raise
+            method = dataclasses.replace(base.method, **{error.field: usual[error.field]})
+            base = dataclasses.replace(base, method=method)
 
 
 def _tyro(given: Sequence[Given], base: Config, own: type[Any], help_wanted: bool) -> Any:

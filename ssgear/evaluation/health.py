@@ -34,6 +34,8 @@ class Health:
     """exp of the entropy of the normalised singular values: how many dimensions are used."""
     collapsed: bool
     """Whether images are hardly told apart: effective rank below 2, or uniformity above -0.1."""
+    sign: str = ""
+    """The figure that shows the collapse, in words; empty where there is none."""
 
 
 def alignment(z1: Tensor, z2: Tensor) -> float:
@@ -71,11 +73,14 @@ def health(z1: Tensor, z2: Tensor, features: Tensor) -> Health:
     rank = effective_rank(features.float() - features.float().mean(0))
     least = COLLAPSED_RANK if features.shape[1] > 2 else COLLAPSED_PLANE
     alike = not bool((features.float().std(0) > 1e-7).any())
+    flat = alike or rank < least
+    in_a_point = f"uniformity {spread:.3f}" if spread > COLLAPSED_UNIFORMITY else ""
     return Health(
         alignment=alignment(z1, z2),
         uniformity=spread,
         effective_rank=rank,
-        collapsed=alike or rank < least or spread > COLLAPSED_UNIFORMITY,
+        collapsed=flat or bool(in_a_point),
+        sign=f"effective rank {rank:.1f}" if flat else in_a_point,
     )
 
 

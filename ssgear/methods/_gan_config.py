@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ssgear.config.values import convert
-from ssgear.errors import ConfigError, did_you_mean, require
+from ssgear.errors import ConfigError, did_you_mean, refuse_idle, require
 
 PenaltyPlace = Literal["mixed", "generated", "real"]
 
@@ -213,16 +213,6 @@ class GanSettings:
     def has_gan(self) -> bool:
         """Whether generator and critic are trained at all."""
         return self.adversarial_weight > 0 or self.generator_ssl_weight > 0 or self.aux_weight > 0
-
-
-def refuse_idle(settings: GanSettings, switches: dict[str, tuple[bool, tuple[str, ...]]]) -> None:
-    """Refuse an option that was changed while what it belongs to is switched off."""
-    defaults = {field.name: field.default for field in dataclasses.fields(GanSettings)}
-    for switch, (is_on, names) in switches.items():
-        for name in names:
-            value = getattr(settings, name)
-            right = f"is for {switch}; leave it away (it is {defaults[name]} then)"
-            _require(is_on or value == defaults[name], name, value, right)
 
 
 def inner_config(kind: type[Any], options: tuple[str, ...], name: str) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssgear.data.batch import Batch
-from ssgear.errors import ConfigError
+from ssgear.errors import refuse_idle
 from ssgear.losses import info_nce
 from ssgear.losses.pairs import halves, mean_over_pairs
 from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
@@ -143,8 +143,11 @@ class MoCo(Method):
                 predictor_dim=self.predictor_dim,
                 queue_length=self.queue_length,
             )
-            if self.version == "v3" and not self.symmetric:
-                raise ConfigError("--method.symmetric: v3 has no other form; leave it away")
+            v3 = self.version == "v3"
+            refuse_idle(self, {
+                "--method.version v2": (not v3, ("queue_length", "symmetric")),
+                "--method.version v3": (v3, ("predictor_dim",)),
+            })  # fmt: skip
 
     config: Config
 

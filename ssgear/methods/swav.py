@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from ssgear.data.augment_spec import AugmentSpec, spread
 from ssgear.data.batch import Batch
-from ssgear.errors import ConfigError, require
+from ssgear.errors import ConfigError, refuse_idle, require
 from ssgear.losses import sinkhorn, swav
 from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
 from ssgear.models.heads import check_widths, mlp, seeded
@@ -138,6 +138,8 @@ class SwAV(Method):
             right = "a code is predicted from another crop; use 2 or more"
             _require(self.code_views >= 2, self, "code_views", right)
             check_widths(projector_dims=self.projector_dims)
+            queue = "a --method.queue-length above 0"
+            refuse_idle(self, {queue: (self.queue_length > 0, ("queue_from_epoch",))})
 
     config: Config
 

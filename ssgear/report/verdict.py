@@ -23,6 +23,8 @@ _CRITIC = {
     "exploded": "Its scores or its penalty have grown beyond what its game can mean.",
 }
 """What is said of a critic by how it failed (evaluation/critic_health.py)."""
+_USUAL_MENDS = "try a lower --optim.lr, a longer --optim.warmup-epochs or a larger batch"
+"""Of a collapse whose reading names no cause."""
 _HEADLINE = ("The run looks healthy", "Worth a second look", "Something went wrong")
 
 
@@ -79,10 +81,11 @@ def _collapse(run: RunFiles) -> Finding | None:
     )
     flagged = ", ".join(number_text(epoch) for epoch, collapsed in flags if collapsed)
     if flags[-1][1]:
+        last = next(line for line in reversed(run.evals) if "collapsed" in line)
+        sign, _, cause = str(last.get("collapse", f"{spread}; {_USUAL_MENDS}")).partition("; ")
         text = (
-            f"Different images get nearly the same features ({spread}), so nothing can be told "
-            "from them. Usual mends: a lower --optim.lr, a longer --optim.warmup-epochs, a "
-            "larger batch, another temperature, and a look at the views below: are they still "
+            f"Different images get nearly the same features ({sign}), so nothing can be told from "
+            f"them. {cause[:1].upper()}{cause[1:]}. And look at the views below: are they still "
             "recognisable, and different?"
         )
         return Finding(level="bad", title="Collapsed", text=text)

@@ -32,11 +32,14 @@ def test_effective_rank_counts_directions() -> None:
 def test_collapse_is_flagged_and_health_is_not() -> None:
     z = rows(200, 16)
     fine = health(z, z + 0.1 * rows(200, 16, 1), z)
-    assert not fine.collapsed and fine.effective_rank > 10
+    assert not fine.collapsed and fine.effective_rank > 10 and fine.sign == ""
     point = torch.ones(200, 16) + 1e-9 * z
     assert health(point, point, point).collapsed
     line = z[:, :1] * torch.ones(16) + 1e-4 * rows(200, 16, 2)
-    assert health(line, line, line).collapsed
+    flat = health(line, line, line)
+    assert flat.collapsed and flat.sign == "effective rank 1.0"
+    drawn = health(point, point, z)
+    assert drawn.collapsed and drawn.sign.removeprefix("uniformity ") in ("0.000", "-0.000")
 
 
 def test_many_rows_are_measured_on_some() -> None:

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssgear.config import presets
 from ssgear.config.schema import ModelConfig
 from ssgear.data.batch import Batch
 from ssgear.errors import ConfigError
 from ssgear.methods.barlow_twins import BarlowTwins
 from ssgear.models.encoders import build_encoder
+from ssgear.optim import build_optimizer
 
 ROWS, SIDE = 6, 16
 
@@ -87,3 +89,24 @@ def test_both_views_and_every_weight_get_gradients() -> None:
 def test_settings_that_define_no_loss_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         BarlowTwins.Config(**settings)
+
+
+def test_the_imagenet_recipe_takes_the_papers_steps() -> None:
+    """0.2 and 1.5e-6 per 256 images for weights, 0.0048 for norms and biases, by a scaled loss."""
+    recipe = presets.layer("barlow-twins-imagenet").settings
+    lr, scale, batches = recipe["optim.lr"], recipe["method.loss_scale"], 2048 / 256
+    assert (lr, lr * scale) == pytest.approx((0.2 * batches, 0.0048 * batches))
+    generator = torch.Generator().manual_seed(0)
+    weight, gradient = torch.randn(2, 7, 5, generator=generator)
+    weight, gradient = 100 * weight, gradient * 1e-4  # decay and gradient are of one size
+
+    def step(decay: float, by: float) -> Tensor:
+        moved = torch.nn.Parameter(weight.clone())
+        moved.grad = by * gradient
+        given = {"lr": lr, "weight_decay": decay, "momentum": 0.9, "eta": 0.001, "clip": False}
+        build_optimizer([("weight", moved)], name="lars", **given).step()
+        return moved.detach() - weight
+
+    found, papers = step(recipe["optim.weight_decay"], scale), step(1.5e-6, 1.0)
+    torch.testing.assert_close(found, papers, rtol=0.01, atol=0.0)
+    assert not torch.allclose(step(1.5e-6, scale), papers, rtol=0.1)

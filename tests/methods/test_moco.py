@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -30,11 +31,12 @@ from tests.methods.tiny import (
     unit,
 )
 
-SMALL: dict[str, Any] = {"queue_length": 12, "projector_dims": (16, 5), "predictor_dim": 7}
+SMALL: dict[str, Any] = {"queue_length": 12, "projector_dims": (16, 5)}
+V3: dict[str, Any] = {"version": "v3", "projector_dims": (16, 5), "predictor_dim": 7}
 
 
 def moco(**settings: Any) -> MoCo:
-    method = build("moco", **{**SMALL, **settings})
+    method = build("moco", **(V3 if "version" in settings else {**SMALL, **settings}))
     with torch.no_grad():  # a momentum encoder that is another network
         for weight in method.parameters():
             weight.mul_(1.1).add_(0.01)
@@ -108,7 +110,7 @@ def test_a_queue_that_batches_do_not_fill_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=r"--method\.queue-length: 12 is no multiple of the 5"):
         build("moco", batch_size=5, **SMALL)
-    assert build("moco", batch_size=5, **SMALL, version="v3").queue is None
+    assert build("moco", batch_size=5, **V3).queue is None
     output = tmp_path / "run"
     outcome = run_ssgear("train", "--method", "moco", "--optim.batch-size", 48, "--output", output)
     assert outcome.status == 2
@@ -152,13 +154,29 @@ def test_it_trains_the_encoder_of_gan_ssl(condition: str) -> None:
         ({"projector_dims": (8, 0)}, "--method.projector-dims: (8, 0) is not possible"),
         ({"predictor_dim": 0}, "--method.predictor-dim: 0 is not possible; use 1 or more"),
         ({"queue_length": 0}, "--method.queue-length: 0 is not possible; use 1 or more"),
-        ({"version": "v3", "symmetric": False}, "--method.symmetric: v3 has no other form"),
+        ({"version": "v3", "symmetric": False}, "--method.symmetric: False is not possible; is for "
+         "--method.version v2; leave it away (it is True then)"),
+        ({"version": "v3", "queue_length": 512}, "--method.queue-length: 512 is not possible; is "
+         "for --method.version v2; leave it away (it is 65536 then)"),
+        ({"predictor_dim": 256}, "--method.predictor-dim: 256 is not possible; is for "
+         "--method.version v3; leave it away (it is 4096 then)"),
     ],
-)
+)  # fmt: skip
 def test_refusals(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         MoCo.Config(**settings)
     assert str(caught.value).startswith(said)
+
+
+def test_the_queue_of_the_quick_preset_stays_behind_in_v3(run_ssgear: Callable[..., Any]) -> None:
+    """A preset is no one's word: what argv switches off falls away with it, argv's own does not."""
+    argv = ("train", "--method", "moco", "--method.version", "v3", "--dry-run")
+    outcome = run_ssgear(*argv)
+    assert outcome.status == 0 and json.loads(outcome.out)["method"]["queue_length"] == 65536
+    outcome = run_ssgear(*argv, "--method.queue-length", 512)
+    assert outcome.status == 2 and outcome.complaint.startswith(
+        "ssgear: --method.queue-length: 512 is not possible; is for --method.version v2"
+    )
 
 
 def test_zero_3_is_refused(run_ssgear: Callable[..., Any], tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from ssgear.distributed import World
 from ssgear.engine.runtime import TorchRuntime
 from ssgear.engine.setup import prepare
 from ssgear.errors import ConfigError
-from ssgear.evaluation.health import Health
 from ssgear.methods.simsiam import SimSiam
+from ssgear.report.reading import read_run
+from ssgear.report.verdict import judge
 from tests.engine.training import SMALL as TINY_RUN
 from tests.methods.tiny import batch, build, gradients, same, unit
 
@@ -72,20 +73,25 @@ def test_the_predictor_keeps_its_learning_rate(constant: bool) -> None:
             assert lr_of[id(weight)] == pytest.approx(0.5 * (1.0 if kept else factor), abs=1e-4)
 
 
-def test_a_collapse_is_told_with_its_usual_cause(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(watch, "health", lambda *_: Health(
-        alignment=0.0, uniformity=0.0, effective_rank=1.0, collapsed=True))  # fmt: skip
+def test_a_collapse_is_told_with_its_usual_cause(tmp_path: Path) -> None:
+    """Predictions in one point, of features that are fine: what shows it is named, and the cause.
+
+    In the log as in the report, which has no other mends for a method than its own.
+    """
     argv = [*TINY_RUN[2:], "--method", "simsiam", *SimSiam.smallest, "--eval.max-images", "9"]
     run = prepare(cli.parse([*argv, "--output", str(tmp_path / "run")]))
+    with torch.no_grad():
+        run.method.predictor[-1].weight.zero_()
     watch.Readings().read(run)
     run.log.close()
-    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
-    (told,) = [line["message"] for line in lines if line["kind"] == "note"
-               and "collapsed" in line["message"]]  # fmt: skip
-    assert "(effective rank 1.0, uniformity 0.000)" in told
-    assert "hardly told apart; SimSiam's usual cause is a predictor that lags behind" in told
+    found = read_run(tmp_path / "run")
+    (told,) = [note for note in found.notes if "collapsed" in note]
+    cause = "usual cause is a predictor that lags behind"
+    assert re.match(r"the features have collapsed \(uniformity -?0\.000\): .* apart; Sim", told)
+    assert cause in told
+    (finding, *_) = judge(found).findings
+    assert finding.level == "bad" and cause in finding.text and "temperature" not in finding.text
+    assert "effective rank" not in finding.text
 
 
 @pytest.mark.parametrize(

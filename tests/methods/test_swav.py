@@ -172,6 +172,10 @@ def test_multi_crop_trains_whole_and_in_slices(tmp_path: Path) -> None:
             {"queue_length": 12, "queue_from_epoch": 20},
             "--method.queue-from-epoch: 20 .* the run ends after 20 and the queue",
         ),
+        (
+            {"queue_from_epoch": 3},
+            "--method.queue-from-epoch: 3 .* is for a --method.queue-length above 0; leave it",
+        ),
         ({"epsilon": 0.0}, "--method.epsilon: 0.0 is not possible"),
         ({"temperature": -1.0}, "--method.temperature"),
         ({"sinkhorn_iterations": 0}, "--method.sinkhorn-iterations: 0 is not possible; use 1"),

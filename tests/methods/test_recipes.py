@@ -1,0 +1,56 @@
+"""Every preset of the registry is a run: method, optimiser and schedule come out of it.
+
+On the meta device: widths, queues and prototypes have their published sizes, and take no memory.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ssgear import registry
+from ssgear.config import presets
+from ssgear.config.layers import build
+from ssgear.data.loading import augmentation
+from ssgear.distributed import World
+from ssgear.engine.runtime import TorchRuntime
+from ssgear.methods.base import Facts
+from ssgear.models.encoders import build_encoder
+
+PRESETS = sorted(name for name in presets.collect() if not name.startswith("views-"))
+SIDES = {"mini": 32, "auto": 32, "digits": 32, "cifar10": 32, "stl10": 96, "folder": 224}
+IMAGES = 100_000
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_it_builds_with_its_optimiser_and_its_schedule(name: str) -> None:
+    config = build([presets.layer(name)])
+    optim, size = config.optim, config.data.size or SIDES[config.data.source]
+    views = augmentation(config.data, size)
+    facts = Facts(
+        augmentation=views,
+        num_images=IMAGES,
+        num_classes=10,
+        epochs=optim.epochs,
+        batch_size=optim.batch_size,
+    )
+    kind = registry.load("methods", config.method_name)
+    # Exemplar-CNN's spec of patches is checked by its values
+    with torch.device("cpu" if config.method_name == "exemplar-cnn" else "meta"):
+        method = kind.build(config.method, build_encoder(config.model, size, seed=0), facts)
+    method.check()
+    assert method.view_specs(views)
+    runtime = TorchRuntime(method, optim, World())
+    steps = IMAGES // optim.batch_size
+    total, warmup = optim.epochs * steps, round(optim.warmup_epochs * steps)
+    assert warmup < total
+    for phase in method.phases:
+        for step in (0, warmup, total - 1):
+            runtime.schedule(phase, step, total, warmup)
+            groups = runtime.optimizer(phase.group).param_groups
+            assert all(0 <= group["lr"] < math.inf for group in groups)
+            assert any(group["weight_decay"] == 0 for group in groups)
+            if step == warmup and method.group_named(phase.group).optimizer is None:
+                assert [group["lr"] for group in groups] == pytest.approx([optim.lr] * len(groups))
