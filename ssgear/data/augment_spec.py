@@ -95,8 +95,10 @@ class AugmentSpec:
             self.policy is None or self.policy in POLICIES, "policy", "use cifar10 or imagenet"
         )
         self._require(self.interpolation in RADIUS, "interpolation", "use bilinear or bicubic")
-        self._require(len(self.mean) == 3, "mean", "give three values")
-        self._require(len(self.std) == 3 and min(self.std) > 0, "std", "give three values above 0")
+        for name, wanted in (("mean", "give three values"), ("std", "give three values above 0")):
+            values = getattr(self, name)
+            right = len(values) == 3 and all(map(math.isfinite, values))
+            self._require(right and (name == "mean" or min(values) > 0), name, wanted)
 
     @property
     def strengths(self) -> tuple[float, float, float, float]:

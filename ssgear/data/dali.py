@@ -211,26 +211,26 @@ class _Preparation:
     def _encoded(self, index: int) -> bytes:
         """Return an image as DALI takes it."""
         data, size = dali_file(self._dataset.source, index)
-        if sorted(size) != sorted(self._dataset.sizes[index].tolist()):
+        if list(size) != self._dataset.sizes[index].tolist():
             raise BadImageError("its size changed while training")
         return data
 
 
 def dali_file(source: Source, index: int) -> tuple[bytes, tuple[int, int]]:
-    """Return an image as DALI takes it, and its sides, in either order.
+    """Return an image as DALI takes it, and its upright height and width.
 
     Raises:
         BadImageError: it cannot be read.
     """
     if isinstance(source.reader, ArrayReader):
         image = source.image(index)
-        return as_ppm(image), image.size
+        return as_ppm(image), (image.height, image.width)
     data = source.stored(index)
     size = plain_size(data)
     if size is not None:
         return data, size
     image = open_rgb(data)
-    return as_ppm(image), image.size
+    return as_ppm(image), (image.height, image.width)
 
 
 def as_ppm(image: Image.Image) -> bytes:

@@ -66,7 +66,7 @@ def checked_size(data: bytes) -> tuple[int, int]:
             width, height = open_rgb(data).size
             return height, width
         width, height = image.size
-        image.draft(image.mode, (width // 8, height // 8))
+        image.draft(image.mode, (max(width // 8, 1), max(height // 8, 1)))
         image.load()
         return (width, height) if _orientation(image) >= 5 else (height, width)
 

@@ -69,7 +69,7 @@ def draw_patches(source: Source, count: int, *, side: int, seed: int) -> Places:
         try:
             image = to_tensor(source.image(index))
         except BadImageError as error:
-            bad.append(BadFile(source.where(index), str(error)))
+            bad.append(BadFile(source.full_name(index), str(error)))
             continue
         places, energy = candidates(image, side)
         if len(places):

@@ -55,7 +55,7 @@ class Images:
     keys: tuple[str, ...] | None = None
     """Name of each class as files have it, in the order of the labels."""
     classes: tuple[str, ...] | None = None
-    """Name of each class as people have it; by default the keys."""
+    """Name of each class as people have it, by default the keys; a source makes it printable."""
     labels: Tensor | None = None
     """[N] int64."""
     side: int | None = None
@@ -79,7 +79,8 @@ class Source:
         self.name = name
         self.remember = remember
         self.reader = images.reader
-        self.classes = images.classes or images.keys
+        named = images.classes or images.keys
+        self.classes = None if named is None else tuple(map(printable, named))
         self.labels = images.labels
         self.mean, self.std = mean, std
         self.notes, self.ignored = images.notes, images.ignored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import time
 from collections.abc import Mapping
@@ -22,7 +23,8 @@ Folders = Mapping[str, NDArray[np.generic]]
 def walk(root: Path) -> tuple[list[str], Folders | None]:
     """List the files below a folder that are not hidden, relative and in no order.
 
-    Links are followed, none of them twice.
+    Links are followed, none of them twice, and after all folders that are none: whatever order a
+    file system lists them in, a folder's files go by its own name, not by that of a link to it.
 
     Returns:
         The files, and what `folders_changed` compares; None where a change could go unseen,
@@ -33,17 +35,20 @@ def walk(root: Path) -> tuple[list[str], Folders | None]:
     """
     seen: dict[tuple[int, int], tuple[str, int]] = {}
     names: list[str] = []
-    folders, sure = [""], True
+    folders: list[str] = [""]
+    links: list[str] = []
+    sure = True
     with progress("Listing", None) as advance:
-        while folders:
-            folder = folders.pop()
+        while folders or links:
+            folder = folders.pop() if folders else heapq.heappop(links)
             before = len(names)
             try:
                 now, here = time.time_ns(), os.stat(root / folder)
                 if (here.st_dev, here.st_ino) in seen:
                     continue
                 seen[here.st_dev, here.st_ino] = (folder, here.st_mtime_ns)
-                sure &= _list(root, folder, names, folders) and not is_young(here.st_mtime_ns, now)
+                sure &= _list(root, folder, names, folders, links)
+                sure &= not is_young(here.st_mtime_ns, now)
             except OSError as error:
                 where = printable(str(root / folder))
                 raise DataError(f"{where}: cannot be listed: {error.strerror}") from error
@@ -64,8 +69,11 @@ def folders_changed(root: Path, entry: Entry) -> bool:
     return False
 
 
-def _list(root: Path, folder: str, names: list[str], folders: list[str]) -> bool:
-    """Add what is in one folder to the lists; return whether all of it is something."""
+def _list(root: Path, folder: str, names: list[str], folders: list[str], links: list[str]) -> bool:
+    """Add what is in one folder to the lists; return whether all of it is something.
+
+    `links` to folders are a heap.
+    """
     sure = True
     with os.scandir(root / folder) as entries:
         for entry in entries:
@@ -75,7 +83,9 @@ def _list(root: Path, folder: str, names: list[str], folders: list[str]) -> bool
                 is_folder, is_file = entry.is_dir(), entry.is_file()
             except OSError:  # a link to itself, as useless as one to nothing
                 is_folder = is_file = sure = False
-            if is_folder:
+            if is_folder and entry.is_symlink():
+                heapq.heappush(links, f"{folder}{entry.name}/")
+            elif is_folder:
                 folders.append(f"{folder}{entry.name}/")
             elif is_file:
                 names.append(folder + entry.name)

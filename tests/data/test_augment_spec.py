@@ -128,6 +128,8 @@ def test_an_unknown_name_says_the_option_and_the_nearest():
         {"solarise_threshold": 2.0},
         {"interpolation": "nearest"},
         {"std": (1.0, 1.0, 0.0)},
+        {"std": (1.0, float("nan"), 1.0)},
+        {"mean": (0.5, 0.5, float("inf"))},
         {"mean": (0.5, 0.5)},
     ],
     ids=str,

@@ -125,6 +125,13 @@ def test_jpegs(mode: str) -> None:
     assert checked_size(data) == (48, 48)
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 7), (1, 300), (40, 5)])
+def test_jpegs_of_few_pixels_are_no_bad_files(height: int, width: int) -> None:
+    data = encode(Image.fromarray(noise(height, width)), "JPEG")
+    assert checked_size(data) == stored_size(data) == (height, width)
+    assert to_tensor(open_rgb(data)).shape == (3, height, width)
+
+
 TURNED: dict[int, Callable[[Pixels], Pixels]] = {
     1: lambda stored: stored,
     2: lambda stored: stored[:, ::-1],

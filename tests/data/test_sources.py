@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -25,6 +26,13 @@ def test_class_folders(tmp_path: Path) -> None:
     assert names(source)[0] == str(tmp_path / "cat" / "0.png")
     assert source.native_size == 8 and source.decode(4).shape == (3, 8, 8)
     assert source.encoded(4) == (tmp_path / "dog" / "2.png").read_bytes()
+
+
+def test_classes_of_any_bytes_can_be_written_in_utf_8(tmp_path: Path) -> None:
+    folders = ["a\nb", os.fsdecode(b"caf\xe9"), "na\u00efve"]
+    source = train_of(write(tmp_path, [f"{folder}/{n}.png" for folder in folders for n in "12"]))
+    assert source.classes == ("a\\nb", "caf\\udce9", "na\u00efve")
+    assert source.labels is not None and source.labels.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_nested_folders_belong_to_the_class_above(tmp_path: Path) -> None:

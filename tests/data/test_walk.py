@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,27 @@ def test_a_folder_is_listed_once(tmp_path: Path, walked: list[str]) -> None:
     assert len(walked) == 5 and contents(first) == contents(second)
     list_folder(path, remember=False)
     assert len(walked) == 10
+
+
+@pytest.mark.parametrize("last_first", [False, True])
+def test_a_link_to_a_folder_never_takes_its_files(
+    last_first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever order a file system lists in."""
+    root = write(tmp_path / "p", ["a/x/1.png", "b/2.png", "c/3.png"])
+    write(tmp_path / "far", ["y/4.png"])
+    for link, target in (("a/b", "b"), ("c/a", "a"), ("b/far", "../far"), ("c/far", "../far")):
+        (root / link).symlink_to(root / target)
+    real = os.scandir
+
+    @contextmanager
+    def scandir(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with real(folder) as entries:
+            yield iter(sorted(entries, key=lambda entry: entry.name, reverse=last_first))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = list(list_folder(root, remember=False).images)
+    assert found == ["a/x/1.png", "b/2.png", "b/far/y/4.png", "c/3.png"]
 
 
 def test_twelve_thousand_files(tmp_path: Path, walked: list[str]) -> None:
