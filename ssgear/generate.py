@@ -115,6 +115,7 @@ def _info(asked: Generation, facts: Facts, originals: Originals | None) -> Store
         encoding=asked.format,
         size=facts.size,
         settings=settings,
+        images=None if originals is None else cli.naming(asked.data),
     )
 
 
