@@ -83,7 +83,7 @@ def generate(asked: Generation, own: Any, named: Sequence[str] = ()) -> Path:
                 f"ssgear: {root} is to hold {there.count} images, not {info.count}", file=sys.stderr
             )
         job = Job(generator=asked.generator, config=own, root=root, info=there, originals=originals)
-        finish(job, piece_of(asked.shard), executor, signals, facts.notes)
+        finish(job, piece_of(asked.shard), executor, signals, facts.notes, facts.hardware)
     return root
 
 

@@ -22,9 +22,14 @@ _SHOWN = 10
 
 
 def finish(
-    job: Job, piece: Piece, executor: Executor, signals: Signals, notes: Sequence[str] = ()
+    job: Job,
+    piece: Piece,
+    executor: Executor,
+    signals: Signals,
+    notes: Sequence[str] = (),
+    hardware: str = "",
 ) -> None:
-    """Have the shards of a part made that are missing.
+    """Have the shards of a part made that are missing, on such hardware.
 
     Raises:
         DataError: not one view of it could be made.
@@ -40,7 +45,9 @@ def finish(
         print(f"ssgear: {line}", file=sys.stderr)
     with signals.gentle(), progress("Generating" if total else "", total) as advance:
         if missing:
-            executor.run(job, missing, Watcher(job.root, signals, advance))
+            watcher = Watcher(job.root, signals, advance)
+            watcher.compare(hardware)
+            executor.run(job, missing, watcher)
     _tell_failed(job, shards)
 
 
