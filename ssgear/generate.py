@@ -163,8 +163,9 @@ def verify(asked: Generation) -> Path:
         print(f"ssgear: {problem}", file=sys.stderr)
     if problems:
         raise DataError(
-            f"--output: {len(problems)} damaged, see above; remove these shards (NNNNNN.tar), and "
-            f"the command that made the store makes them again: {USAGE} ... --output {root}"
+            f"--output: {len(problems)} damaged or missing, see above; remove damaged shards "
+            "(NNNNNN.tar), and the command that made the store makes all of these: "
+            f"{USAGE} ... --output {root}"
         )
     return root
 

@@ -41,6 +41,8 @@ def finish(
     shards = piece.of_these(range(job.info.num_shards))
     missing = piece.of_these(writer.missing())
     total = _planned(job, missing)
+    if not shards:
+        notes = (*notes, _nothing(job, piece))
     for line in (*_unreadable(job), *_there(_planned(job, shards), total), *notes):
         print(f"ssgear: {line}", file=sys.stderr)
     with signals.gentle(), progress("Generating" if total else "", total) as advance:
@@ -55,9 +57,19 @@ def _planned(job: Job, shards: Sequence[int]) -> int:
     return sum(len(job.info.items_of(shard)) for shard in shards)
 
 
+def _nothing(job: Job, piece: Piece) -> str:
+    """Say why a part of a store holds nothing."""
+    info = job.info
+    return (
+        f"--shard {piece.number}/{piece.of} has nothing to make: the store has {info.num_shards} "
+        f"shards, of --shard-size {info.shard_size}; a smaller one makes more of its {info.count} "
+        "images"
+    )
+
+
 def _there(planned: int, missing: int) -> list[str]:
     """Say how many images are there."""
-    if missing == planned:
+    if missing == planned or not planned:
         return []
     return [f"{f'{planned - missing} of' if missing else 'all'} {planned} images are there"]
 

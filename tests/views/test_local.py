@@ -81,6 +81,9 @@ def test_a_piece_makes_its_shards_and_leaves_the_others(quick: Ssgear, tmp_path:
         "000001.json", "000001.tar", "000003.json", "000003.tar",
     ]  # fmt: skip
     assert "all 14 images are there" in quick("store", "--count", 30, "--shard", "2/2").err
+    idle = quick("store", "--count", 30, "--shard", "6/6")
+    assert idle.status == 0 and "are there" not in idle.err
+    assert "--shard 6/6 has nothing to make: the store has 5 shards, of --shard-size 7" in idle.err
     assert quick("store", "--count", 30).status == 0
     assert len(ViewStore(tmp_path / "store")) == 30
 
