@@ -41,6 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SsgearError as error:
         print(f"ssgear: {error}", file=sys.stderr)
         return error.exit_status
+    except (RuntimeError, MemoryError) as error:
+        from ssgear.views._stages import short_of
+
+        lacking = short_of(error)
+        if lacking is None:
+            raise
+        print(
+            f"ssgear: --generator: there is no {lacking} for such images or so many at a time; use "
+            "smaller ones, or fewer by --batch-size",
+            file=sys.stderr,
+        )
+        return SsgearError.exit_status
     except KeyboardInterrupt as interrupt:
         print("ssgear: interrupted; the same command finishes what is missing", file=sys.stderr)
         return 128 + int(getattr(interrupt, "number", signal.SIGINT))

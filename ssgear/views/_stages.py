@@ -83,20 +83,20 @@ class Stage(Generic[Row]):
                 self.work(part)
                 start += len(part)
                 continue
-            except RuntimeError as error:
-                short_of = _short_of(error)
-                if short_of is None:
+            except (RuntimeError, MemoryError) as error:
+                lacking = short_of(error)
+                if lacking is None:
                     raise
                 # what the failed call held is freed once its traceback is gone
-            told.notes.append(self._halve(len(part), short_of))
+            told.notes.append(self._halve(len(part), lacking))
         seconds = time.perf_counter() - begun
         told.seconds[self.name] = told.seconds.get(self.name, 0.0) + seconds
 
-    def _halve(self, rows: int, short_of: str) -> str:
+    def _halve(self, rows: int, lacking: str) -> str:
         import torch
 
         if rows == 1:
-            is_gpu = short_of != _MEMORY
+            is_gpu = lacking != _MEMORY
             what = f"{'the GPU' if is_gpu else 'this machine'} has no memory for {self.name}"
             advice = self.advice if is_gpu else "use smaller images, or a machine with more"
             raise TrainingError(f"{self.option or self.name}: {what} of one image; {advice}")
@@ -105,18 +105,19 @@ class Stage(Generic[Row]):
             torch.cuda.empty_cache()
         self.when_halved()
         return (
-            f"{self.name}: no {short_of} for {rows} images at a time; it goes on with {self.limit} "
+            f"{self.name}: no {lacking} for {rows} images at a time; it goes on with {self.limit} "
             f"(for another store: {self.option} {self.limit})"
         )
 
 
-def _short_of(error: RuntimeError) -> str | None:
+def short_of(error: RuntimeError | MemoryError) -> str | None:
     """Return which memory ended a call; None: it was something else."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError):
         return "GPU memory"
-    return _MEMORY if any(words in str(error) for words in _NO_MEMORY) else None
+    told = isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+    return _MEMORY if told else None
 
 
 def run(stages: Sequence[Stage[Row]], rows: Sequence[Row]) -> Told:

@@ -186,6 +186,13 @@ def test_a_store_of_failures_alone_is_an_error(quick: Ssgear, tmp_path: Path) ->
     assert "5 x seed 0 of 1" in done.complaint
 
 
+def test_images_beyond_all_memory_are_a_line(quick: Ssgear, tmp_path: Path) -> None:
+    images = ("--data.path", folder(tmp_path / "images", 6), "--data.test-share", 0)
+    done = quick("store", "--source-side", 10**7, *images)
+    assert (done.status, done.err.count("\n")) == (2, 1), done.err
+    assert "--generator: there is no memory for such images" in done.complaint
+
+
 def test_sources_that_cannot_be_read_are_named_and_skipped(quick: Ssgear, tmp_path: Path) -> None:
     images = folder(tmp_path / "images", 6)
     (images / "a" / "02.png").write_bytes(b"no image")
