@@ -2,8 +2,8 @@
 
 RUN is a run's directory or its `encoder.safetensors`. The images are those that the run was trained
 on unless `--data.*` names others. `python -m ssgear.evaluate --store STORE` measures a view store
-beside the images that it was made of (evaluation/store_views.py) instead. The last line on standard
-output is the path of the figures.
+beside the images that it was made of (evaluation/store_views.py) instead, where they lay then or
+where `--data.*` says. The last line on standard output is the path of the figures.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Evaluation:
     inception: Path | None = None
     """For fid, and prdc: file of Inception-v3's weights as torch-fidelity publishes them."""
     store: Path | None = None
-    """View store to measure beside the images of --data.path, in place of a run."""
+    """View store to measure beside its images, in place of a run."""
     encoder: Path | None = None
     """For frechet and prdc of a store: the run or encoder.safetensors whose features count."""
     output: Path | None = None
@@ -55,7 +55,7 @@ class Evaluation:
     max_images: int | None = None
     """Images of each split, evenly spread; by default all."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Images; by default those of the run."""
+    """Images; by default those of the run, or of the store."""
 
     def __post_init__(self) -> None:
         """Refuse a number of images that can be no number of rows to compare."""
@@ -116,7 +116,19 @@ def parse_store(words: Sequence[str]) -> Evaluation | None:
         return None
     given = arguments.check(given, options_of(Evaluation), listing="--help")
     words = ["--help"] if help_wanted else arguments.words_for_tyro(given)
-    return _read(words, Evaluation(protocol=("prdc",)))
+    store = next((each.words[0] for each in reversed(given) if each.key == "store"), None)
+    others = {"data.source", "data.path"} & {each.key for each in given}
+    data = DataConfig() if help_wanted or others or not store else _images_of_store(Path(store))
+    return _read(words, Evaluation(protocol=("prdc",), data=data))
+
+
+def _images_of_store(store: Path) -> DataConfig:
+    """Return the images that a store says it was made of, or the embedded ones."""
+    from ssgear.storage.view_store import read_info
+
+    where = f"--store: {store}"
+    images = read_info(store.expanduser(), where).images
+    return DataConfig() if images is None else cli.named(images, where)
 
 
 def _read(words: Sequence[str], default: Evaluation) -> Evaluation:

@@ -41,6 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SsgearError as error:
         print(f"ssgear: {error}", file=sys.stderr)
         return error.exit_status
+    except (RuntimeError, MemoryError) as error:
+        from ssgear.views._stages import short_of
+
+        lacking = short_of(error)
+        if lacking is None:
+            raise
+        print(
+            f"ssgear: --generator: there is no {lacking} for such images or so many at a time; use "
+            "smaller ones, or fewer by --batch-size",
+            file=sys.stderr,
+        )
+        return SsgearError.exit_status
     except KeyboardInterrupt as interrupt:
         print("ssgear: interrupted; the same command finishes what is missing", file=sys.stderr)
         return 128 + int(getattr(interrupt, "number", signal.SIGINT))
@@ -83,7 +95,7 @@ def generate(asked: Generation, own: Any, named: Sequence[str] = ()) -> Path:
                 f"ssgear: {root} is to hold {there.count} images, not {info.count}", file=sys.stderr
             )
         job = Job(generator=asked.generator, config=own, root=root, info=there, originals=originals)
-        finish(job, piece_of(asked.shard), executor, signals, facts.notes)
+        finish(job, piece_of(asked.shard), executor, signals, facts.notes, facts.hardware)
     return root
 
 
@@ -115,6 +127,7 @@ def _info(asked: Generation, facts: Facts, originals: Originals | None) -> Store
         encoding=asked.format,
         size=facts.size,
         settings=settings,
+        images=None if originals is None else cli.naming(asked.data),
     )
 
 
@@ -162,8 +175,9 @@ def verify(asked: Generation) -> Path:
         print(f"ssgear: {problem}", file=sys.stderr)
     if problems:
         raise DataError(
-            f"--output: {len(problems)} damaged, see above; remove these shards (NNNNNN.tar), and "
-            f"the command that made the store makes them again: {USAGE} ... --output {root}"
+            f"--output: {len(problems)} damaged or missing, see above; remove damaged shards "
+            "(NNNNNN.tar), and the command that made the store makes all of these: "
+            f"{USAGE} ... --output {root}"
         )
     return root
 

@@ -144,10 +144,13 @@ def test_verify_names_what_is_damaged(run_ssgear: Ssgear, run: Path, tmp_path: P
     image = ViewStore(tmp_path).encoded(9)
     shard.write_bytes(before.replace(image, b"#" * len(image), 1))
     done = run_ssgear("generate", "--verify", "--output", tmp_path)
-    assert done.status == 2 and "--output: 1 damaged, see above; remove these" in done.complaint
+    assert done.status == 2 and "--output: 1 damaged or missing, see above; rem" in done.complaint
     assert f"ssgear: {shard}:000000009.0.webp: the image is not" in done.err
     assert run_ssgear("generate", "--verify", tmp_path).err == done.err
     shard.unlink()
+    shard.with_suffix(".json").unlink()
+    done = run_ssgear("generate", "--verify", tmp_path)
+    assert done.status == 2 and f"ssgear: {shard}: has not been made\n" in done.err
     run_ssgear("generate", *options)
     assert shard.read_bytes() == before
 

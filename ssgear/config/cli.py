@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -26,7 +27,7 @@ from ssgear.config.layers import Layer, build, layer_of, read_json
 from ssgear.config.options import options_for, options_of
 from ssgear.config.schema import Config, DataConfig
 from ssgear.config.values import plain
-from ssgear.errors import CheckpointError, ConfigError, IdleError
+from ssgear.errors import CheckpointError, ConfigError, DataError, IdleError, SsgearError
 
 TITLE = "Train an image encoder from unlabelled images."
 RESUMABLE = (
@@ -54,6 +55,10 @@ IMAGES = (
     "cache",
 )
 """Fields of --data.* that say which images, and how they are read; the rest is for training."""
+
+_PATHS = ("path", "test_path", "labels")
+_NAMING = ("source", *_PATHS, "test_share", "max_bad_share")
+"""Fields of --data.* that say which images, wherever they are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +266,36 @@ def images_of(run: Path, given: Iterable[str] = ()) -> DataConfig:
     data = load_file(settings).data if settings.is_file() else DataConfig()
     if {"data.source", "data.path"} & set(given):
         return DataConfig(size=data.size, workers=data.workers)
+    return data
+
+
+def naming(data: DataConfig) -> dict[str, Any]:
+    """Return what says which images these are, wherever one stands: plain JSON."""
+    found = {name: getattr(data, name) for name in _NAMING}
+    return {
+        name: os.path.abspath(value) if isinstance(value, Path) else value
+        for name, value in found.items()
+        if value is not None
+    }
+
+
+def named(fields: Mapping[str, Any], where: str) -> DataConfig:
+    """Return the images that `naming` has named.
+
+    Raises:
+        DataError: there is nothing at their path any more, or these are no settings of images.
+    """
+    places = {name: Path(str(fields[name])) for name in _PATHS if name in fields}
+    try:
+        data = DataConfig(**{name: fields[name] for name in _NAMING if name in fields} | places)
+    except (TypeError, SsgearError) as error:
+        raise DataError(f"{where}: what it says of its images is damaged: {error}") from None
+    path = places.get("path")
+    if path is not None and not set(str(path)) & set("{*?[") and not path.exists():
+        raise DataError(
+            f"{where}: was made of the images in {path}, which is not there; name them by "
+            "--data.path"
+        )
     return data
 
 

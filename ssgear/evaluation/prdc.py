@@ -7,7 +7,9 @@ the share of made rows in the ball of some real one, recall that of real rows in
 made one (Kynkaanniemi et al. 2019, arXiv 1904.06991, k = 3). Density counts the real balls that a
 made row lies in, over k, and may pass 1; coverage is the share of real balls with a made row inside
 (Naeem et al. 2020, arXiv 2002.09797, k = 5). Distances are taken block by block in float64, so that
-memory does not grow with the product of the sets' sizes.
+memory does not grow with the product of the sets' sizes: as a product of matrices, but for rows so
+near each other that it would lose digits, which are subtracted. A ball holds what lies on its rim,
+to within rounding.
 """
 
 from __future__ import annotations
@@ -22,6 +24,10 @@ from ssgear.errors import ArgumentError
 
 ROWS, COLUMNS = 512, 4096
 """Distances held at a time."""
+_NEAR = 1e-3
+"""Share of their norms' squares below which a squared distance is taken by subtraction."""
+_RIM = 1 + 1e-11
+"""What distances of a product of matrices may be off by, and more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +69,9 @@ def prdc(real: Tensor, made: Tensor, *, manifold_k: int = 3, density_k: int = 5)
         if not bool(torch.isfinite(features).all()):
             raise ArgumentError(f"prdc: {name} holds values that are not finite")
     wide_real, wide_made = (each.detach().cpu() for each in (real, made))
-    radii = _radii(wide_real, largest)
+    radii = _RIM * _radii(wide_real, largest)
     real_M, real_D = radii[:, manifold_k - 1], radii[:, density_k - 1]
-    made_M = _radii(wide_made, manifold_k)[:, manifold_k - 1]
+    made_M = _RIM * _radii(wide_made, manifold_k)[:, manifold_k - 1]
     precise = torch.zeros(len(made), dtype=torch.bool)
     recalled, covered = torch.zeros(2, len(real), dtype=torch.bool)
     inside = 0
@@ -103,4 +109,15 @@ def _blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
         block = a[rows].double()
         for start in range(0, len(b), COLUMNS):
             columns = slice(start, min(start + COLUMNS, len(b)))
-            yield rows, columns, torch.cdist(block, b[columns].double())
+            yield rows, columns, _apart(block, b[columns].double())
+
+
+def _apart(a: Tensor, b: Tensor) -> Tensor:
+    """Return the distances between rows, float64 like they."""
+    distances = torch.cdist(a, b)
+    norms = (a.square().sum(1)[:, None] + b.square().sum(1)) * _NEAR
+    near = distances.square() < norms
+    for row in near.any(1).nonzero()[:, 0].tolist():  # one at a time, as all may be near
+        columns = near[row].nonzero()[:, 0]
+        distances[row, columns] = (b[columns] - a[row]).norm(dim=1)
+    return distances

@@ -45,6 +45,8 @@ def verify(root: Path, *, option: str = "") -> list[str]:
 
 def _check_shard(root: Path, info: StoreInfo, number: int) -> list[str]:
     path = shard_path(root, number)
+    if not (path.exists() or marker_path(root, number).exists()):
+        return [f"{path}: has not been made"]
     try:
         shard = list_shard(path)
         marker = None if info.format == WITHOUT_MARKERS else read_marker(root, number)

@@ -267,13 +267,16 @@ def continued(root: Path, info: StoreInfo) -> StoreInfo:
 
 
 def differences(old: StoreInfo, new: StoreInfo) -> list[str]:
-    """Name the settings that differ, each with both values; how many views are planned may."""
+    """Name the settings that differ, each with both values.
+
+    How many views are planned may, and where the images lie.
+    """
     # what JSON makes of both: tuples are lists there
     olds, news = (_leaves(json.loads(json.dumps(asdict(info)))) for info in (old, new))
     return [
         f"{key.removeprefix('settings.')} ({olds.get(key)}, now {news.get(key)})"
         for key in {**olds, **news}
-        if key != "count" and olds.get(key) != news.get(key)
+        if key != "count" and not key.startswith("images") and olds.get(key) != news.get(key)
     ]
 
 

@@ -65,6 +65,8 @@ class StoreInfo:
     """Side of the images in pixels, upscaled sources aside."""
     settings: Mapping[str, Any]
     """Generator, seed and whatever else decides the pixels."""
+    images: Mapping[str, Any] | None = None
+    """Options that named the images when it was last written to, and may not any more."""
     format: int = FORMAT
     """How it is laid out."""
 
@@ -218,6 +220,8 @@ def read_info(root: Path, where: str) -> StoreInfo:
             raise ValueError(f"count, shard_size and size are {numbers}")
         if info.encoding not in ENCODINGS or not isinstance(info.settings, dict):
             raise ValueError(f"encoding is {info.encoding!r}, settings {info.settings!r}")
+        if not isinstance(info.images, dict | None):
+            raise ValueError(f"images is {info.images!r}")
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{where}: is no view store (there is no {STORE} in it); make one with "

@@ -1,12 +1,14 @@
 """Several workers elsewhere: handing shards out, hearing of them, and losing some.
 
 A worker that dies costs the shard that it was at, which another one begins anew; one that no worker
-survives is named. What a worker is, and how it is heard, is views/_processes.py or views/_ray.py.
+survives is named. One that says nothing for long is named too, and left to the user, as a batch may
+take any time. What a worker is, and how it is heard, is views/_processes.py or views/_ray.py.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from abc import ABC, abstractmethod
 from collections import Counter, deque
@@ -25,6 +27,10 @@ ATTEMPTS = 3
 """Workers that may end at one shard."""
 LISTEN_S = 0.5
 """How long a signal may go unheard while workers are silent."""
+QUIET_S = 600.0
+"""Silence of a worker at work that is told."""
+_QUIETER = 5
+"""How many times as long as any silence that ended it must be, to be told."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,16 @@ class Member(ABC):
     """What it is at."""
     is_ready: bool = False
     """Whether its generator has been built."""
+    done: int = 0
+    """Views of the shard that it has tried."""
+    heard_at: float = 0.0
+    """When it last said something, or was told to begin, by the monotonic clock."""
+    is_told: bool = False
+    """Whether the user knows of its silence."""
+    title: str = "a worker"
+    """What the user knows it by."""
+    remedy: str = ""
+    """What the user may do if it hangs."""
 
     @abstractmethod
     def give(self, job: Job, shard: int) -> None:
@@ -71,6 +87,7 @@ class Crew(ABC, Generic[M]):
         self.job: Job | None = None
         self._deaths: Counter[int | None] = Counter()
         self._facts: Facts | None = None
+        self._longest_s = 0.0
 
     @abstractmethod
     def hire(self, number: int) -> M:
@@ -111,6 +128,7 @@ class Crew(ABC, Generic[M]):
                     watcher.shard(report)
                 elif number not in self.members and shard is not None:
                     todo.appendleft(shard)
+            self._tell_silent(watcher)
             watcher.signals.check()
         return reports
 
@@ -121,21 +139,27 @@ class Crew(ABC, Generic[M]):
         self._start(number)
         worker = self.members[number]
         if worker.is_ready and worker.shard is None:
-            worker.shard = todo.popleft()
+            worker.shard, worker.done = todo.popleft(), 0
+            worker.heard_at = time.monotonic()
             worker.give(job, worker.shard)
 
     def _start(self, number: int) -> None:
         if number not in self.members:
             self.members[number] = self.hire(number)
+            self.members[number].heard_at = time.monotonic()
 
     def _hear(self, number: int, watcher: Watcher | None) -> ShardReport | None:
         """Take one message of a worker; a worker that has ended is no longer among them."""
-        worker = self.members[number]
+        worker, now = self.members[number], time.monotonic()
+        if worker.is_ready:  # building takes a time of its own
+            self._longest_s = max(self._longest_s, now - worker.heard_at)
+        worker.heard_at, worker.is_told = now, False
         message = worker.hear()
         if isinstance(message, Facts):
             self._facts, worker.is_ready = message, True
             self._deaths[None] = 0
         elif isinstance(message, BatchReport) and watcher is not None:
+            worker.done = message.done
             watcher.batch(message)
         elif isinstance(message, ShardReport):
             worker.shard = None
@@ -144,6 +168,22 @@ class Crew(ABC, Generic[M]):
         else:
             self._lose(number, message if isinstance(message, Problem) else None, watcher)
         return None
+
+    def _tell_silent(self, watcher: Watcher) -> None:
+        """Name workers that have been silent for long: they may hang, or be slow."""
+        now, bound = time.monotonic(), max(QUIET_S, _QUIETER * self._longest_s)
+        for worker in self.members.values():
+            silence = now - worker.heard_at
+            is_busy = worker.shard is not None or not worker.is_ready
+            if worker.is_told or not is_busy or silence < bound:
+                continue
+            worker.is_told = True
+            where = f"at shard {worker.shard}, after {worker.done} of its views"
+            watcher.note(
+                f"{worker.title} has said nothing for {silence / 60:.0f} minutes, "
+                f"{'at the start' if worker.shard is None else where}; it may be slow, or hang"
+                f"{worker.remedy}"
+            )
 
     def _lose(self, number: int, problem: Problem | None, watcher: Watcher | None) -> None:
         """Bury a worker; too many deaths at one shard, or one that is certain, are an error."""

@@ -91,18 +91,23 @@ def find(key: str) -> Path | None:
 def making(key: str) -> Iterator[Path]:
     """Yield an empty folder that becomes the engine when the block ends well, and else vanishes.
 
-    Where the cache cannot be written, it is a folder of this process that nobody finds again.
+    Where the cache cannot be written, it is a folder of this process that vanishes as well.
     """
     staged = _staged(key)
+    if staged is None:
+        # what has been loaded stays, as it does where the folder moves to its place
+        with tempfile.TemporaryDirectory(
+            prefix="ssgear-engine-", ignore_cleanup_errors=True
+        ) as own:
+            yield Path(own)
+        return
     try:
-        yield staged or Path(tempfile.mkdtemp(prefix="ssgear-engine-"))
-        if staged is not None:
-            seal(staged, key)
-            atomic.commit_directory(staged, folder() / key)
-            _remove_unused()
+        yield staged
+        seal(staged, key)
+        atomic.commit_directory(staged, folder() / key)
+        _remove_unused()
     except BaseException:
-        if staged is not None:
-            shutil.rmtree(staged, ignore_errors=True)
+        shutil.rmtree(staged, ignore_errors=True)
         raise
 
 

@@ -18,6 +18,7 @@ from ssgear.storage.store_marker import Failed
 from ssgear.storage.store_writer import Encoded
 from ssgear.storage.view_store import UPSCALED
 from ssgear.views._plan import Job
+from ssgear.views._sharing import Sharing
 from ssgear.views._worker import BatchReport, entries, open_state
 
 if TYPE_CHECKING:
@@ -39,14 +40,12 @@ class Estimate:
     """Views among them that could not be made."""
     seconds: float
     """Time that they took."""
-    batches: int
-    """Batches that they were made in."""
     stages: Mapping[str, float]
     """Time that each stage was at work; stages may overlap."""
     missing: int
     """Views that are not there yet."""
-    missing_batches: int
-    """Batches that make them; where a shard ends within one, it is made for both."""
+    missing_seconds: float
+    """Time of one worker for them; where a shard ends within a batch, it is made for both."""
     planned: int
     """Views of the store, or of the part of it."""
     bytes: int
@@ -57,14 +56,14 @@ class Estimate:
     @property
     def hours(self) -> float:
         """Time of one worker for what is missing."""
-        return self.missing_batches * self.seconds / self.batches / 3600
+        return self.missing_seconds / 3600
 
     @property
     def speed(self) -> float:
         """Views a second of one worker."""
         if not self.missing:
             return self.tried / self.seconds
-        return self.missing / (3600 * self.hours)
+        return self.missing / self.missing_seconds
 
 
 def estimate(
@@ -74,21 +73,27 @@ def estimate(
     began, some = time.monotonic(), missing or shards or range(job.info.num_shards)
     _measure(generator, job, some, 1)
     batches = max(1, min(_MOST, round(_WORTH_S / max(time.monotonic() - began, 1e-9))))
-    found = _measure(generator, job, some, batches)
+    blocks = [block for shard in missing for block in job.blocks(shard)]
+    sources = _num_sources(job)
+    later = sum(block.start >= sources for block in blocks) if generator.shares else 0
+    # further views cost less than first ones, where they share what is dear to find
+    is_split = 0 < later < len(blocks)
+    found = _measure(generator, job, some, batches, later=later > 0 and not is_split)
+    further = _measure(generator, job, some, batches, later=True) if is_split else found
     items = [job.info.items_of(shard) for shard in missing]
-    count, sources = sum(len(each) for each in items), _num_sources(job)
+    count = sum(len(each) for each in items)
     first = sum(max(0, min(each.stop, sources) - each.start) for each in items)
+    both = (found, further) if is_split else (found,)
     return Estimate(
-        tried=found.tried,
-        failed=found.failed,
-        seconds=found.seconds,
-        batches=found.batches,
-        stages=found.stages,
+        tried=sum(each.tried for each in both),
+        failed=sum(each.failed for each in both),
+        seconds=sum(each.seconds for each in both),
+        stages=sum((each.stages for each in both), Counter()),
         missing=count,
-        missing_batches=sum(len(job.blocks(shard)) for shard in missing),
+        missing_seconds=(len(blocks) - later) * found.pace + later * further.pace,
         planned=sum(len(job.info.items_of(shard)) for shard in shards),
         bytes=round((count * found.bytes + first * found.upscaled) / found.tried),
-        notes=tuple(found.notes),
+        notes=tuple(dict.fromkeys(note for each in both for note in each.notes)),
     )
 
 
@@ -110,22 +115,36 @@ class _Measured:
     stages: Counter[str] = dataclasses.field(default_factory=Counter)
     notes: dict[str, None] = dataclasses.field(default_factory=dict)
 
+    @property
+    def pace(self) -> float:
+        """Time of a batch."""
+        return self.seconds / self.batches
+
     def hear(self, report: BatchReport) -> None:
         """Keep what the generator has to say."""
         self.notes.update(dict.fromkeys(report.notes))
 
 
-def _measure(generator: Generator, job: Job, shards: Sequence[int], batches: int) -> _Measured:
-    """Make so many batches from the middle of these shards, fewer where the store is small."""
-    size = batches * int(job.info.settings["batch_size"])
+def _measure(
+    generator: Generator, job: Job, shards: Sequence[int], batches: int, *, later: bool = False
+) -> _Measured:
+    """Make so many batches from the middle of these shards, fewer where the store is small.
+
+    They are of first views, where there are any, or of `later` ones.
+    """
+    size, sources = batches * int(job.info.settings["batch_size"]), _num_sources(job)
     info = dataclasses.replace(job.info, shard_size=size)
     # first views of sources have these beside them, others have not
-    firsts = [each for each in shards if job.info.items_of(each).start < _num_sources(job)]
-    some = firsts or shards
+    wanted = [each for each in shards if (job.info.items_of(each).start >= sources) == later]
+    some = wanted or shards
     middle = job.info.items_of(some[len(some) // 2]).start // size
     trial = dataclasses.replace(job, info=info)
-    shard = min(middle, max(0, info.count // size - 1))  # one that is full
+    last = max(0, info.count // size - 1)  # one that is full
+    shard = last if later and not wanted else min(middle, last)
     state, found = open_state(generator, trial), _Measured(batches=len(trial.blocks(shard)))
+    state.sharing = Sharing(generator, job, kept=2 * batches)
+    for block in trial.blocks(shard) if later else ():
+        state.sharing.of(block)  # what first views tell is there by then
     state.next_preview, began = float("inf"), time.monotonic()
     try:
         for entry in entries(state, shard, found.hear, found.stages):

@@ -22,9 +22,14 @@ _SHOWN = 10
 
 
 def finish(
-    job: Job, piece: Piece, executor: Executor, signals: Signals, notes: Sequence[str] = ()
+    job: Job,
+    piece: Piece,
+    executor: Executor,
+    signals: Signals,
+    notes: Sequence[str] = (),
+    hardware: str = "",
 ) -> None:
-    """Have the shards of a part made that are missing.
+    """Have the shards of a part made that are missing, on such hardware.
 
     Raises:
         DataError: not one view of it could be made.
@@ -36,11 +41,15 @@ def finish(
     shards = piece.of_these(range(job.info.num_shards))
     missing = piece.of_these(writer.missing())
     total = _planned(job, missing)
+    if not shards:
+        notes = (*notes, _nothing(job, piece))
     for line in (*_unreadable(job), *_there(_planned(job, shards), total), *notes):
         print(f"ssgear: {line}", file=sys.stderr)
     with signals.gentle(), progress("Generating" if total else "", total) as advance:
         if missing:
-            executor.run(job, missing, Watcher(job.root, signals, advance))
+            watcher = Watcher(job.root, signals, advance)
+            watcher.compare(hardware)
+            executor.run(job, missing, watcher)
     _tell_failed(job, shards)
 
 
@@ -48,9 +57,19 @@ def _planned(job: Job, shards: Sequence[int]) -> int:
     return sum(len(job.info.items_of(shard)) for shard in shards)
 
 
+def _nothing(job: Job, piece: Piece) -> str:
+    """Say why a part of a store holds nothing."""
+    info = job.info
+    return (
+        f"--shard {piece.number}/{piece.of} has nothing to make: the store has {info.num_shards} "
+        f"shards, of --shard-size {info.shard_size}; a smaller one makes more of its {info.count} "
+        "images"
+    )
+
+
 def _there(planned: int, missing: int) -> list[str]:
     """Say how many images are there."""
-    if missing == planned:
+    if missing == planned or not planned:
         return []
     return [f"{f'{planned - missing} of' if missing else 'all'} {planned} images are there"]
 

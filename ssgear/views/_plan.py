@@ -33,6 +33,8 @@ class Facts:
     """Rows of a block, unless the user says otherwise."""
     settings: Mapping[str, Any]
     """What decides the pixels."""
+    hardware: str = ""
+    """Where it computes, which may decide their last bits."""
     notes: tuple[str, ...] = ()
     """Lines for the user."""
 
@@ -86,8 +88,19 @@ def facts_of(generator: Generator) -> Facts:
         image_size=generator.image_size,
         batch_size=generator.batch_size,
         settings=dict(generator.settings),
+        hardware=hardware(),
         notes=tuple(generator.notes),
     )
+
+
+def hardware() -> str:
+    """Return where this process computes, as far as it may decide the last bits of a sum."""
+    import torch
+
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"a CPU with {threads} {'thread' if threads == 1 else 'threads'}"
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ class _Process(Member):
 
     def __init__(self, process: BaseProcess, connection: Connection) -> None:
         self.process, self.connection = process, connection
+        self.title = f"worker process {process.pid}"
+        self.remedy = f": if so, kill -9 {process.pid}, and another one begins its shard anew"
         self._has_job = False
 
     def give(self, job: Job, shard: int) -> None:

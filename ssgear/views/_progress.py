@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -15,6 +16,8 @@ from ssgear.views._thumbnails import write_preview
 from ssgear.views._worker import BatchReport, ShardReport
 
 METRICS = "metrics.jsonl"
+_LINES_BYTES = 1 << 16
+"""As much of the end of metrics.jsonl as has the last line."""
 _PATIENCE_S = 1.0
 """Time until shards that another process had are looked at again."""
 
@@ -63,6 +66,19 @@ class Watcher:
         time.sleep(_PATIENCE_S)
         self.signals.check()
 
+    def compare(self, hardware: str) -> None:
+        """Say so where the latest shard was made on other hardware than the next ones."""
+        try:
+            with (self.root / METRICS).open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _LINES_BYTES))
+                before = json.loads(file.read().splitlines()[-1])["hardware"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return  # no shard has been made, or by another version
+        if before != hardware:
+            self.note(
+                f"the latest shard was made on {before}, now it is {hardware}: last bits may differ"
+            )
+
     def _speed(self) -> str:
         done, time_s = sum(self._done.values()), max(time.monotonic() - self._began, 1e-6)
         stages = [f"{name} {done / s:.3g}/s" for name, s in self._stages.items() if s > 0]
@@ -77,6 +93,7 @@ class Watcher:
             "bytes": report.bytes,
             "seconds": round(report.seconds, 3),
             "images_per_second": round(report.images / max(report.seconds, 1e-6), 3),
+            "hardware": report.hardware,
             "stages": {name: round(seconds, 3) for name, seconds in report.stages.items()},
         }
         with (self.root / METRICS).open("a", encoding="utf-8") as file:

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from ssgear.views._caption import Captioner
 from ssgear.views._stages import WHOLE, Stage, Told
-from ssgear.views.base import Views
+from ssgear.views.base import Shared, Study, Views
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+CAPTION = ("prompt", "caption_refused")
+"""What `describe` says of an image: the same for all its views."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -54,6 +58,26 @@ def describe(captioner: Captioner, rows: Sequence[Row], images: Tensor, fallback
         row.metadata = {"prompt": row.prompt}
         if caption.refused is not None:
             row.metadata["caption_refused"] = caption.refused
+
+
+def studied(rows: Sequence[Row], told: Told) -> Study:
+    """Return what stages found out of rows before any was drawn."""
+    shared = [Shared(metadata=row.metadata, failed=row.failed) for row in rows]
+    return Study(rows=shared, seconds=told.seconds, notes=told.notes)
+
+
+def known(images: Tensor, shared: Sequence[Shared], seeds: Sequence[int]) -> list[Row]:
+    """Return rows of which everything is known that comes before drawing."""
+    return [
+        Row(
+            image=image,
+            seed=seed,
+            prompt=each.metadata.get("prompt", ""),
+            metadata=dict(each.metadata),
+            failed=each.failed,
+        )
+        for image, each, seed in zip(images, shared, seeds, strict=True)
+    ]
 
 
 def generators(rows: Sequence[Row]) -> list[torch.Generator]:

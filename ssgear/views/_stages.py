@@ -6,7 +6,7 @@ A stage's slices are cut at the same numbers of the block whatever is asked for,
 becomes does not depend on its neighbours' being wanted. Queues between stages are bounded. The last
 stage runs in the caller's thread, where compiled models were made (CUDA graphs belong to a thread);
 each other stage has a CUDA stream of its own and hands over what is in the computer's memory
-(untested on hardware). Where a GPU has no memory left, the stage's slices are halved from then on,
+(untested on hardware). Where no memory is left, the stage's slices are halved from then on,
 which may change last bits, as any other size of them does.
 """
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     import torch
 
 Row = TypeVar("Row")
+_MEMORY = "memory"
+_NO_MEMORY = ("can't allocate memory", "Storage size calculation overflowed")
+"""What torch says where the computer has none; of a GPU there is an error of its own."""
 WHOLE = sys.maxsize
 """As a stage's batch size: the block as it comes, whose size --batch-size decides."""
 
@@ -73,8 +76,6 @@ class Stage(Generic[Row]):
         Raises:
             TrainingError: not even one row fits.
         """
-        import torch
-
         begun, start = time.perf_counter(), 0
         while start < len(rows):
             part = rows[start : start + self.limit]
@@ -82,26 +83,41 @@ class Stage(Generic[Row]):
                 self.work(part)
                 start += len(part)
                 continue
-            except torch.OutOfMemoryError:
-                pass  # what the failed call held is freed once its traceback is gone
-            told.notes.append(self._halve(len(part)))
+            except (RuntimeError, MemoryError) as error:
+                lacking = short_of(error)
+                if lacking is None:
+                    raise
+                # what the failed call held is freed once its traceback is gone
+            told.notes.append(self._halve(len(part), lacking))
         seconds = time.perf_counter() - begun
         told.seconds[self.name] = told.seconds.get(self.name, 0.0) + seconds
 
-    def _halve(self, rows: int) -> str:
+    def _halve(self, rows: int, lacking: str) -> str:
         import torch
 
         if rows == 1:
-            what = f"the GPU has no memory for {self.name} of one image"
-            raise TrainingError(f"{self.option or self.name}: {what}; {self.advice}")
+            is_gpu = lacking != _MEMORY
+            what = f"{'the GPU' if is_gpu else 'this machine'} has no memory for {self.name}"
+            advice = self.advice if is_gpu else "use smaller images, or a machine with more"
+            raise TrainingError(f"{self.option or self.name}: {what} of one image; {advice}")
         self.limit = rows // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.when_halved()
         return (
-            f"{self.name}: no GPU memory for {rows} images at a time; it goes on with {self.limit} "
+            f"{self.name}: no {lacking} for {rows} images at a time; it goes on with {self.limit} "
             f"(for another store: {self.option} {self.limit})"
         )
+
+
+def short_of(error: RuntimeError | MemoryError) -> str | None:
+    """Return which memory ended a call; None: it was something else."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return "GPU memory"
+    told = isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+    return _MEMORY if told else None
 
 
 def run(stages: Sequence[Stage[Row]], rows: Sequence[Row]) -> Told:

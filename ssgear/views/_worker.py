@@ -15,14 +15,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ssgear import distributed, registry
 from ssgear.errors import ConfigError
 from ssgear.storage.store_marker import Failed
 from ssgear.storage.store_writer import Encoded, Sample, Writer, encoded
-from ssgear.views._plan import Job, Task
+from ssgear.views._plan import Job, Task, hardware
+from ssgear.views._sharing import Sharing
 from ssgear.views._thumbnails import Pairs, pairs
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class ShardReport:
     """Time that it took."""
     stages: Mapping[str, float] = field(default_factory=dict)
     """Time of each stage of the generator."""
+    hardware: str = ""
+    """Where it was made."""
 
 
 Watch = Callable[[BatchReport], None]
@@ -87,6 +90,8 @@ class State:
     """What is to be made."""
     writer: Writer
     """Of the job's store."""
+    sharing: Sharing
+    """Knows what first views of images have told."""
     reader: ThreadPoolExecutor
     """Reads sources ahead."""
     encoders: ThreadPoolExecutor
@@ -127,6 +132,7 @@ def open_state(generator: Generator, job: Job) -> State:
         generator=generator,
         job=job,
         writer=Writer(root=job.root, info=job.info),
+        sharing=Sharing(generator, job),
         reader=ThreadPoolExecutor(1, thread_name_prefix="ssgear-sources"),
         encoders=ThreadPoolExecutor(distributed.usable_cores(), thread_name_prefix="ssgear-encode"),
     )
@@ -150,6 +156,7 @@ def make_shard(state: State, shard: int, watch: Watch) -> ShardReport:
         bytes=marker.bytes,
         seconds=time.monotonic() - began,
         stages=dict(stages),
+        hardware=hardware(),
     )
 
 
@@ -175,9 +182,8 @@ def entries(
     pending: list[_Coming] = []
     try:
         for block in _read_ahead(state, state.job.blocks(shard)):
-            ids, seeds = [task.id for task in block.tasks], [task.seed for task in block.tasks]
-            views = state.generator.generate(block.images, ids, seeds)
-            _check(views, len(ids), state.generator)
+            views = _views(state, block)
+            _check(views, len(block.tasks), state.generator)
             rows = [row for row, item in enumerate(block.items) if item in wanted]
             before, pending = (
                 pending,
@@ -200,6 +206,20 @@ def entries(
         for each in pending:
             if isinstance(each, Future):
                 each.cancel()
+
+
+def _views(state: State, block: _Block) -> Views:
+    """Have a block made; what was found for the first views of its images is not found again."""
+    ids, seeds = [task.id for task in block.tasks], [task.seed for task in block.tasks]
+    known = state.sharing.of(block.items, block.unreadable)
+    if known is None or block.images is None:
+        return state.generator.generate(block.images, ids, seeds)
+    views = state.generator.more(block.images, known.rows, ids, seeds)
+    return replace(
+        views,
+        seconds={**known.seconds, **views.seconds},
+        notes=(*known.notes, *views.notes),
+    )
 
 
 def _check(views: Views, rows: int, generator: Generator) -> None:

@@ -43,6 +43,28 @@ class Views:
     """Lines for the user, such as a batch that was halved; each is told once in a generation."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What all views of an image have in common."""
+
+    metadata: Mapping[str, Any]
+    """By the names in `Generator.shares`, as it stands in the json of each view."""
+    failed: str | None = None
+    """Why no view of the image can be made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What the views of some images share, row by row."""
+
+    rows: Sequence[Shared]
+    """One for each image."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Time that each stage took."""
+    notes: Sequence[str] = ()
+    """Lines for the user."""
+
+
 class Generator(ABC):
     """Makes images from noise, or from other images."""
 
@@ -60,6 +82,10 @@ class Generator(ABC):
     batch_size: int = 100
     """Rows of a block, where --batch-size says nothing. Every row of a block is made, also where a
     store ends within it: small where rows are dear."""
+    shares: tuple[str, ...] = ()
+    """Keys of the metadata that are the same for all views of an image and dear to find, a caption:
+    where there are any, `study` finds them, and `more` makes further views by them. The first is
+    there for every view."""
     notes: Sequence[str] = ()
     """Lines for the user about the building, such as a choice that fell back; each told once."""
 
@@ -76,6 +102,16 @@ class Generator(ABC):
             ids: Ids of the images; without images, the numbers of what is made.
             seeds: The only source of chance, one for each row (`item_seed`).
         """
+
+    def study(self, images: Tensor) -> Study:
+        """Find what views of each image share, exactly as `generate` does for the same images."""
+        raise NotImplementedError(f"{type(self).__name__} shares nothing")
+
+    def more(
+        self, images: Tensor, shared: Sequence[Shared], ids: Sequence[str], seeds: Sequence[int]
+    ) -> Views:
+        """Make a view of each image as `generate` does, by what is known of it already."""
+        raise NotImplementedError(f"{type(self).__name__} shares nothing")
 
 
 def item_seed(seed: int, item: str, k: int = 0) -> int:

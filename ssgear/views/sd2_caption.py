@@ -5,7 +5,8 @@ r"""The caption route: an image is enlarged, described, and drawn anew from the 
 
 Real-ESRGAN x4 (_upscale.py) -> GIT (_caption.py) -> Stable Diffusion 2 (_diffusion.py), each in
 slices of its own size, at the same time (_stages.py). The enlarged originals are kept: training by
-`--views.policy pair` shows one beside its view. What is drawn is decided by caption and seed alone.
+`--views.policy pair` shows one beside its view. What is drawn is decided by caption and seed alone,
+so that further views of an image (--views) begin at its caption.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from ssgear.errors import ConfigError
 from ssgear.views._diffusion import Diffusion
 from ssgear.views._diffusion_config import DiffusionConfig, dtype_of
-from ssgear.views._rows import Row, describe, generators, views_of
-from ssgear.views._stages import Stage, run
+from ssgear.views._rows import CAPTION, Row, describe, generators, known, studied, views_of
+from ssgear.views._stages import Stage, Told, run
 from ssgear.views._upscale import SCALE
-from ssgear.views.base import Generator, Views
+from ssgear.views.base import Generator, Shared, Study, Views
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,8 @@ KINDS = (
 
 class SD2Caption(Generator):
     """Real-ESRGAN, GIT and Stable Diffusion 2 in a row."""
+
+    shares = CAPTION
 
     @dataclass(frozen=True, kw_only=True)
     class Config(DiffusionConfig):
@@ -149,7 +152,21 @@ class SD2Caption(Generator):
         """Enlarge, describe and draw anew."""
         assert images is not None, "makes views of images"
         rows = [Row(image=image, seed=seed) for image, seed in zip(images, seeds, strict=True)]
-        told = run(self.stages, rows)
+        return self._views(rows, run(self.stages, rows))
+
+    def study(self, images: Tensor) -> Study:
+        """Enlarge and describe."""
+        rows = [Row(image=image, seed=0) for image in images]
+        return studied(rows, run(self.stages[:-1], rows))
+
+    def more(
+        self, images: Tensor, shared: Sequence[Shared], ids: Sequence[str], seeds: Sequence[int]
+    ) -> Views:
+        """Draw anew from what is known of the images; the enlarged ones are kept already."""
+        rows = known(images, shared, seeds)
+        return self._views(rows, run(self.stages[-1:], rows))
+
+    def _views(self, rows: Sequence[Row], told: Told) -> Views:
         common = {"model": self.settings["model"], "parameters": self.settings["parameters"]}
         return views_of(rows, self.size, told, common)
 

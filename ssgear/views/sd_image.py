@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from ssgear.errors import ConfigError, require
 from ssgear.views._diffusion import Diffusion
 from ssgear.views._diffusion_config import DiffusionConfig, dtype_of
-from ssgear.views._rows import Row, describe, generators, views_of
-from ssgear.views._stages import Stage, run
-from ssgear.views.base import Generator, Views
+from ssgear.views._rows import CAPTION, Row, describe, generators, known, studied, views_of
+from ssgear.views._stages import Stage, Told, run
+from ssgear.views.base import Generator, Shared, Study, Views
 
 if TYPE_CHECKING:
     import torch
@@ -104,6 +104,7 @@ class SDImage(Generator):
         self._refuse_what_is_for_others()
         self.batch_size = 4 * config.diffusion_batch
         self.captioner = self._load_captioner()
+        self.shares = CAPTION if self.captioner is not None else ()
         self.diffusion = Diffusion(config, folder, CLASSES[self.kind], device)
         side = config.input_size or self._looked_at()
         self.image_size = side
@@ -199,7 +200,21 @@ class SDImage(Generator):
         if self.kind != "variation":
             for row in rows:
                 row.metadata["prompt"] = row.prompt
-        told = run(self.stages, rows)
+        return self._views(rows, run(self.stages, rows))
+
+    def study(self, images: Tensor) -> Study:
+        """Describe."""
+        rows = [Row(image=image, seed=0) for image in images]
+        return studied(rows, run(self.stages[:-1], rows))
+
+    def more(
+        self, images: Tensor, shared: Sequence[Shared], ids: Sequence[str], seeds: Sequence[int]
+    ) -> Views:
+        """Make a view of each image, of which the caption is known."""
+        rows = known(images, shared, seeds)
+        return self._views(rows, run(self.stages[-1:], rows))
+
+    def _views(self, rows: Sequence[Row], told: Told) -> Views:
         common = {"model": self.settings["model"], "parameters": self.settings["parameters"]}
         return views_of(rows, self.size, told, common)
 

@@ -56,6 +56,37 @@ def test_it_is_the_naive_one_whatever_the_blocks(
         assert vars(found) == pytest.approx(vars(expected), abs=1e-12)
 
 
+def test_rows_that_are_almost_the_same() -> None:
+    """The oracle subtracts; a product of matrices has no digit left of such distances."""
+    generator = torch.Generator().manual_seed(6)
+    # of four rows that are the same and of rows that differ in their last bits
+    real = torch.randn(9, 40, generator=generator).repeat_interleave(4, 0)
+    step = 2**-20
+    real[::3] += step
+    made = torch.cat((real[::2], real[::5] + step, real[:7] + 1))
+    # as it subtracts row by row, it says the same of a rim whatever the order
+    expected = naive_by_subtraction(real.double(), made.double(), 3, 5)
+    assert 0.3 < expected.precision < 1 and 0.1 < expected.density < 2
+    assert vars(prdc(real, made)) == pytest.approx(vars(expected), abs=1e-12)
+
+
+def naive_by_subtraction(real: torch.Tensor, made: torch.Tensor, k: int, density_k: int) -> PRDC:
+    def apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a[:, None] - b[None]).square().sum(2).sqrt()
+
+    def balls(rows: torch.Tensor, k: int) -> torch.Tensor:
+        return apart(rows, rows).sort(1).values[:, k]
+
+    found, rim = apart(real, made), 1e-12
+    small, wide = (found <= balls(real, each)[:, None] + rim for each in (k, density_k))
+    return PRDC(
+        precision=float(small.any(0).double().mean()),
+        recall=float((found <= balls(made, k) + rim).any(1).double().mean()),
+        density=float(wide.sum()) / (density_k * len(made)),
+        coverage=float(wide.any(1).double().mean()),
+    )
+
+
 def test_collapse_costs_recall_and_coverage_and_noise_costs_precision() -> None:
     real, same = features(0, 1)
     alike = prdc(real, same)

@@ -97,6 +97,38 @@ def test_only_images_with_views_are_compared(
     assert "encoder" in found["prdc_protocol"] and "fid" not in found
 
 
+def test_a_store_knows_where_its_images_lie(
+    run_ssgear: Ssgear, images: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, own = tmp_path / "store", ("--generator", "tests.views.stand_ins:Quick")
+    monkeypatch.chdir(tmp_path)
+    made = ("--source-side", 16, "--data.path", images.name, *ALL, "--output", store)
+    assert run_ssgear("generate", *own, *made).status == 0
+    assert json.loads((store / "store.json").read_text())["images"] == {
+        "source": "auto", "path": str(images), "test_share": 0.0, "max_bad_share": 0.01,
+    }  # fmt: skip
+    monkeypatch.chdir("/")
+    asked = ("evaluate", "--store", store, "--encoder", encoder)
+    done = run_ssgear(*asked)
+    assert done.status == 0, done.err
+    found = json.loads((store / "evaluation-folder-images.json").read_text("utf-8"))
+    assert found["num_images"] == COUNT and found["path"] == str(images)
+    moved = images.rename(tmp_path / "moved")
+    done = run_ssgear(*asked)
+    where = f"{images}, which is not there; name them by --data.path"
+    assert done.status == 2 and done.complaint.endswith(where) and str(store) in done.complaint
+    assert run_ssgear(*asked, "--data.path", moved, *ALL).status == 0
+    folder(images / "deeper", 7)
+    assert "name its images by --data.path" in run_ssgear(*asked).complaint
+    # the same command from the new place goes on, and the store remembers that one
+    made = ("--source-side", 16, "--data.path", moved, *ALL, "--output", store)
+    assert run_ssgear("generate", *own, *made).status == 0
+    assert run_ssgear(*asked).status == 0
+    fields = json.loads((store / "store.json").read_text())
+    (store / "store.json").write_text(json.dumps({**fields, "images": {"test_share": 7}}))
+    assert "is damaged: --data.test-share: 7 is not possible" in run_ssgear(*asked).complaint
+
+
 def test_mistakes_are_one_line(
     run_ssgear: Ssgear, images: Path, encoder: Path, tmp_path: Path
 ) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.stand_in import StandIn
 from ssgear.errors import ConfigError
-from ssgear.views.base import Views
+from ssgear.views.base import Shared, Study, Views
 
 
 class Quick(StandIn):
@@ -35,6 +36,8 @@ class Quick(StandIn):
         """Kill this process when the file is not there, having written it."""
         die_at: str | None = None
         """Kill this process whenever this id is asked for."""
+        pause_at: str | None = None
+        """ID@SECONDS: take that long whenever this id is asked for."""
         raise_at: str | None = None
         """Raise an error whenever this id is asked for."""
 
@@ -65,6 +68,9 @@ class Quick(StandIn):
         )  # fmt: skip
 
     def _perish(self, ids: Sequence[str]) -> None:
+        pause = self.config.pause_at
+        if pause is not None and pause.split("@")[0] in ids:
+            time.sleep(float(pause.split("@")[1]))
         once = self.config.die_once
         if once is not None and not once.exists():
             once.write_text("died")
@@ -73,3 +79,26 @@ class Quick(StandIn):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.config.raise_at in ids:
             raise TypeError(f"{self.config.raise_at} is odd")
+
+
+class Describing(Quick):
+    """Has a text of each image, which it finds once for all its views."""
+
+    shares = ("text",)
+
+    def generate(self, images: Tensor | None, ids: Sequence[str], seeds: Sequence[int]) -> Views:
+        assert images is not None
+        return self._told(super().generate(images, ids, seeds), self.study(images).rows)
+
+    def study(self, images: Tensor) -> Study:
+        rows = [Shared(metadata={"text": str(int(image.sum()))}) for image in images]
+        return Study(rows=rows, seconds={"text": 0.0})
+
+    def more(
+        self, images: Tensor, shared: Sequence[Shared], ids: Sequence[str], seeds: Sequence[int]
+    ) -> Views:
+        return self._told(super().generate(images, ids, seeds), shared)
+
+    def _told(self, made: Views, shared: Sequence[Shared]) -> Views:
+        rows = zip(made.metadata, shared, strict=True)
+        return replace(made, metadata=[{**about, **each.metadata} for about, each in rows])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -342,8 +343,11 @@ def test_a_cache_that_cannot_be_written_costs_only_the_time(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     assert [compiled(toy_pipeline()) for _ in range(2)] == [(BOTH, [])] * 2
     assert len(exports) == 4
+    assert not list((tmp_path / "temporary").glob("ssgear-engine-*"))
 
 
 def test_a_build_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,22 @@ def test_time_and_space_of_what_is_missing(run_ssgear: Ssgear, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("clock")
+def test_further_views_that_cost_less_are_measured_by_themselves(
+    run_ssgear: Ssgear, tmp_path: Path
+) -> None:
+    images = folder(tmp_path / "images", 24, size=20)
+    options = (
+        "--generator", "tests.views.stand_ins:Describing", "--source-side", 16, "--views", 4,
+        "--data.path", images, "--data.test-share", 0, "--shard-size", 6, "--estimate",
+    )  # fmt: skip
+    lines = told(run_ssgear("generate", *options))
+    # on the clock only whole batches take time: those of first views, of which shards cut some
+    assert numbers(lines["time"])[0] == pytest.approx(8 * 10 / 60, rel=0.01)
+    assert numbers(lines["missing"]) == [96, 96]
+    assert numbers(lines["speed"])[1:] == [16, 20], "two batches of either kind"
+
+
+@pytest.mark.usefixtures("clock")
 def test_a_part_and_failures_and_small_stores(run_ssgear: Ssgear, tmp_path: Path) -> None:
     options = ("--generator", "tests.views.stand_ins:Quick", "--shard-size", 8, "--estimate")
     part = told(run_ssgear("generate", *options, "--count", 32, "--shard", "1/4"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -58,6 +59,21 @@ def test_one_worker_three_workers_and_pieces_make_the_same_shards(
     assert left == {"store.json", "metrics.jsonl", "preview.jpg"}
 
 
+def test_what_first_views_told_is_the_same_in_any_order(quick: Ssgear, tmp_path: Path) -> None:
+    images = ("--source-side", 16, "--data.path", folder(tmp_path / "images", 9))
+    kind = ("--generator", "tests.views.stand_ins:Describing")
+    options = (*kind, *images, "--data.test-share", 0, "--views", 4, "--fail-every", 5)
+    assert quick("one", *options).status == 0
+    assert quick("three", *options, "--workers", 3).status == 0
+    for part in ("a", "b"):
+        assert quick(part, *options, "--shard", f"{'ab'.index(part) + 1}/2").status == 0
+    parts = (tmp_path / "a", tmp_path / "b")
+    assert quick("merged", *kind, "--merge", *parts, shard_size=1000).status == 0
+    whole = shards(tmp_path / "one")
+    assert len(whole) == 12
+    assert shards(tmp_path / "three") == whole and shards(tmp_path / "merged") == whole
+
+
 def test_a_piece_makes_its_shards_and_leaves_the_others(quick: Ssgear, tmp_path: Path) -> None:
     done = quick("store", "--count", 30, "--shard", "2/2")
     assert done.status == 0
@@ -65,6 +81,9 @@ def test_a_piece_makes_its_shards_and_leaves_the_others(quick: Ssgear, tmp_path:
         "000001.json", "000001.tar", "000003.json", "000003.tar",
     ]  # fmt: skip
     assert "all 14 images are there" in quick("store", "--count", 30, "--shard", "2/2").err
+    idle = quick("store", "--count", 30, "--shard", "6/6")
+    assert idle.status == 0 and "are there" not in idle.err
+    assert "--shard 6/6 has nothing to make: the store has 5 shards, of --shard-size 7" in idle.err
     assert quick("store", "--count", 30).status == 0
     assert len(ViewStore(tmp_path / "store")) == 30
 
@@ -77,6 +96,23 @@ def test_a_worker_that_dies_costs_its_shard_and_nothing_else(quick: Ssgear, tmp_
     assert "a worker ended at shard 0 (killed by SIGKILL" in done.err
     assert shards(tmp_path / "store") == shards(tmp_path / "whole")
     assert not list((tmp_path / "store").glob(".ssgear*"))
+
+
+def test_a_worker_that_is_silent_for_long_is_named(
+    quick: Ssgear, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_crew, "QUIET_S", 0.6)
+    monkeypatch.setattr(_crew, "_QUIETER", 0)
+    monkeypatch.setattr(_crew, "LISTEN_S", 0.1)
+    done = quick("store", "--count", 7, "--workers", 2, "--pause-at", "000000004@2.5")
+    assert done.status == 0, done.err
+    found = re.search(
+        r"worker process (\d+) has said nothing for 0 minutes, at shard 0, after 4 of its views; "
+        r".* kill -9 (\d+), and another one begins",
+        done.err,
+    )
+    assert found and found[1] == found[2], done.err
+    assert done.err.count("at shard 0, after 4 of") == 1
 
 
 def test_a_shard_that_no_worker_survives_is_named(
@@ -132,11 +168,29 @@ def test_metrics_and_preview_tell_of_each_shard(quick: Ssgear, tmp_path: Path) -
         assert preview.size[0] > 128
 
 
+def test_other_hardware_is_told(quick: Ssgear, tmp_path: Path) -> None:
+    first = quick("store", "--count", 14, "--shard", "1/2")
+    lines = tmp_path / "store" / "metrics.jsonl"
+    assert json.loads(lines.read_text())["hardware"].startswith("a CPU with ")
+    assert "last bits" not in first.err
+    lines.write_text(lines.read_text().replace("a CPU with", "a TPU with"))
+    assert "was made on a TPU with" in quick("store", "--count", 14).err
+    again = quick("store", "--count", 21)
+    assert again.status == 0 and "last bits" not in again.err
+
+
 def test_a_store_of_failures_alone_is_an_error(quick: Ssgear, tmp_path: Path) -> None:
     done = quick("store", "--count", 5, "--fail-every", 1)
     assert done.status == 2
     assert done.complaint.startswith("ssgear: --generator: 5 of 5 views failed and are not stored")
     assert "5 x seed 0 of 1" in done.complaint
+
+
+def test_images_beyond_all_memory_are_a_line(quick: Ssgear, tmp_path: Path) -> None:
+    images = ("--data.path", folder(tmp_path / "images", 6), "--data.test-share", 0)
+    done = quick("store", "--source-side", 10**7, *images)
+    assert (done.status, done.err.count("\n")) == (2, 1), done.err
+    assert "--generator: there is no memory for such images" in done.complaint
 
 
 def test_sources_that_cannot_be_read_are_named_and_skipped(quick: Ssgear, tmp_path: Path) -> None:

@@ -135,3 +135,21 @@ def test_not_even_one_fits() -> None:
     stage = Stage(name="upscale", batch_size=2, work=work, option="--upscale-batch")
     with pytest.raises(TrainingError, match="--upscale-batch: the GPU has no memory for upscale"):
         run((stage,), items(2))
+
+
+@pytest.mark.parametrize("size", [1 << 40, 1 << 62])
+def test_no_memory_on_a_computer_is_a_line(size: int) -> None:
+    def work(rows: Sequence[Item]) -> None:
+        torch.empty(size, len(rows))
+
+    stage = Stage(name="upscale", batch_size=4, work=work, option="--upscale-batch")
+    with pytest.raises(TrainingError, match="this machine has no memory for upscale of one image"):
+        run((stage,), [Item(number) for number in range(4)])
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    def work(rows: Sequence[Item]) -> None:
+        raise RuntimeError("mat1 and mat2 cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        run((Stage(name="upscale", batch_size=4, work=work),), [Item(0)])
