@@ -104,6 +104,7 @@ def parse(argv: Sequence[str]) -> Launch:
     fields = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)}
     keys = frozenset(each.key for each in (*rest, *own)) - options_of(Launching).keys()
     config = Config(**{**fields, "method_name": base.method_name})
+    config.method.refuse_idle({each.key.removeprefix("method.") for each in own})
     return Launch(config=config, resume=parsed.resume, dry_run=parsed.dry_run, given=keys)
 
 

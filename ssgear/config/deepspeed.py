@@ -120,14 +120,16 @@ def resolve(
     has_penalty: bool = False,
     cacheable: bool = True,
     ema: bool = False,
-    has_momentum_copy: bool = False,
+    follower: str | None = None,
+    takes_float16: bool = True,
 ) -> ResolvedDeepSpeed:
     """Check the settings against the run and complete them.
 
     `given` holds the dotted names of the options that the command line states, such as
     "optim.batch_size"; `where` names the file in errors. `has_penalty`: a loss differentiates a
     gradient; `cacheable`: a batch can be computed in slices; `ema`: a moving average is kept that
-    needs the weights whole; `has_momentum_copy`: the method keeps one itself.
+    needs the weights whole; `follower`: what the method itself lets follow the weights;
+    `takes_float16`: its networks can hold float16 weights.
     """
     check_block(raw, "", where)
     draft = Draft(
@@ -140,7 +142,8 @@ def resolve(
         has_penalty=has_penalty,
         cacheable=cacheable,
         ema=ema,
-        has_momentum_copy=has_momentum_copy,
+        follower=follower,
+        takes_float16=takes_float16,
     )
     optim.take_optimizer(draft)
     optim.take_scheduler(draft)

@@ -28,7 +28,8 @@ class Draft:
     has_penalty: bool = False
     cacheable: bool = True
     ema: bool = False
-    has_momentum_copy: bool = False
+    follower: str | None = None
+    takes_float16: bool = True
     ds: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     betas: tuple[float, float] | None = None

@@ -137,6 +137,11 @@ def _take_fp16(draft: Draft) -> None:
         raise draft.error(
             "fp16.enabled: the loss scale would enter the gradient penalty; use bf16 or float32"
         )
+    if not draft.takes_float16:
+        raise draft.error(
+            f"fp16.enabled: {draft.config.method_name} hands float32 images and noise from one "
+            "network to the next, which float16 weights cannot take; use bf16"
+        )
     block = {key: value for key, value in draft.block("fp16").items() if value != "auto"}
     if block.get("fp16_master_weights_and_grads"):
         raise draft.error("not supported by ssgear: fp16.fp16_master_weights_and_grads")

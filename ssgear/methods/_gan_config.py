@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +15,11 @@ from ssgear.config.values import convert
 from ssgear.errors import ConfigError, did_you_mean, require
 
 PenaltyPlace = Literal["mixed", "generated", "real"]
+WITHOUT_A_GAN = (
+    "ssl", "ssl_options", "train_encoder", "synthetic_rows", "adversarial_weight",
+    "generator_ssl_weight", "aux_weight", "aux_sides", "max_skipped",
+)  # fmt: skip
+"""Options that mean something, or switch a part off, where no GAN is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +117,7 @@ class GanSettings:
         """Refuse what defines no game."""
         self._check_numbers()
         self._check_choices()
-        refuse_idle(self, self._switches())
+        self._check_switches()
 
     def _check_numbers(self) -> None:
         at_least = {
@@ -166,6 +171,40 @@ class GanSettings:
             "train_encoder", self.train_encoder, "with every weight at 0 nothing would be trained",
         )  # fmt: skip
 
+    def _check_switches(self) -> None:
+        """Refuse an option that was changed while what it belongs to is switched off."""
+        for switch, (is_on, names) in self._switches().items():
+            for name in names:
+                right = f"is for {switch}; leave it away (it is {DEFAULTS[name]} then)"
+                value = getattr(self, name)
+                _require(is_on or value == DEFAULTS[name], name, value, right)
+
+    def refuse_idle(self, given: Collection[str]) -> None:
+        """Refuse options of the command line for a part that is switched off.
+
+        Presets hold some of these, and without their GAN they are to run all the same.
+        """
+        for switch, (is_on, names) in self._parts().items():
+            for name in (name for name in names if name in given):
+                value = getattr(self, name)
+                right = f"is for {switch}; leave it away"
+                _require(is_on or value == DEFAULTS[name], name, value, right)
+
+    def _parts(self) -> dict[str, tuple[bool, tuple[str, ...]]]:
+        """Return whole parts of the method as `_switches` does single ones."""
+        of_a_gan = tuple(field.name for field in dataclasses.fields(GanSettings)
+                         if field.name not in WITHOUT_A_GAN)  # fmt: skip
+        pairs = self.generator_ssl_weight > 0 or self.aux_weight > 0 or self.phi_kind == "loss"
+        return {
+            "a GAN, which needs a --method.adversarial-weight, --method.generator-ssl-weight or "
+            "--method.aux-weight above 0": (self.has_gan, of_a_gan),
+            "a --method.generator-ssl-weight or --method.aux-weight above 0, or --method.phi loss":
+                (pairs, ("temperature",)),
+            "an --method.adversarial-weight above 0":
+                (self.adversarial_weight > 0,
+                 ("phi_min", "phi_max", "phi_scale", "phi_direction")),
+        }  # fmt: skip
+
     def _switches(self) -> dict[str, tuple[bool, tuple[str, ...]]]:
         """Return what options depend on: how it is switched on, whether it is, and which."""
         styled, phi = self.generator == "stylegan2", self.phi_kind
@@ -215,14 +254,7 @@ class GanSettings:
         return self.adversarial_weight > 0 or self.generator_ssl_weight > 0 or self.aux_weight > 0
 
 
-def refuse_idle(settings: GanSettings, switches: dict[str, tuple[bool, tuple[str, ...]]]) -> None:
-    """Refuse an option that was changed while what it belongs to is switched off."""
-    defaults = {field.name: field.default for field in dataclasses.fields(GanSettings)}
-    for switch, (is_on, names) in switches.items():
-        for name in names:
-            value = getattr(settings, name)
-            right = f"is for {switch}; leave it away (it is {defaults[name]} then)"
-            _require(is_on or value == defaults[name], name, value, right)
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(GanSettings)}
 
 
 def inner_config(kind: type[Any], options: tuple[str, ...], name: str) -> Any:

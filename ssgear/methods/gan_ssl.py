@@ -119,7 +119,7 @@ class GanSSL(GeneratorPhase, EncoderPhase):
     )  # fmt: skip
     cacheable = False
     needs_images = True
-    has_penalty = True
+    takes_float16 = False
 
     @dataclass(frozen=True, kw_only=True)
     class Config(GanSettings, Method.Config):
@@ -160,6 +160,21 @@ class GanSSL(GeneratorPhase, EncoderPhase):
     def build(cls, config: Any, encoder: Encoder, facts: Facts) -> Self:
         """Build the method for a run."""
         return cls(config, encoder, facts)
+
+    @classmethod
+    def penalises(cls, config: Any) -> bool:
+        """Whether critic or generator has a penalty, which differentiates a gradient."""
+        return config.has_gan and (config.has_gp or config.r1_gamma > 0 or config.path_length > 0)
+
+    @classmethod
+    def follower(cls, config: Any) -> str | None:
+        """Name the average that is kept; without any, that of the encoder's method."""
+        if config.has_gan:
+            return "averaged generator"
+        if config.condition == "instance":
+            return "averaged encoder"
+        loaded: type[Method] = registry.load("methods", config.ssl, "--method.ssl")
+        return loaded.follower(config)
 
     def _walk(self, facts: Facts) -> tuple[tuple[Group, ...], tuple[Phase, ...]]:
         """Return the groups and phases: those of the GAN first, then the encoder's."""

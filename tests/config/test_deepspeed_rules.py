@@ -195,4 +195,5 @@ def test_fp16_on_a_gpu(resolved: Any, refused: Any) -> None:
     assert result.fp16
     assert result.ds["fp16"] == {"enabled": True, "loss_scale": 0, "initial_scale_power": 16}
     refused("the gradient penalty", raw, device="cuda", has_penalty=True)
+    refused("float16 weights cannot take; use bf16$", raw, device="cuda", takes_float16=False)
     refused("contradicts --engine", raw, argv={"engine.precision": "bf16"}, device="cuda")
