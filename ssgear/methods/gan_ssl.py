@@ -164,7 +164,8 @@ class GanSSL(GeneratorPhase, EncoderPhase):
     @classmethod
     def penalises(cls, config: Any) -> bool:
         """Whether critic or generator has a penalty, which differentiates a gradient."""
-        return config.has_gan and (config.has_gp or config.r1_gamma > 0 or config.path_length > 0)
+        penalised = config.has_gp or config.r1_gamma > 0 or config.path_length > 0
+        return bool(config.has_gan and penalised)
 
     @classmethod
     def follower(cls, config: Any) -> str | None:
