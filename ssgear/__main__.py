@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ssgear import __version__
+from ssgear.config.pipe import ending_with_the_reader
 from ssgear.errors import ConfigError, did_you_mean
 
 COMMANDS = {
@@ -20,6 +21,7 @@ COMMANDS = {
 }
 
 
+@ending_with_the_reader()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)

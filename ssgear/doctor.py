@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ssgear import __version__, distributed, registry
+from ssgear.config.pipe import ending_with_the_reader
 from ssgear.config.schema import DataConfig
 from ssgear.doctor_packages import Finding, Findings, State, dali, extras, packages
 from ssgear.errors import ConfigError, SsgearError, first_line
@@ -242,6 +243,7 @@ def table(findings: Sequence[Finding]) -> Table:
     return grid
 
 
+@ending_with_the_reader()
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; the exit status is 0 unless the command itself is wrong."""
     words = list(sys.argv[1:] if argv is None else argv)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ssgear import distributed
 from ssgear.config import arguments, cli
 from ssgear.config.options import options_of
+from ssgear.config.pipe import ending_with_the_reader
 from ssgear.config.schema import DataConfig
 from ssgear.errors import ConfigError, SsgearError
 
@@ -80,6 +81,7 @@ class Evaluation:
             )
 
 
+@ending_with_the_reader()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)

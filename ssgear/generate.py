@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssgear import registry
 from ssgear.config import cli
+from ssgear.config.pipe import ending_with_the_reader
 from ssgear.errors import OUT_OF_SPACE, ConfigError, DataError, SsgearError, StorageError
 from ssgear.views._options import USAGE, Generation, parse
 from ssgear.views._plan import Facts, Job, piece_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ssgear.views._local import Executor
 
 
+@ending_with_the_reader()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)

@@ -14,10 +14,12 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from ssgear.config import cli
+from ssgear.config.pipe import ending_with_the_reader
 from ssgear.config.schema import Config
 from ssgear.errors import OUT_OF_SPACE, Interrupted, SsgearError, StorageError
 
 
+@ending_with_the_reader()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     with ending_on_signals():

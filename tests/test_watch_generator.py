@@ -24,9 +24,13 @@ from ssgear.watch_generator import SEED, Samples
 from tests.engine.training import SMALL as QUICK
 from tests.methods.gan import SMALL
 
+ALONE = ("--method", "gan-ssl", "--method.ssl-options", "projector_dims=16,8")
 
-def trained(output: Path, *options: str, steps: int = 40) -> tuple[Run, Samples]:
-    arguments = [*QUICK, *SMALL, "--optim.batch-size", "100", "--optim.epochs", "1", *options]
+
+def trained(
+    output: Path, *options: str, steps: int = 40, method: tuple[str, ...] = SMALL
+) -> tuple[Run, Samples]:
+    arguments = [*QUICK, *method, "--optim.batch-size", "100", "--optim.epochs", "1", *options]
     run = prepare(cli.parse([*arguments, "--optim.max-steps", str(steps), "--output", str(output)]))
     samples = Samples()
     Trainer(run, (samples,)).run()
@@ -100,7 +104,7 @@ def sample_of(run: Run, count: int) -> Tensor:
 def test_a_method_without_a_generator_is_left_alone(tmp_path: Path) -> None:
     output = tmp_path / "run"
     off = ("--method.adversarial-weight", "0", "--method.generator-ssl-weight", "0")
-    run, samples = trained(output, *off, steps=3)
+    run, samples = trained(output, *off, steps=3, method=ALONE)
     assert not samples.looks and "samples" not in run.results
     assert not (output / "samples").exists()
 

@@ -46,8 +46,6 @@ class ResolvedDeepSpeed:
     """Decay rates of adamw where the file gives them, for `build_optimizer`."""
     schedule: DeepSpeedSchedule | None = None
     """Replaces `ssgear.optim.schedule` where the file has a scheduler."""
-    fp16: bool = False
-    """DeepSpeed keeps the weights in float16 and scales the loss."""
     cpu_adam: bool = False
     """The optimizer's state is offloaded: build `deepspeed.ops.adam.DeepSpeedCPUAdam` for adamw."""
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -120,14 +118,14 @@ def resolve(
     has_penalty: bool = False,
     cacheable: bool = True,
     ema: bool = False,
-    has_momentum_copy: bool = False,
+    follower: str | None = None,
 ) -> ResolvedDeepSpeed:
     """Check the settings against the run and complete them.
 
     `given` holds the dotted names of the options that the command line states, such as
     "optim.batch_size"; `where` names the file in errors. `has_penalty`: a loss differentiates a
     gradient; `cacheable`: a batch can be computed in slices; `ema`: a moving average is kept that
-    needs the weights whole; `has_momentum_copy`: the method keeps one itself.
+    needs the weights whole; `follower`: what the method itself lets follow the weights.
     """
     check_block(raw, "", where)
     draft = Draft(
@@ -140,7 +138,7 @@ def resolve(
         has_penalty=has_penalty,
         cacheable=cacheable,
         ema=ema,
-        has_momentum_copy=has_momentum_copy,
+        follower=follower,
     )
     optim.take_optimizer(draft)
     optim.take_scheduler(draft)
@@ -157,7 +155,6 @@ def resolve(
         notes=tuple(dict.fromkeys(draft.notes)),
         betas=draft.betas,
         schedule=draft.schedule,
-        fp16=draft.fp16,
         cpu_adam=draft.cpu_adam,
         overrides=overrides,
     )

@@ -28,12 +28,11 @@ class Draft:
     has_penalty: bool = False
     cacheable: bool = True
     ema: bool = False
-    has_momentum_copy: bool = False
+    follower: str | None = None
     ds: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     betas: tuple[float, float] | None = None
     schedule: DeepSpeedSchedule | None = None
-    fp16: bool = False
     cpu_adam: bool = False
 
     def error(self, text: str) -> ConfigError:

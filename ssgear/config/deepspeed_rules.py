@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssgear.config.deepspeed_draft import Draft
-from ssgear.config.deepspeed_keys import KNOWN, PASSED_ON, find_auto, plain_numbers
+from ssgear.config.deepspeed_keys import PASSED_ON, find_auto, plain_numbers
 
 _BATCH, _MICRO, _STEPS = (
     "train_batch_size",
@@ -77,7 +77,7 @@ def _batch_size(draft: Draft) -> int:
 
 
 def take_precision(draft: Draft) -> None:
-    """Choose at most one of bf16, fp16 and torch_autocast; "auto" is what the run asks for."""
+    """Choose at most one of bf16 and torch_autocast; "auto" is what the run asks for."""
     if "bf16" in draft.raw and "bfloat16" in draft.raw:
         raise draft.error("bf16 and bfloat16 are the same block; give one of them")
     bf16 = "bfloat16" if "bfloat16" in draft.raw else "bf16"
@@ -91,8 +91,11 @@ def take_precision(draft: Draft) -> None:
             f'precision "auto" means {draft.config.engine.precision} (--engine.precision)'
         )
     if on == ["fp16"]:
-        _take_fp16(draft)
-    elif on:
+        raise draft.error(
+            "fp16.enabled: ssgear does not train float16 weights: its views, and the noise and "
+            "images between networks, are float32, which they cannot take; use bf16"
+        )
+    if on:
         draft.take("engine.precision", "bf16", f"{on[0]}.enabled true")
         if on == [bf16]:
             draft.notes.append(
@@ -128,26 +131,6 @@ def _check_precision_blocks(draft: Draft, bf16: str) -> None:
     dtype = draft.block("data_types").get("grad_accum_dtype")
     if dtype not in (None, "auto", "fp32"):
         raise draft.error(f"not supported by ssgear: data_types.grad_accum_dtype {dtype}")
-
-
-def _take_fp16(draft: Draft) -> None:
-    if draft.device == "cpu":
-        raise draft.error("fp16.enabled: float16 training does not exist on a CPU; use bf16")
-    if draft.has_penalty:
-        raise draft.error(
-            "fp16.enabled: the loss scale would enter the gradient penalty; use bf16 or float32"
-        )
-    block = {key: value for key, value in draft.block("fp16").items() if value != "auto"}
-    if block.get("fp16_master_weights_and_grads"):
-        raise draft.error("not supported by ssgear: fp16.fp16_master_weights_and_grads")
-    if "engine.precision" in draft.given:
-        raise draft.error(
-            f"fp16.enabled true contradicts --engine.precision {draft.config.engine.precision}; "
-            "give one of them"
-        )
-    draft.set("engine.precision", "float32")
-    draft.fp16 = True
-    draft.ds["fp16"] = plain_numbers(block, KNOWN["fp16"])
 
 
 def take_clipping(draft: Draft) -> None:

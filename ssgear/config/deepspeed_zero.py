@@ -78,10 +78,10 @@ def _check_stage(draft: Draft, stage: int, said: str) -> None:
             f"{said} leaves no rank with the whole weights that their moving average needs; "
             "use stage 2, or --optim.ema 0"
         )
-    if stage == 3 and draft.has_momentum_copy:
+    if stage == 3 and draft.follower:
         raise draft.error(
             f"{said} leaves no rank with the whole weights that {draft.config.method_name}'s "
-            "momentum encoder follows; use stage 2"
+            f"{draft.follower} follows; use stage 2"
         )
     if stage == 3:
         draft.notes.append(f"{said} is experimental in ssgear")

@@ -61,7 +61,6 @@ class DeepSpeedRuntime(Runtime):
         """Wrap each group in an engine with the settings that a checked ds.json came to."""
         super().__init__(method, config, world, bf16=bf16)
         self.zero_stage = resolved.zero_stage
-        self.skips_overflow = resolved.fp16
         if resolved.schedule is not None:
             self.factor = resolved.schedule
         resolved.check_groups(list(self.groups), "--deepspeed")
@@ -91,9 +90,6 @@ class DeepSpeedRuntime(Runtime):
             # stage 0 in float32 would write NaN into the weights without a word
             gradients = [p.grad for _, p in trained(self.groups[phase.group]) if p.grad is not None]
             finite = finite & torch.isfinite(torch.nn.utils.get_total_norm(gradients))
-        if self.skips_overflow:  # the loss scale is DeepSpeed's: it skips a step and halves it
-            engine.step()
-            return torch.tensor(bool(engine.was_step_applied()))
         if self.world.max_flag(not bool(finite)):
             engine.zero_grad()
             return torch.tensor(False)

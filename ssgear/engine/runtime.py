@@ -31,8 +31,6 @@ class Runtime(ABC):
     """Forward, backward and step of each group, and its part of a checkpoint."""
 
     name: str
-    skips_overflow = False
-    """Whether a step that is not taken is ordinary (a float16 loss scale) and no error."""
 
     def __init__(
         self, method: Method, config: OptimConfig, world: World, *, bf16: bool = False

@@ -247,10 +247,10 @@ def _with_deepspeed(
         world=world.size,
         device="cuda" if device.type == "cuda" else "cpu",
         where=str(config.deepspeed),
-        has_penalty=getattr(method, "has_penalty", False),
+        has_penalty=method.penalises(config.method),
         cacheable=method.cacheable,
         ema=config.optim.ema > 0,
-        has_momentum_copy=getattr(method, "has_momentum_copy", False),
+        follower=method.follower(config.method),
     )
     import_deepspeed()
     return resolved.config, resolved

@@ -153,8 +153,6 @@ class Trainer:
                 run.runtime.backward(phase, terms.total)
                 terms.total = terms.total.detach()
             finite = run.runtime.step(phase)
-        if run.runtime.skips_overflow and not bool(finite):
-            return terms
         if run.method.max_skipped and self._skips(phase, bool(finite)):
             return terms
         self._finite &= finite.to(self._finite.device)

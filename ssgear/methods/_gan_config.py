@@ -15,6 +15,11 @@ from ssgear.config.values import convert
 from ssgear.errors import ConfigError, did_you_mean, refuse_idle, require
 
 PenaltyPlace = Literal["mixed", "generated", "real"]
+WITHOUT_A_GAN = (
+    "ssl", "ssl_options", "train_encoder", "synthetic_rows", "adversarial_weight",
+    "generator_ssl_weight", "aux_weight", "aux_sides", "max_skipped",
+)  # fmt: skip
+"""Options that mean something, or switch a part off, where no GAN is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +177,17 @@ class GanSettings:
         gp = "--method.adversarial wgan with a --method.gp-weight above 0"
         rows = "--method.synthetic-rows and --method.train-encoder"
         curriculum = phi in ("linear", "cosine", "step")
+        of_a_gan = tuple(field.name for field in dataclasses.fields(GanSettings)
+                         if field.name not in WITHOUT_A_GAN)  # fmt: skip
+        pairs = self.generator_ssl_weight > 0 or self.aux_weight > 0 or phi == "loss"
         return {
+            "a GAN, which needs a --method.adversarial-weight, --method.generator-ssl-weight or "
+            "--method.aux-weight above 0": (self.has_gan, of_a_gan),
+            "a --method.generator-ssl-weight or --method.aux-weight above 0, or --method.phi loss":
+                (pairs, ("temperature",)),
+            "an --method.adversarial-weight above 0":
+                (self.adversarial_weight > 0,
+                 ("phi_min", "phi_max", "phi_scale", "phi_direction")),
             "--method.generator dcgan": (not styled, ("generator_norm",)),
             "--method.generator stylegan2": (styled, ("style_mixing", "path_length")),
             "--method.adversarial wgan": (self.adversarial == "wgan" or not self.gp_weight,

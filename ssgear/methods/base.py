@@ -145,6 +145,8 @@ class Method(nn.Module):
     exact."""
     has_momentum_copy: ClassVar[bool] = False
     """Whether buffers follow the weights after each step, which must be whole for that."""
+    has_penalty: ClassVar[bool] = False
+    """Whether a loss differentiates a gradient."""
     collapse_hint: str = "try a lower --optim.lr or a longer --optim.warmup-epochs"
     """What a run is told where its features collapse: the method's usual cause, what to try."""
     needs_images: ClassVar[bool] = False
@@ -179,6 +181,16 @@ class Method(nn.Module):
     def build(cls, config: Any, encoder: Encoder, facts: Facts) -> Self:
         """Build the method for a run; most need no facts of it."""
         return cls(config, encoder)
+
+    @classmethod
+    def penalises(cls, config: Any) -> bool:
+        """Whether a loss of these settings differentiates a gradient."""
+        return cls.has_penalty
+
+    @classmethod
+    def follower(cls, config: Any) -> str | None:
+        """Name what of these settings follows the weights in buffers; None: nothing does."""
+        return "momentum encoder" if cls.has_momentum_copy else None
 
     def view_specs(self, named: tuple[AugmentSpec, ...]) -> tuple[AugmentSpec, ...]:
         """Return the augmentation of each view that the method takes; two by default.

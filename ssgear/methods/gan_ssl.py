@@ -119,7 +119,6 @@ class GanSSL(GeneratorPhase, EncoderPhase):
     )  # fmt: skip
     cacheable = False
     needs_images = True
-    has_penalty = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(GanSettings, Method.Config):
@@ -160,6 +159,22 @@ class GanSSL(GeneratorPhase, EncoderPhase):
     def build(cls, config: Any, encoder: Encoder, facts: Facts) -> Self:
         """Build the method for a run."""
         return cls(config, encoder, facts)
+
+    @classmethod
+    def penalises(cls, config: Any) -> bool:
+        """Whether critic or generator has a penalty, which differentiates a gradient."""
+        penalised = config.has_gp or config.r1_gamma > 0 or config.path_length > 0
+        return bool(config.has_gan and penalised)
+
+    @classmethod
+    def follower(cls, config: Any) -> str | None:
+        """Name the average that is kept; without any, that of the encoder's method."""
+        if config.has_gan:
+            return "averaged generator"
+        if config.condition == "instance":
+            return "averaged encoder"
+        loaded: type[Method] = registry.load("methods", config.ssl, "--method.ssl")
+        return loaded.follower(config)
 
     def _walk(self, facts: Facts) -> tuple[tuple[Group, ...], tuple[Phase, ...]]:
         """Return the groups and phases: those of the GAN first, then the encoder's."""

@@ -49,7 +49,7 @@ def zero(**block: Any) -> dict[str, Any]:
         (zero(stage=3), {"has_penalty": True}, "the gradient penalty still differentiates"),
         (
             zero(stage=3),
-            {"has_momentum_copy": True},
+            {"follower": "momentum encoder"},
             "whole weights that simclr's momentum encoder follows; use stage 2",
         ),
         (zero(stage=3), {"ema": True}, "moving average needs; use stage 2, or --optim.ema 0"),

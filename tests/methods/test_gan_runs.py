@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ssgear.config import cli
-from ssgear.engine.setup import prepare
+from ssgear.engine.setup import prepare, resolve
 from ssgear.engine.trainer import Trainer
-from ssgear.errors import TrainingError
+from ssgear.errors import ConfigError, TrainingError
 from ssgear.storage.checkpoint import find_latest, load_tensors
 from ssgear.watch_generator import Samples
 from tests.engine.test_equal_losses import ds_json
@@ -89,6 +89,36 @@ def test_zero_3_is_refused_with_the_reason(pair: Ranks, tmp_path: Path) -> None:
     options = (*STEPS, "--deepspeed", str(ds_json(tmp_path, 3)))
     with pytest.raises(AssertionError, match="penalty"):
         pair.run(train_gan, tmp_path / "run", *options)
+
+
+HINGE = ("--method.adversarial", "hinge")
+LOGISTIC = ("--method.adversarial", "logistic")
+NO_GAN = ("--method.adversarial-weight", "0", "--method.generator-ssl-weight", "0")
+PENALTY = "stage 3 frees weights that the gradient penalty still differentiates; use stage 2"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method.adversarial", "wgan"), PENALTY),
+        ((*LOGISTIC, "--method.r1-gamma", "1"), PENALTY),
+        ((*HINGE, "--method.generator", "stylegan2", "--method.path-length", "1"), PENALTY),
+        (HINGE, "whole weights that gan-ssl's averaged generator follows; use stage 2"),
+        ((*NO_GAN, "--method.ssl", "moco"), "gan-ssl's momentum encoder follows; use stage 2"),
+        (NO_GAN, None),
+    ],
+)
+def test_zero_3_is_refused_with_the_reason_of_these_settings(
+    options: tuple[str, ...], message: str | None, tmp_path: Path
+) -> None:
+    words = ("--method", "gan-ssl", *options, "--deepspeed", str(ds_json(tmp_path, 3)))
+    launch = cli.parse([*words, "--engine.device", "cpu"])
+    if message is None:
+        assert resolve(launch).optim.name == "adamw"
+        return
+    with pytest.raises(ConfigError) as caught:
+        resolve(launch)
+    assert str(caught.value).endswith(message)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssgear.config import cli
 from ssgear.engine.isolate import only
 from ssgear.errors import ConfigError
 from ssgear.losses import nt_xent
@@ -112,8 +113,8 @@ def test_a_gan_beside_it_leaves_simclr_as_it_is(tmp_path: Path) -> None:
 
 def test_without_a_gan_the_loss_is_that_of_simclr(tmp_path: Path) -> None:
     steps = ("--optim.max-steps", "4", "--optim.warmup-epochs", "0")
-    off = ("--method.adversarial-weight", "0", "--method.generator-ssl-weight", "0")
-    column = train_gan(tmp_path / "off", *off, *steps)
+    alone = ("--method", "gan-ssl", "--method.ssl-options", "projector_dims=16,8")
+    column = train(tmp_path / "off", *alone, *OFF, *steps)
     assert column == train(tmp_path / "alone", *steps, "--method.projector-dims", "16", "8",
                            "--method.temperature", "0.2")  # fmt: skip
 
@@ -174,7 +175,6 @@ def test_plain_gan_training_equals_a_loop_written_here(game: str, tmp_path: Path
 
 def train_recording(output: Path, options: tuple[str, ...], seen: list[Any]) -> None:
     """Train, and keep the method and every batch that it was given."""
-    from ssgear.config import cli
     from ssgear.engine.setup import prepare
     from ssgear.engine.trainer import Trainer
     from tests.engine.training import SMALL as QUICK
@@ -460,6 +460,53 @@ def test_an_option_that_would_be_ignored_is_refused(name: str) -> None:
     assert "\n" not in str(caught.value)
     assert getattr(GanSSL.Config(**{**along, name: value}), name) == value
     GanSSL.Config(**without)  # nothing is wrong with these alone
+
+
+OFF = ("--method.adversarial-weight", "0", "--method.generator-ssl-weight", "0")
+NO_SSL = OFF[2:]
+NEEDS = "is not possible; is for a GAN, which needs a --method.adversarial-weight, --method.gen"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((*OFF, "--method.n-critic", "3"), f"--method.n-critic: 3 {NEEDS}"),
+        ((*OFF, "--method.warmup-epochs", "2"), f"--method.warmup-epochs: 2.0 {NEEDS}"),
+        ((*OFF, "--method.temperature", "0.5"), f"--method.temperature: 0.5 {NEEDS}"),
+        ((*OFF, "--method.generator", "stylegan2", "--method.gp-weight", "0"),
+         f"--method.generator: stylegan2 {NEEDS}"),
+        ((*NO_SSL, "--method.phi", "cosine", "--method.temperature", "0.5"),
+         "--method.temperature: 0.5 is not possible; is for a --method.generator-ssl-weight or -"),
+        ((*OFF[:2], "--method.phi-min", "0.5"),
+         "--method.phi-min: 0.5 is not possible; is for an --method.adversarial-weight above 0"),
+    ],
+)  # fmt: skip
+def test_an_option_of_a_part_that_is_off_is_refused_where_it_was_typed(
+    options: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        cli.parse(["--method", "gan-ssl", *options])
+    assert str(caught.value).startswith(message)
+    assert "; leave it away (it is " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--preset", "gan-ssl-quick", *OFF),  # the preset's own n_critic, widths, temperature
+        ("--preset", "gan-ssl-quick", *NO_SSL, "--method.phi", "cosine"),
+        ("--method", "gan-ssl", *OFF, "--method.n-critic", "5", "--method.temperature", "0.2"),
+        ("--method", "gan-ssl", *OFF, "--method.no-synthetic-rows", "--method.ssl", "byol"),
+        ("--method", "gan-ssl", *NO_SSL, "--method.temperature", "0.5", "--method.condition",
+         "label"),  # phi is measured by NT-Xent
+        ("--method", "gan-ssl", *NO_SSL, "--method.temperature", "0.5", "--method.aux-weight", "1",
+         "--method.aux-sides", "8"),
+        ("--method", "gan-ssl", *OFF[:2], "--method.temperature", "0.5"),
+    ],
+)  # fmt: skip
+def test_a_part_that_is_off_takes_presets_and_defaults(options: tuple[str, ...]) -> None:
+    found = cli.parse(options).config
+    assert cli.load(cli.dump(found)) == found  # as a resumed or evaluated run reads it
 
 
 @pytest.mark.parametrize("case", BAD)
