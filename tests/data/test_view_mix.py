@@ -173,3 +173,10 @@ def test_a_higher_probability_adds_stored_views_and_moves_none() -> None:
     assert torch.equal(few_rows[few], more_rows[few])
     second, _ = chosen(view_mix("second-only", 0.6))
     assert torch.equal(second[1], more_rows[1])
+
+
+def test_the_choices_are_those_of_earlier_versions() -> None:
+    """A resumed run goes on with the views that it began with."""
+    index = torch.tensor([0, 2, 3, 4, 0, 4])
+    rows, _ = view_mix("any", 0.5).choose(index, torch.arange(6), seed=3, stream="", epoch=2)
+    assert rows.tolist() == [[0, 10, 12, 15, 0, 4], [7, 2, 3, 4, 0, 15]]
