@@ -49,18 +49,19 @@ def pair_weights(
     """Return LIFT g_ij unit_j of a tile; 0 for a row itself and for columns of padding."""
     inside_J = column_J < num_columns
     unit_J = tl.load(unit_M + column_J)
-    weight_J = tl.load(weight_M + column_J, mask=inside_J, other=0.0) * unit_J
+    # where they are bounded by 1/tau alone, weights reach 2^115, which times LIFT is past float32
+    lift: tl.constexpr = 1.0 if BOUNDED else LIFT
+    weight_J = tl.load(weight_M + column_J, mask=inside_J, other=0.0) * (lift * unit_J)
+    weight_I *= lift
     t_IJ = dot_IJ * unit_J[None, :] * scale_I[:, None]
     if BOUNDED:
-        # weights reach 2^115 here, and 2^129 times LIFT: the power of two takes it
         e_IJ = tl.exp2(t_IJ - (scale - tl.log2(tl.full((), LIFT, tl.float32))))
         g_IJ = e_IJ * (weight_I[:, None] * unit_J[None, :] + weight_J[None, :])
     else:
         maximum_J = tl.load(maximum_M + column_J, mask=inside_J, other=0.0)
-        lifted_J = LIFT * unit_J
-        mine_IJ = tl.exp2(t_IJ - maximum_I[:, None]) * (weight_I[:, None] * lifted_J[None, :])
+        mine_IJ = tl.exp2(t_IJ - maximum_I[:, None]) * (weight_I[:, None] * unit_J[None, :])
         theirs_IJ = tl.exp2(t_IJ - maximum_J[None, :])
-        g_IJ = mine_IJ + theirs_IJ * (LIFT * weight_J)[None, :]
+        g_IJ = mine_IJ + theirs_IJ * weight_J[None, :]
     if HAS_IDS:
         class_J = tl.load(class_M + column_J, mask=inside_J, other=-1)
         same_IJ = class_I[:, None] == class_J[None, :]
