@@ -119,18 +119,25 @@ def parse_store(words: Sequence[str]) -> Evaluation | None:
     given = arguments.check(given, options_of(Evaluation), listing="--help")
     words = ["--help"] if help_wanted else arguments.words_for_tyro(given)
     store = next((each.words[0] for each in reversed(given) if each.key == "store"), None)
-    others = {"data.source", "data.path"} & {each.key for each in given}
-    data = DataConfig() if help_wanted or others or not store else _images_of_store(Path(store))
+    named = {"data.source", "data.path"} & {each.key for each in given}
+    others = help_wanted or not store or "data.source" in named
+    data = DataConfig() if others else _images_of_store(Path(str(store)), moved=bool(named))
     return _read(words, Evaluation(protocol=("prdc",), data=data))
 
 
-def _images_of_store(store: Path) -> DataConfig:
-    """Return the images that a store says it was made of, or the embedded ones."""
+def _images_of_store(store: Path, *, moved: bool) -> DataConfig:
+    """Return the images that a store says it was made of, or the embedded ones.
+
+    Of images that were `moved` all but the path stands: which share is held out, say.
+    """
     from ssgear.storage.view_store import read_info
 
     where = f"--store: {store}"
     images = read_info(store.expanduser(), where).images
-    return DataConfig() if images is None else cli.named(images, where)
+    if images is None or (moved and "path" not in images):
+        return DataConfig()
+    left = {name: value for name, value in images.items() if not (moved and name == "path")}
+    return cli.named(left, where)
 
 
 def _read(words: Sequence[str], default: Evaluation) -> Evaluation:

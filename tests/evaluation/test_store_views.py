@@ -117,7 +117,10 @@ def test_a_store_knows_where_its_images_lie(
     done = run_ssgear(*asked)
     where = f"{images}, which is not there; name them by --data.path"
     assert done.status == 2 and done.complaint.endswith(where) and str(store) in done.complaint
-    assert run_ssgear(*asked, "--data.path", moved, *ALL).status == 0
+    assert run_ssgear(*asked, "--data.path", moved).status == 0
+    # what the store says of them beside the place still holds: none is held out
+    found = json.loads((store / "evaluation-folder-moved.json").read_text("utf-8"))
+    assert found["num_images"] == COUNT and found["path"] == str(moved)
     folder(images / "deeper", 7)
     assert "name its images by --data.path" in run_ssgear(*asked).complaint
     # the same command from the new place goes on, and the store remembers that one
