@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssgear.errors import ConfigError
+from ssgear.views._described import Described
 from ssgear.views._diffusion import Diffusion
 from ssgear.views._diffusion_config import DiffusionConfig, dtype_of
-from ssgear.views._rows import CAPTION, Row, describe, generators, known, studied, views_of
-from ssgear.views._stages import Stage, Told, run
+from ssgear.views._rows import CAPTION, Row, describe, generators
+from ssgear.views._stages import Stage, run
 from ssgear.views._upscale import SCALE
-from ssgear.views.base import Generator, Shared, Study, Views
+from ssgear.views.base import Views
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +49,7 @@ KINDS = (
 """Pipelines whose parts draw from text."""
 
 
-class SD2Caption(Generator):
+class SD2Caption(Described):
     """Real-ESRGAN, GIT and Stable Diffusion 2 in a row."""
 
     shares = CAPTION
@@ -152,23 +153,7 @@ class SD2Caption(Generator):
         """Enlarge, describe and draw anew."""
         assert images is not None, "makes views of images"
         rows = [Row(image=image, seed=seed) for image, seed in zip(images, seeds, strict=True)]
-        return self._views(rows, run(self.stages, rows))
-
-    def study(self, images: Tensor) -> Study:
-        """Enlarge and describe."""
-        rows = [Row(image=image, seed=0) for image in images]
-        return studied(rows, run(self.stages[:-1], rows))
-
-    def more(
-        self, images: Tensor, shared: Sequence[Shared], ids: Sequence[str], seeds: Sequence[int]
-    ) -> Views:
-        """Draw anew from what is known of the images; the enlarged ones are kept already."""
-        rows = known(images, shared, seeds)
-        return self._views(rows, run(self.stages[-1:], rows))
-
-    def _views(self, rows: Sequence[Row], told: Told) -> Views:
-        common = {"model": self.settings["model"], "parameters": self.settings["parameters"]}
-        return views_of(rows, self.size, told, common)
+        return self.views(rows, run(self.stages, rows))
 
     def _upscale(self, rows: Sequence[Row]) -> None:
         import torch

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ssgear.errors import ConfigError, require
+from ssgear.views._described import Described
 from ssgear.views._diffusion import Diffusion
 from ssgear.views._diffusion_config import DiffusionConfig, dtype_of
-from ssgear.views._rows import CAPTION, Row, describe, generators, known, studied, views_of
-from ssgear.views._stages import Stage, Told, run
-from ssgear.views.base import Generator, Shared, Study, Views
+from ssgear.views._rows import CAPTION, Row, describe, generators
+from ssgear.views._stages import Stage, run
+from ssgear.views.base import Views
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +56,7 @@ CLASSES: Mapping[str, str] = {
 """How it is used -> class of diffusers."""
 
 
-class SDImage(Generator):
+class SDImage(Described):
     """unCLIP, image variation or img2img."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -200,23 +201,7 @@ class SDImage(Generator):
         if self.kind != "variation":
             for row in rows:
                 row.metadata["prompt"] = row.prompt
-        return self._views(rows, run(self.stages, rows))
-
-    def study(self, images: Tensor) -> Study:
-        """Describe."""
-        rows = [Row(image=image, seed=0) for image in images]
-        return studied(rows, run(self.stages[:-1], rows))
-
-    def more(
-        self, images: Tensor, shared: Sequence[Shared], ids: Sequence[str], seeds: Sequence[int]
-    ) -> Views:
-        """Make a view of each image, of which the caption is known."""
-        rows = known(images, shared, seeds)
-        return self._views(rows, run(self.stages[-1:], rows))
-
-    def _views(self, rows: Sequence[Row], told: Told) -> Views:
-        common = {"model": self.settings["model"], "parameters": self.settings["parameters"]}
-        return views_of(rows, self.size, told, common)
+        return self.views(rows, run(self.stages, rows))
 
     def _caption(self, rows: Sequence[Row]) -> None:
         import torch
