@@ -57,7 +57,7 @@ IMAGES = (
 """Fields of --data.* that say which images, and how they are read; the rest is for training."""
 
 _PATHS = ("path", "test_path", "labels")
-_NAMING = ("source", *_PATHS, "test_share", "max_bad_share")
+_NAMING = tuple(name for name in IMAGES if name not in ("download", "workers", "cache"))
 """Fields of --data.* that say which images, wherever they are read."""
 
 
