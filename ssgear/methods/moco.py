@@ -158,7 +158,11 @@ class MoCo(Method):
         norm = encoder.config.norm
         with seeded(seed, "projector"):
             self.projector = mlp(
-                encoder.num_features, dims, norm=norm if v3 else "none", last_norm=v3
+                encoder.num_features,
+                dims,
+                norm=norm if v3 else "none",
+                last_norm=v3,
+                last_affine=False,  # as the authors' code has it, and SimSiam's
             )
         modules: dict[str, nn.Module] = {"encoder": encoder, "projector": self.projector}
         self.predictor: nn.Module = nn.Identity()
@@ -166,7 +170,11 @@ class MoCo(Method):
         if v3:
             with seeded(seed, "predictor"):
                 self.predictor = mlp(
-                    dims[-1], (config.predictor_dim, dims[-1]), norm=norm, last_norm=True
+                    dims[-1],
+                    (config.predictor_dim, dims[-1]),
+                    norm=norm,
+                    last_norm=True,
+                    last_affine=False,
                 )
             modules["predictor"] = self.predictor
         else:

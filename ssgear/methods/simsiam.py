@@ -100,7 +100,10 @@ class SimSiam(Method):
         super().__init__(config, encoder)
         seed, dims, norm = torch.initial_seed(), config.projector_dims, encoder.config.norm
         with seeded(seed, "projector"):
-            self.projector = mlp(encoder.num_features, dims, norm=norm, last_norm=True)
+            # the last norm has no scale and no shift in the authors' code
+            self.projector = mlp(
+                encoder.num_features, dims, norm=norm, last_norm=True, last_affine=False
+            )
         with seeded(seed, "predictor"):
             self.predictor = mlp(dims[-1], (config.predictor_dim, dims[-1]), norm=norm)
         parts = {"encoder": encoder, "projector": self.projector, "predictor": self.predictor}

@@ -34,10 +34,12 @@ def mlp(
     *,
     norm: Literal["batch", "group", "none"] = "batch",
     last_norm: bool = False,
+    last_affine: bool = True,
 ) -> nn.Sequential:
     """Build a projector of widths `dims`; a layer that a norm follows has no bias.
 
     `norm="group"` normalises each row by itself (one group), for encoders without batch statistics.
+    Without `last_affine` the norm after the last layer has neither scale nor shift.
     """
     if not dims or min(dims) < 1 or in_features < 1:
         raise ConfigError(
@@ -50,7 +52,7 @@ def mlp(
         normed = norm != "none" and (last_norm or not last)
         layers.append(nn.Linear(width, next_width, bias=not normed))
         if normed:
-            layers.append(_norm(norm, next_width))
+            layers.append(_norm(norm, next_width, affine=last_affine or not last))
         if not last:
             layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
@@ -88,5 +90,7 @@ def check_temperature(temperature: float) -> None:
     require(0 < temperature < math.inf, "--method.temperature", temperature, right)
 
 
-def _norm(norm: str, width: int) -> nn.Module:
-    return nn.BatchNorm1d(width) if norm == "batch" else nn.GroupNorm(1, width)
+def _norm(norm: str, width: int, *, affine: bool) -> nn.Module:
+    if norm == "batch":
+        return nn.BatchNorm1d(width, affine=affine)
+    return nn.GroupNorm(1, width, affine=affine)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import nn
@@ -25,6 +27,20 @@ def test_layers_and_biases() -> None:
     last = mlp(17, (33, 5), last_norm=True)
     assert kinds(last) == [*one, "Linear", "BatchNorm1d"]
     assert all(m.bias is None for m in last if isinstance(m, nn.Linear))
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_a_last_norm_without_scale_and_shift(norm: Literal["batch", "group"]) -> None:
+    head = mlp(9, (15, 7), norm=norm, last_norm=True, last_affine=False)
+    assert [(name, p.shape[0]) for name, p in head.named_parameters()] == [
+        ("0.weight", 15), ("1.weight", 15), ("1.bias", 15), ("3.weight", 7),
+    ]  # fmt: skip
+    out = head(100 * torch.randn(64, 9))
+    axis = 0 if norm == "batch" else 1
+    torch.testing.assert_close(out.mean(axis), torch.zeros(out.shape[1 - axis]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        out.var(axis, correction=0), torch.ones(out.shape[1 - axis]), rtol=1e-3, atol=0
+    )
 
 
 def test_the_value_is_that_of_the_formula() -> None:
