@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 from ssgear import registry
 from ssgear.config import cli
 from ssgear.config.pipe import ending_with_the_reader
-from ssgear.errors import OUT_OF_SPACE, ConfigError, DataError, SsgearError, StorageError
+from ssgear.errors import (
+    OUT_OF_SPACE,
+    ConfigError,
+    DataError,
+    SsgearError,
+    StorageError,
+    lacking_memory,
+)
 from ssgear.views._options import USAGE, Generation, parse
 from ssgear.views._plan import Facts, Job, piece_of
 
@@ -44,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ssgear: {error}", file=sys.stderr)
         return error.exit_status
     except (RuntimeError, MemoryError) as error:
-        from ssgear.views._stages import short_of
-
-        lacking = short_of(error)
+        lacking = lacking_memory(error)
         if lacking is None:
             raise
         print(

@@ -12,11 +12,22 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from ssgear.config import cli
 from ssgear.config.pipe import ending_with_the_reader
 from ssgear.config.schema import Config
-from ssgear.errors import OUT_OF_SPACE, Interrupted, SsgearError, StorageError
+from ssgear.errors import (
+    OUT_OF_SPACE,
+    Interrupted,
+    SsgearError,
+    StorageError,
+    TrainingError,
+    lacking_memory,
+)
+
+if TYPE_CHECKING:
+    from ssgear.engine.callbacks import Run
 
 
 @ending_with_the_reader()
@@ -93,6 +104,11 @@ def train(launch: cli.Launch) -> int:
             f"--resume {run.directory}",
             int(getattr(interrupt, "number", signal.SIGINT)),
         ) from None
+    except (RuntimeError, MemoryError) as error:
+        lacking = lacking_memory(error)
+        if lacking is None:
+            raise
+        raise TrainingError(too_large(run, lacking)) from None
     except OSError as error:
         if error.errno not in OUT_OF_SPACE:
             raise
@@ -102,6 +118,26 @@ def train(launch: cli.Launch) -> int:
         ) from None
     finally:
         distributed.shut_down()
+
+
+def too_large(run: Run | None, lacking: str) -> str:
+    """Tell that a run did not fit into memory, and what makes it smaller."""
+    if run is None:
+        return f"not enough {lacking} to build the run; use a smaller --model.name or --data.size"
+    from ssgear.storage.checkpoint import last_saved
+
+    config, method = run.config, run.method
+    batch, micro = config.optim.batch_size, config.optim.micro_batch
+    ways = [f"a smaller --optim.batch-size (now {batch}), --data.size or --model.name"]
+    if config.engine.precision == "float32" and run.device.type == "cuda":
+        ways.insert(0, "--engine.precision bf16")
+    at_once = min(micro or batch, batch // run.world.size)
+    if method.cacheable and at_once > 1:
+        ways.insert(0, f"--optim.micro-batch {at_once // 2} (the gradients of the whole batch)")
+    return (
+        f"step {run.step + 1}: not enough {lacking} for {at_once} images of {run.plan.size} px at "
+        f"once; {last_saved(run.directory)}; try {', or '.join(ways)}"
+    )
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from ssgear.engine.deepspeed_runtime import DeepSpeedRuntime, import_deepspeed
 from ssgear.engine.directory import claim, open_log, refuse_changes
 from ssgear.engine.runtime import Runtime, TorchRuntime
 from ssgear.engine.saving import lost_files
-from ssgear.errors import ConfigError, DataError
+from ssgear.errors import ConfigError, DataError, lacking_memory
 from ssgear.kernels import philox
 from ssgear.methods.base import Facts, Method
 from ssgear.models.encoders import build_encoder
@@ -292,9 +292,7 @@ def _room_for(method: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # torch has no type of its own for it on a CPU
-        full = isinstance(error, MemoryError) or "allocate" in str(error)
-        if not full and "overflow" not in str(error):
+        if lacking_memory(error) is None:
             raise
         raise ConfigError(
             f"--method: {method} with these sizes (widths, prototypes, queue, classes) does not "

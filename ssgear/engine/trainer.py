@@ -28,7 +28,7 @@ from ssgear.engine.isolate import only
 from ssgear.engine.saving import load_checkpoint, save_checkpoint
 from ssgear.errors import Interrupted, SsgearError, TrainingError
 from ssgear.methods.base import LossTerms, Phase, steps_of
-from ssgear.storage.checkpoint import find_latest, list_checkpoints
+from ssgear.storage.checkpoint import find_latest, last_saved
 
 
 class Stopped(SsgearError):
@@ -181,12 +181,10 @@ class Trainer:
 
     def _refuse(self, phase: str) -> None:
         run = self.run_state
-        there = list_checkpoints(run.directory)
-        saved = f"the last checkpoint is {there[-1].name}" if there else "no checkpoint was saved"
         raise TrainingError(
             f"step {run.step + 1}: the loss of phase {phase!r} or its gradient is not finite; "
-            f"{saved}; try a lower --optim.lr (now {run.config.optim.lr:g}), a longer "
-            "--optim.warmup-epochs or --optim.clip 1, and look at the method's own settings"
+            f"{last_saved(run.directory)}; try a lower --optim.lr (now {run.config.optim.lr:g}), a "
+            "longer --optim.warmup-epochs or --optim.clip 1, and look at the method's own settings"
         )
 
     def _after_step(self, last: int) -> None:

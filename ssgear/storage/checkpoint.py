@@ -136,6 +136,12 @@ def find_latest(run: Path) -> Path:
     return there[-1]
 
 
+def last_saved(run: Path) -> str:
+    """Tell in words which checkpoint a run that ends here has."""
+    there = list_checkpoints(run)
+    return f"the last checkpoint is {there[-1].name}" if there else "no checkpoint was saved"
+
+
 def point_latest(run: Path, folder: Path) -> None:
     """Name the newest complete checkpoint in `checkpoints/latest`."""
     write_text(run / "checkpoints" / LATEST, folder.name + "\n")

@@ -22,14 +22,12 @@ from itertools import islice, pairwise
 from queue import Queue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ssgear.errors import TrainingError
+from ssgear.errors import TrainingError, lacking_memory
 
 if TYPE_CHECKING:
     import torch
 
 Row = TypeVar("Row")
-_MEMORY = "memory"
-_NO_MEMORY = ("can't allocate memory", "Storage size calculation overflowed")
 """What torch says where the computer has none; of a GPU there is an error of its own."""
 WHOLE = sys.maxsize
 """As a stage's batch size: the block as it comes, whose size --batch-size decides."""
@@ -84,7 +82,7 @@ class Stage(Generic[Row]):
                 start += len(part)
                 continue
             except (RuntimeError, MemoryError) as error:
-                lacking = short_of(error)
+                lacking = lacking_memory(error)
                 if lacking is None:
                     raise
                 # what the failed call held is freed once its traceback is gone
@@ -96,7 +94,7 @@ class Stage(Generic[Row]):
         import torch
 
         if rows == 1:
-            is_gpu = lacking != _MEMORY
+            is_gpu = lacking == "GPU memory"
             what = f"{'the GPU' if is_gpu else 'this machine'} has no memory for {self.name}"
             advice = self.advice if is_gpu else "use smaller images, or a machine with more"
             raise TrainingError(f"{self.option or self.name}: {what} of one image; {advice}")
@@ -108,16 +106,6 @@ class Stage(Generic[Row]):
             f"{self.name}: no {lacking} for {rows} images at a time; it goes on with {self.limit} "
             f"(for another store: {self.option} {self.limit})"
         )
-
-
-def short_of(error: RuntimeError | MemoryError) -> str | None:
-    """Return which memory ended a call; None: it was something else."""
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError):
-        return "GPU memory"
-    told = isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
-    return _MEMORY if told else None
 
 
 def run(stages: Sequence[Stage[Row]], rows: Sequence[Row]) -> Told:
