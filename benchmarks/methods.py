@@ -1,11 +1,13 @@
 """Train every method and compare: `python -m benchmarks.methods --preset quick --json FILE`.
 
 Each method's own preset, on as many images as the others: an image is a row of a batch, whatever
-views a method makes of it. Epochs and warm-up are scaled to that; nothing else of a preset is. Some
-hours on two cores for all methods and three seeds, by hand and in pieces (--methods, --seeds): with
---json a training that is in the file is not run again, what another piece wrote there meanwhile is
-kept, and the table is of all that was asked for. A training that fails is told, and the rest goes
-on. What follows `--` goes to every training (its data, say).
+views a method makes of it. Epochs and warm-up are scaled to that; nothing else of a preset is.
+With `--images preset` each is trained for as long as its preset says.
+
+Some hours on two cores for all methods and three seeds, by hand and in pieces (--methods, --seeds):
+with --json a training that is in the file is not run again, what another piece wrote there
+meanwhile is kept, and the table is of all that was asked for. A training that fails is told, and
+the rest goes on. What follows `--` goes to every training (its data, say).
 
 Overhead is what a step does beside views and encoder: the loader's time and the encoder's forward
 and backward passes, replayed alone on the inputs of a recorded step and taking turns with whole
@@ -26,7 +28,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -55,8 +57,8 @@ class Job:
     seed: int
     preset: str
     """Last part of the preset's name."""
-    images: int
-    """How many are to be seen."""
+    images: int | None
+    """How many are to be seen; None: as many as the preset says."""
     options: tuple[str, ...] = ()
     """Further ones of `ssgear.train`."""
 
@@ -103,6 +105,8 @@ def command(job: Job, output: Path) -> list[str]:
 def scaled(job: Job, folder: Path) -> list[str]:
     """Return the command line of a training that sees the images asked for."""
     argv = command(job, folder / "run")
+    if job.images is None:
+        return argv
     run = prepare(cli.parse([*command(job, folder / "length")]))
     run.log.close()
     optim = run.config.optim
@@ -222,9 +226,18 @@ def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]
     parser.add_argument("--preset", default=presets.DEFAULT, help="METHOD-PRESET is trained")
     parser.add_argument("--methods", nargs="+", choices=names, default=list(names))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--images", type=int, help="seen by each; by default those of `quick`")
+    parser.add_argument(
+        "--images",
+        type=number_or_preset,
+        help="seen by each; by default those of `quick`; `preset`: each preset's own number",
+    )
     parser.add_argument("--json", type=Path, help="keep the results there and continue from there")
     return parser.parse_args(own), tuple(argv[len(own) + 1 :])
+
+
+def number_or_preset(word: str) -> int | Literal["preset"]:
+    """Read the value of --images."""
+    return "preset" if word == "preset" else int(word)
 
 
 def images_of_quick() -> int:
@@ -254,9 +267,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows |= kept(options.json, settings)
             if (method, seed) in rows:
                 continue
-            job = Job(
-                method=method, seed=seed, preset=options.preset, images=images, options=further
-            )
+            seen = None if images == "preset" else images
+            job = Job(method=method, seed=seed, preset=options.preset, images=seen, options=further)
             row = trained(job)
             if row is None:
                 failed = True
@@ -270,7 +282,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     shown = [rows[pair] for pair in wanted if pair in rows]
     if shown:
         shown.sort(key=lambda row: options.methods.index(row.method))
-        print(f"\n{images:,} images seen by each method, to the nearest whole epoch\n")
+        each = "its preset's" if images == "preset" else f"{images:,}, to the nearest whole epoch,"
+        print(f"\n{each} images seen by each method\n")
         print(table(shown))
         if own := own_figures(shown):
             print(f"\n{own}")

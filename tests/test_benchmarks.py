@@ -195,6 +195,21 @@ def test_methods_that_are_trained_are_not_trained_again(
     assert "name another file" in capsys.readouterr().err
 
 
+def test_methods_by_the_length_of_their_own_presets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(job: methods.Job) -> method_rows.Row:
+        assert "--optim.epochs" not in methods.scaled(job, tmp_path)
+        return row(job.method, job.seed, 0.4)
+
+    monkeypatch.setattr(methods, "in_a_process", train)
+    file = tmp_path / "found.json"
+    words = ["--images", "preset", "--seeds", "0", "--methods", "simclr", "--json", str(file)]
+    assert methods.main(words) == 0
+    assert "its preset's images seen by each method" in capsys.readouterr().out
+    assert methods.main([*words, "--images", "640"]) == 2  # another file's
+
+
 def test_a_piece_that_fails_ends_no_other_and_no_piece_loses_the_rows_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
