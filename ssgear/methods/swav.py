@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ssgear.models.encoders import Encoder
 
 PRESETS = {
-    # two crops, as in the comparison of methods on CIFAR-10 that reports 89.2 %
+    # solo-learn's recipe, two crops: 89.17 % after 1000 epochs; its colours are twice as strong
     "swav-cifar10": {
         "data.source": "cifar10",
         "data.augmentation": "simclr-cifar",
@@ -47,6 +47,7 @@ PRESETS = {
         "optim.epochs": 1000,
         "optim.warmup_epochs": 10.0,
         "method.queue_length": 3840,
+        "method.queue_from_epoch": 50,
         "method.freeze_prototypes_epochs": 2,
         "eval.every": 20,
         "checkpoint.every": 2000,
