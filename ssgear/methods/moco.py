@@ -133,6 +133,8 @@ class MoCo(Method):
         """Widths of the projector's layers, in v2 without norms; the last is the loss's width D."""
         predictor_dim: int = 4096
         """v3: hidden width of the predictor."""
+        predictor_norm: bool = False
+        """v3: a norm after the predictor too, as the authors' code has it for ViTs, not ResNets."""
 
         def __post_init__(self) -> None:
             """Refuse what defines no loss."""
@@ -146,7 +148,7 @@ class MoCo(Method):
             v3 = self.version == "v3"
             refuse_idle(self, {
                 "--method.version v2": (not v3, ("queue_length", "symmetric")),
-                "--method.version v3": (v3, ("predictor_dim",)),
+                "--method.version v3": (v3, ("predictor_dim", "predictor_norm")),
             })  # fmt: skip
 
     config: Config
@@ -173,7 +175,7 @@ class MoCo(Method):
                     dims[-1],
                     (config.predictor_dim, dims[-1]),
                     norm=norm,
-                    last_norm=True,
+                    last_norm=config.predictor_norm,
                     last_affine=False,
                 )
             modules["predictor"] = self.predictor

@@ -35,6 +35,46 @@ def test_recipes_with_lars_take_the_trust_of_their_papers(name: str) -> None:
         assert (optim.lars_eta, optim.lars_clip) == published
 
 
+SOLO_LEARN = {
+    "simclr": ("lars", 0.4, 1e-4, {"temperature": 0.2, "projector_dims": (2048, 256)}),
+    "moco": ("sgd", 0.3, 1e-4, {
+        "temperature": 0.2, "projector_dims": (2048, 256), "queue_length": 32768,
+        "momentum": 0.99, "final_momentum": 0.999,
+    }),
+    "byol": ("lars", 1.0, 1e-5, {
+        "projector_dims": (4096, 256), "predictor_dim": 4096, "momentum": 0.99,
+        "final_momentum": 1.0,
+    }),
+    "simsiam": ("sgd", 0.5, 1e-5, {
+        "projector_dims": (2048, 2048, 2048), "predictor_dim": 512, "constant_predictor_lr": True,
+    }),
+    "barlow-twins": ("lars", 0.3, 1e-4, {
+        "projector_dims": (2048, 2048, 2048), "loss_scale": 0.1, "lambd": 0.0051,
+    }),
+    "swav": ("lars", 0.6, 1e-6, {
+        "projector_dims": (2048, 128), "prototypes": 3000, "temperature": 0.1, "epsilon": 0.05,
+        "sinkhorn_iterations": 3, "freeze_prototypes_epochs": 2, "queue_length": 3840,
+        "queue_from_epoch": 50,
+    }),
+    "nnclr": ("lars", 0.4, 1e-5, {
+        "temperature": 0.2, "projector_dims": (2048, 2048, 256), "predictor_dim": 4096,
+        "queue_length": 65536,
+    }),
+}  # fmt: skip
+"""Its recipes for CIFAR-10 (scripts/pretrain/cifar): batch 256, 1000 epochs, 10 of them warm-up."""
+
+
+@pytest.mark.parametrize("name", SOLO_LEARN)
+def test_recipes_for_cifar10_are_solo_learns(name: str) -> None:
+    config = build([presets.layer(f"{name}-cifar10")])
+    optim, (optimizer, lr, decay, settings) = config.optim, SOLO_LEARN[name]
+    assert (optim.name, optim.lr, optim.weight_decay) == (optimizer, lr, decay)
+    assert (optim.batch_size, optim.epochs, optim.warmup_epochs) == (256, 1000, 10.0)
+    assert {field: getattr(config.method, field) for field in settings} == settings
+    solarised = name in ("byol", "barlow-twins", "nnclr")
+    assert config.data.augmentation == ("byol-cifar" if solarised else "simclr-cifar")
+
+
 @pytest.mark.parametrize("name", [n for n in presets.collect() if n.endswith("-imagenet")])
 def test_imagenet_is_never_the_embedded_images(name: str) -> None:
     assert build([presets.layer(name)]).data.source == "folder"

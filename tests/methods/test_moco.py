@@ -105,6 +105,23 @@ def test_queue_and_momentum_encoder_after_three_steps(symmetric: bool) -> None:
     follower.expect(method.momentum)
 
 
+@pytest.mark.parametrize("normed", [False, True])
+def test_the_predictor_of_v3_ends_as_the_authors_do(normed: bool) -> None:
+    """For a ResNet with a linear layer; for a ViT with a norm of no scale and no shift."""
+    method = build("moco", **V3, predictor_norm=normed)
+    layers = [layer for layer in method.predictor if list(layer.parameters())]
+    first, norm, last = layers
+    z = torch.randn(9, 5, dtype=torch.float64)
+    hidden = z @ first.weight.T
+    hidden = (hidden - hidden.mean(0)) / (hidden.var(0, correction=0) + norm.eps).sqrt()
+    wanted = hidden.relu() @ last.weight.T
+    if normed:
+        wanted = (wanted - wanted.mean(0)) / (wanted.var(0, correction=0) + norm.eps).sqrt()
+    else:
+        wanted = wanted + last.bias
+    torch.testing.assert_close(method.predictor(z), wanted)
+
+
 def test_a_queue_that_batches_do_not_fill_is_refused(
     run_ssgear: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -160,6 +177,8 @@ def test_it_trains_the_encoder_of_gan_ssl(condition: str) -> None:
          "for --method.version v2; leave it away (it is 65536 then)"),
         ({"predictor_dim": 256}, "--method.predictor-dim: 256 is not possible; is for "
          "--method.version v3; leave it away (it is 4096 then)"),
+        ({"predictor_norm": True}, "--method.predictor-norm: True is not possible; is for "
+         "--method.version v3; leave it away (it is False then)"),
     ],
 )  # fmt: skip
 def test_refusals(settings: dict[str, Any], said: str) -> None:

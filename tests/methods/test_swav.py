@@ -131,6 +131,14 @@ def test_the_queue_by_hand() -> None:
     )
 
 
+def test_before_the_queue_begins_no_step_waits_for_the_device() -> None:
+    method = build(queue_length=2 * ROWS, queue_from_epoch=3)
+    method.queues[0].filled = torch.zeros((), device="meta")  # whoever reads it fails
+    assert not method.loss(method.phases[0], make_batch(epoch=2)).carry
+    with pytest.raises(RuntimeError, match="meta"):
+        method.loss(method.phases[0], make_batch(epoch=3))
+
+
 def test_what_takes_the_prototypes_length_away_is_no_part_of_the_loss() -> None:
     """Only their directions matter, and so they do not decay."""
     method, batch = build(), make_batch()
