@@ -106,11 +106,12 @@ def test_a_mistake_is_one_line_and_status_2(run_ssgear: Callable[..., Any], line
 @pytest.mark.parametrize(
     ("line", "beginning"),
     [
-        ("--preset quik", "--preset: unknown preset 'quik' (did you mean quick?); known: quick"),
+        ("--preset quik", "--preset: unknown preset 'quik' (did you mean quick?); --help lists all"),
+        ("--preset byol", "--preset: byol is a method; use --method byol, or a preset of it: byol-"),
         ("--method simclrr", "--method: unknown method 'simclrr' (did you mean simclr?); known: "),
     ],
 )
-def test_a_misspelt_name_lists_the_known(line: str, beginning: str) -> None:
+def test_a_misspelt_name_leads_to_the_known(line: str, beginning: str) -> None:
     assert refused(*line.split()).startswith(beginning)
 
 
@@ -249,6 +250,10 @@ def test_resume_on_nothing(tmp_path: Path) -> None:
     complaint = f"--resume: {tmp_path} holds no run (there is no config.json in it)"
     with pytest.raises(CheckpointError) as caught:
         parse("--resume", tmp_path)
+    assert str(caught.value) == complaint
+    complaint = f"--resume: {tmp_path / 'none'} is not there; give a run's directory"
+    with pytest.raises(CheckpointError) as caught:
+        parse("--resume", tmp_path / "none")
     assert str(caught.value) == complaint
 
 

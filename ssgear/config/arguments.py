@@ -46,7 +46,10 @@ def read(argv: Sequence[str]) -> tuple[list[Given], bool]:
         elif given:
             given[-1] = replace(given[-1], words=(*given[-1].words, word))
         else:
-            raise ConfigError(f"{word}: is no option; options start with -- (--help lists them)")
+            path = f" (did you mean --data.path {word}?)" if Path(word).exists() else ""
+            raise ConfigError(
+                f"{word}: is no option{path}; options start with -- (--help lists them)"
+            )
     wanted = any(each.key == "help" for each in given)
     return [each for each in given if each.key not in ("help", "local_rank")], wanted
 

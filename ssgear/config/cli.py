@@ -141,6 +141,8 @@ def _layers(words: Mapping[str, tuple[str, ...]]) -> list[Layer]:
 
 def _of_run(directory: Path) -> Layer:
     file = directory / "config.json"
+    if not directory.exists():
+        raise CheckpointError(f"--resume: {directory} is not there; give a run's directory")
     if not file.is_file():
         raise CheckpointError(f"--resume: {directory} holds no run (there is no {file.name} in it)")
     return layer_of(read_json(file), str(file))

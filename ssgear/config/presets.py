@@ -7,6 +7,7 @@ method's own presets are the literal `PRESETS` in its file (`ssgear.registry`).
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 from ssgear import registry
@@ -95,11 +96,17 @@ def layer(name: str) -> Layer:
     known = collect()
     name = name.replace("_", "-")
     if name not in known:
-        raise ConfigError(
-            f"--preset: unknown preset {name!r}{did_you_mean(name, known)}; "
-            f"known: {', '.join(known)}"
-        )
+        raise ConfigError(f"--preset: {_unknown(name, known)}")
     return layer_of(known[name].settings, f"preset {name}")
+
+
+def _unknown(name: str, known: Collection[str]) -> str:
+    """Tell what a name might mean; all presets together would be a page."""
+    own = [each for each in known if each.startswith(f"{name}-")]
+    if name in registry.names("methods"):
+        presets = f", or a preset of it: {', '.join(own)}" if own else ""
+        return f"{name} is a method; use --method {name}{presets}"
+    return f"unknown preset {name!r}{did_you_mean(name, known)}; --help lists all {len(known)}"
 
 
 def default_layer(method: str | None) -> Layer:

@@ -129,7 +129,7 @@ def find_latest(run: Path) -> Path:
     there = list_checkpoints(run)
     if not there:
         raise CheckpointError(
-            f"--resume: {run} holds no checkpoint yet; start the run again with another --output"
+            f"--resume: {run} holds no checkpoint; start the run again with another --output"
         )
     # `latest` is written after the rename: a kill between the two leaves it one behind, and it may
     # be deleted by hand

@@ -55,6 +55,11 @@ def test_all_spellings_say_the_same(argv: list[str], words: list[str]) -> None:
     ("argv", "complaint"),
     [
         (["x"], "x: is no option; options start with -- (--help lists them)"),
+        (
+            ["/"],
+            "/: is no option (did you mean --data.path /?); options start with -- "
+            "(--help lists them)",
+        ),
         (["-x"], "-x: unknown option; --method NAME --help lists every option"),
         (["--a.rate", "1"], "--a.rate: unknown option (did you mean --a.some-rate?)"),
         (["--a.no-flag"], "--a.no-flag: unknown option (did you mean --a.some-flag?)"),
