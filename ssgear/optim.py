@@ -3,9 +3,10 @@
 `build_optimizer` sorts parameters into groups (decayed or not, by learning-rate scale), in the
 order in which they are named; `schedule` gives the factor of a step and `set_lr` writes it into the
 groups. `move_average` and `replaced` are what every average of weights does. LARS is written here
-(You et al. 2017, arXiv 1708.03888); the rest is torch's. No `fused` kernels: they read weight and
-gradient as one flat array each, which is silently wrong where the two differ in memory order (a
-channels-last convolution whose gradient was averaged in a flat bucket).
+(You et al. 2017, arXiv 1708.03888); the rest is torch's, with its `fused` kernels for whoever asks.
+Those read weight and gradient as one flat array each, which is silently wrong where the two differ
+in memory order (a channels-last convolution whose gradient came back from a flat bucket):
+`align_gradients` first.
 """
 
 from __future__ import annotations
@@ -145,9 +146,11 @@ def build_optimizer(
     clip: bool = True,
     scales: Collection[str] = (),
     undecayed: Collection[str] = (),
+    fused: bool = False,
 ) -> Optimizer:
     """Build lars, sgd, adamw or adam over the parameters that are trained.
 
+    `fused` takes torch's kernel of one pass over weights and state, for gradients that are aligned.
     `momentum` is beta1 of adamw and adam unless `betas` is given; `eta` and `clip` are LARS's.
     `scales` are dotted prefixes of parameter names; a group stores the longest that fits as "scale"
     ("" for none), for `set_lr`. `undecayed` are names that do not decay, as a ViT asks for its
@@ -158,15 +161,23 @@ def build_optimizer(
     if name == "lars":
         return LARS(groups, lr=lr, momentum=momentum, eta=eta, clip=clip)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, foreach=True)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, foreach=not fused, fused=fused)
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=betas, foreach=True)
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, foreach=not fused, fused=fused)
     if name == "adam":
-        return torch.optim.Adam(groups, lr=lr, betas=betas, foreach=True)
+        return torch.optim.Adam(groups, lr=lr, betas=betas, foreach=not fused, fused=fused)
     raise ConfigError(
         f"--optim.name: unknown optimizer {name!r}{did_you_mean(name, OPTIMIZERS)}; "
         f"known: {', '.join(OPTIMIZERS)}"
     )
+
+
+def align_gradients(weights: Iterable[Tensor]) -> None:
+    """Give every gradient the memory order of its weight, as fused optimisers need it."""
+    for weight in weights:
+        gradient = weight.grad
+        if gradient is not None and gradient.stride() != weight.stride():
+            weight.grad = torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
 
 
 def _parameter_groups(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ssgear.errors import ConfigError
-from ssgear.optim import LARS, build_optimizer, schedule, set_lr
+from ssgear.optim import LARS, align_gradients, build_optimizer, schedule, set_lr
 
 
 class Toy(nn.Module):
@@ -94,27 +94,31 @@ def test_lars_takes_zero_weights_zero_gradients_and_zero_rate() -> None:
     assert torch.isfinite(optimizer.state[weight]["momentum_buffer"]).all()
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", ["lars", "sgd", "adamw", "adam"])
-def test_memory_order_of_a_gradient_does_not_matter(name: str) -> None:
+def test_memory_order_of_a_gradient_does_not_matter(name: str, fused: bool) -> None:
     start = torch.randn(7, 5, 3, 3, generator=torch.Generator().manual_seed(0))
     results = []
     for order in (torch.contiguous_format, torch.channels_last):
         weight = nn.Parameter(start.clone().to(memory_format=order))
         optimizer = build_optimizer(
-            [("w", weight)], name=name, lr=0.1, weight_decay=0.1, momentum=0.9
+            [("w", weight)], name=name, lr=0.1, weight_decay=0.1, momentum=0.9, fused=fused
         )
         for step in range(3):
             weight.grad = gradients(step, [weight.shape])[0]
+            if fused:
+                align_gradients([weight])
             optimizer.step()
         results.append(weight.detach())
     torch.testing.assert_close(results[0], results[1], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", ["sgd", "adamw", "adam"])
-def test_torch_optimizers_with_the_same_groups(name: str) -> None:
+def test_torch_optimizers_with_the_same_groups(name: str, fused: bool) -> None:
     model, other = Toy(), Toy()
     optimizer = build_optimizer(
-        model.named_parameters(), name=name, lr=0.01, weight_decay=0.3, momentum=0.8
+        model.named_parameters(), name=name, lr=0.01, weight_decay=0.3, momentum=0.8, fused=fused
     )
     decayed = [other.conv.weight, other.head.weight]
     rest = [p for p in other.parameters() if all(p is not d for d in decayed)]
@@ -180,11 +184,17 @@ def test_schedule_values() -> None:
     assert schedule(9, total_steps=9, warmup_steps=9) == 1.0
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", ["lars", "sgd", "adamw", "adam"])
-def test_state_round_trip_continues_to_the_bit(name: str) -> None:
+def test_state_round_trip_continues_to_the_bit(name: str, fused: bool) -> None:
     def build(model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(
-            model.named_parameters(), name=name, lr=0.03, weight_decay=0.1, momentum=0.9
+            model.named_parameters(),
+            name=name,
+            lr=0.03,
+            weight_decay=0.1,
+            momentum=0.9,
+            fused=fused,
         )
 
     model = Toy()

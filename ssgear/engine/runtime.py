@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ssgear.config.schema import OptimConfig
 from ssgear.distributed import World
 from ssgear.methods.base import Group, Method, OptimizerSpec, Phase
-from ssgear.optim import build_optimizer, schedule, set_lr
+from ssgear.optim import align_gradients, build_optimizer, schedule, set_lr
 from ssgear.storage.checkpoint import load_tensors, save_tensors
 
 BUCKET_ELEMENTS = 8 << 20
@@ -120,7 +120,11 @@ def undecayed(group: Group) -> set[str]:
 
 
 def optimizer_of(
-    group: Group, config: OptimConfig, *, betas: tuple[float, float] | None = None
+    group: Group,
+    config: OptimConfig,
+    *,
+    betas: tuple[float, float] | None = None,
+    fused: bool = False,
 ) -> torch.optim.Optimizer:
     """Build a group's optimiser: its own, or the run's; `betas` where a ds.json has them."""
     spec = group.optimizer or OptimizerSpec(
@@ -140,6 +144,7 @@ def optimizer_of(
         clip=config.lars_clip,
         scales=(*group.scales, *group.constant),
         undecayed=undecayed(group),
+        fused=fused,
     )
 
 
@@ -153,7 +158,10 @@ class TorchRuntime(Runtime):
     ) -> None:
         """Build one optimiser per group and give every rank the weights of rank 0."""
         super().__init__(method, config, world, bf16=bf16)
-        self.optimizers = {group.name: optimizer_of(group, config) for group in method.groups}
+        self.optimizers = {
+            group.name: optimizer_of(group, config, fused=True) for group in method.groups
+        }
+        self._weights = {group.name: [p for _, p in trained(group)] for group in method.groups}
         if world.size > 1:
             for tensor in method.state_dict().values():
                 whole = tensor.contiguous()  # collectives refuse channels-last weights
@@ -168,11 +176,12 @@ class TorchRuntime(Runtime):
         """Accumulate gradients; average them over ranks after the last one."""
         loss.backward()  # type: ignore[no-untyped-call]
         if last and self.world.size > 1:
-            average_gradients([p for _, p in trained(self.groups[phase.group])], self.world.size)
+            average_gradients(self._weights[phase.group], self.world.size)
 
     def step(self, phase: Phase) -> Tensor:
         """Clip and step; a gradient that is not finite moves no weight."""
-        weights = [p for _, p in trained(self.groups[phase.group]) if p.grad is not None]
+        weights = [p for p in self._weights[phase.group] if p.grad is not None]
+        align_gradients(weights)
         gradients = [p.grad for p in weights if p.grad is not None]
         optimizer = self.optimizers[phase.group]
         # the norm that clips also finds NaN and infinity; the average made it the same on all ranks

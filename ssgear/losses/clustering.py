@@ -33,8 +33,9 @@ def sinkhorn(
 
     Q = diag(1 / b) exp(scores / epsilon) diag(1 / a): each iteration brings the mass of every
     prototype over the rows of all ranks to 1 / K of the whole, then every row's to 1. So rows sum
-    to 1 in the end, and prototypes are as equally full as the iterations made them. a and b are
-    kept as logarithms: scores of any size neither overflow nor vanish.
+    to 1 in the end, and prototypes are as equally full as the iterations made them. The first
+    iteration is made of logarithms, so scores of any size neither overflow nor vanish; after it
+    every row sums to 1 and every prototype to at least 1 / K, and the others need no exponentials.
 
     Args:
         scores: Inner products [n, K] of embeddings with prototypes.
@@ -55,13 +56,17 @@ def sinkhorn(
     alone = group is None or dist.get_world_size(group) == 1
     with torch.autocast(scores.device.type, enabled=False):
         logits_nK = scores.to(compute_dtype(scores)) / epsilon
-        b_n1 = torch.zeros_like(logits_nK[:, :1])
-        for _ in range(iterations):
-            a_1K = (logits_nK - b_n1).logsumexp(0, keepdim=True)
+        a_1K = logits_nK.logsumexp(0, keepdim=True)
+        if not alone and group is not None:
+            a_1K = gather_rows(a_1K, group).logsumexp(0, keepdim=True)
+        codes_nK = (logits_nK - a_1K).softmax(1)
+        for _ in range(iterations - 1):
+            full_1K = codes_nK.sum(0, keepdim=True)
             if not alone and group is not None:
-                a_1K = gather_rows(a_1K, group).logsumexp(0, keepdim=True)
-            b_n1 = (logits_nK - a_1K).logsumexp(1, keepdim=True)
-        return (logits_nK - a_1K - b_n1).exp_()
+                full_1K = gather_rows(full_1K, group).sum(0, keepdim=True)
+            codes_nK /= full_1K
+            codes_nK /= codes_nK.sum(1, keepdim=True)
+        return codes_nK
 
 
 def swav(scores: Sequence[Tensor], codes: Sequence[Tensor], *, temperature: float = 0.1) -> Tensor:

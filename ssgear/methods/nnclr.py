@@ -34,7 +34,7 @@ PRESETS = {
         "optim.name": "adamw",
         "optim.lr": 4e-3,
         "optim.batch_size": 64,
-        "optim.epochs": 38,
+        "optim.epochs": 34,
         "optim.warmup_epochs": 2.0,
         "method.queue_length": 1024,
         "method.projector_dims": [256, 64],

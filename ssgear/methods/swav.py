@@ -210,28 +210,31 @@ class SwAV(Method):
         """Return the loss of swapped prediction; carry what enters the queues."""
         config = self.config
         live = batch.epoch >= config.freeze_prototypes_epochs
-        scores = [self.prototypes(z_nD, live) for z_nD in zs]
-        queued = bool(self.queues) and batch.epoch >= config.queue_from_epoch
-        full = queued and self._queues_full()
-        codes = [self._codes(view, scores[view], full) for view in range(config.code_views)]
+        with torch.autocast(zs[0].device.type, enabled=False):
+            directions_KD = self.prototypes(live)
+            units = [F.normalize(z_nD.float()) for z_nD in zs]
+            scores = [unit_nD @ directions_KD.T for unit_nD in units]
+            codes = [s_nK.detach() for s_nK in scores[: config.code_views]]
+            queued = bool(self.queues) and batch.epoch >= config.queue_from_epoch
+            if queued and self._queues_full():
+                fixed_DK = directions_KD.detach().T
+                past = [self._share_of(view).float() @ fixed_DK for view in range(len(codes))]
+                codes = [torch.cat(pair) for pair in zip(past, codes, strict=True)]
+        codes = [self._codes(s_mK)[-len(zs[0]) :] for s_mK in codes]
         terms = LossTerms(total=swav(scores, codes, temperature=config.temperature))
         if queued:
             for view in range(config.code_views):
-                terms.carry[f"queue_{view}"] = F.normalize(zs[view].detach().float())
+                terms.carry[f"queue_{view}"] = units[view].detach()
         return terms
 
-    @torch.no_grad()
-    def _codes(self, view: int, scores_nK: Tensor, full: bool) -> Tensor:
-        """Return a view's codes [n, K], made together with its queue once that is full."""
-        past = [self.prototypes(self._share_of(view), False)] if full else []
-        scores = torch.cat([*past, scores_nK.detach()])
-        codes = sinkhorn(
-            scores,
+    def _codes(self, scores_mK: Tensor) -> Tensor:
+        """Return the codes [m, K] of a batch, and of the queue before it."""
+        return sinkhorn(
+            scores_mK,
             epsilon=self.config.epsilon,
             iterations=self.config.sinkhorn_iterations,
             group=self.process_group,
         )
-        return codes[-len(scores_nK) :]
 
     def _share_of(self, view: int) -> Tensor:
         """Return this rank's part of a queue, so that each row of it counts once over ranks."""
@@ -268,17 +271,16 @@ class Prototypes(nn.Module):
         """Name what does not decay: only the direction of a prototype matters."""
         return {"weight"}
 
-    def forward(self, z_nD: Tensor, live: bool) -> Tensor:
-        """Return cosines [n, K] in float32; where not `live`, prototypes get a gradient of zeros.
+    def forward(self, live: bool) -> Tensor:
+        """Return them as unit rows [K, D] in float32; where not `live`, their gradient is zeros.
 
         Of zeros rather than none: an optimiser then counts its steps alike in one process and in
         several, where missing gradients are averaged as zeros.
         """
-        with torch.autocast(z_nD.device.type, enabled=False):
-            weight_KD = self.weight.float()
-            if not live:
-                weight_KD = weight_KD.detach() + 0.0 * (weight_KD - weight_KD.detach())
-            return F.normalize(z_nD.float()) @ F.normalize(weight_KD).T
+        weight_KD = self.weight.float()
+        if not live:
+            weight_KD = weight_KD.detach() + 0.0 * (weight_KD - weight_KD.detach())
+        return F.normalize(weight_KD)
 
 
 def _require(condition: bool, config: SwAV.Config, name: str, right: str) -> None:

@@ -1,12 +1,18 @@
-"""What a group's optimiser takes from the run's settings."""
+"""What a group's optimiser takes from the run's settings, and what it does with gradients."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
 from torch import nn
 
+from ssgear.config import cli
 from ssgear.config.schema import OptimConfig
 from ssgear.engine.runtime import optimizer_of
+from ssgear.engine.setup import prepare
 from ssgear.methods.base import Group
+from tests.engine.training import SMALL
 
 
 def test_lars_takes_trust_and_clipping_from_the_settings() -> None:
@@ -16,3 +22,22 @@ def test_lars_takes_trust_and_clipping_from_the_settings() -> None:
     settings = OptimConfig(name="lars", lars_eta=0.001, lars_clip=False)
     published = optimizer_of(group, settings).param_groups
     assert [(g["eta"], g["clip"]) for g in published] == [(0.001, False)] * 2
+
+
+def test_a_gradient_in_another_memory_order_moves_the_same_weights(tmp_path: Path) -> None:
+    moved = []
+    for order in (torch.channels_last, torch.contiguous_format):
+        run = prepare(cli.parse([*SMALL, "--output", str(tmp_path / str(order))]))
+        encoder, (phase,) = run.method.encoder, run.method.phases
+        encoder(torch.rand(4, 3, 32, 32)).square().sum().backward()
+        weights = {name: p for name, p in encoder.named_parameters() if p.ndim == 4}
+        assert not all(p.is_contiguous() for p in weights.values())
+        for weight in weights.values():
+            assert weight.grad is not None
+            weight.grad = weight.grad.contiguous(memory_format=order)
+        run.runtime.schedule(phase, 10, 100, 0)
+        assert run.runtime.step(phase)
+        run.log.close()
+        moved.append(weights)
+    for name, weight in moved[0].items():
+        torch.testing.assert_close(moved[1][name], weight, rtol=0, atol=0)
