@@ -14,6 +14,15 @@ def halves(zs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]
     return tuple(zs[:count]), tuple(z.detach() for z in zs[count:])
 
 
+def all_pairs(firsts: Sequence[Tensor], seconds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the rows of view i of `firsts` and of view j of `seconds` below each other, i != j.
+
+    For losses whose rows know nothing of each other: one call in place of one for each pair.
+    """
+    places = [(i, j) for i in range(len(firsts)) for j in range(len(seconds)) if i != j]
+    return torch.cat([firsts[i] for i, _ in places]), torch.cat([seconds[j] for _, j in places])
+
+
 def mean_over_pairs(
     loss: Callable[[Tensor, Tensor], Tensor], firsts: Sequence[Tensor], seconds: Sequence[Tensor]
 ) -> Tensor:

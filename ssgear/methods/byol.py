@@ -31,7 +31,7 @@ PRESETS = {
         "optim.name": "adamw",
         "optim.lr": 4e-3,
         "optim.batch_size": 64,
-        "optim.epochs": 30,
+        "optim.epochs": 27,
         "optim.warmup_epochs": 2.0,
         "method.momentum": 0.99,
         "method.projector_dims": [256, 64],
@@ -124,7 +124,7 @@ class BYOL(Method):
         """Return a prediction [n, D] of each view, then a target [n, D] of each."""
         return (
             *(self.predictor(self.projector(self.encoder(view))) for view in batch.views),
-            *(self.momentum(view) for view in batch.views),
+            *self.momentum(*batch.views),
         )
 
     def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ssgear.data.batch import Batch
 from ssgear.errors import refuse_idle
 from ssgear.losses import info_nce
-from ssgear.losses.pairs import halves, mean_over_pairs
+from ssgear.losses.pairs import all_pairs, halves, mean_over_pairs
 from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
 from ssgear.models.heads import check_temperature, check_widths, mlp, seeded
 from ssgear.models.momentum import MomentumCopy, check_momentum
@@ -37,7 +37,7 @@ PRESETS = {
         "optim.name": "adamw",
         "optim.lr": 4e-3,
         "optim.batch_size": 64,
-        "optim.epochs": 30,
+        "optim.epochs": 27,
         "optim.warmup_epochs": 2.0,
         "method.temperature": 0.1,
         "method.queue_length": 1024,
@@ -202,7 +202,7 @@ class MoCo(Method):
         keys = batch.views if self.config.symmetric else batch.views[1:]
         return (
             *(self.predictor(self.projector(self.encoder(view))) for view in queries),
-            *(self.momentum(view) for view in keys),
+            *self.momentum(*keys),
         )
 
     def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
@@ -218,9 +218,8 @@ class MoCo(Method):
         queue_KD = self.queue.rows
         if self.config.symmetric:
             queries, keys = halves(zs)
-            total = mean_over_pairs(
-                lambda q, k: info_nce(q, k, queue_KD, temperature=tau), queries, keys
-            )
+            # rows are told apart from the queue alone, so both directions are one loss
+            total = info_nce(*all_pairs(queries, keys), queue_KD, temperature=tau)
             pushed = keys[1]
         else:
             keys = tuple(z.detach() for z in zs[1:])

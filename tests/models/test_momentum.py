@@ -60,16 +60,17 @@ def test_it_computes_what_a_deep_copy_would_and_leaves_the_network_alone() -> No
     for training in (True, True, False):
         module.train(training)
         twin.train(training)
-        x = torch.randn(6, 5)
-        out = momentum(x)
-        assert not out.requires_grad
-        torch.testing.assert_close(out, twin(x).detach())
+        x, y = torch.randn(2, 6, 5)
+        out = momentum(x, y)
+        for got, view in zip(out, (x, y), strict=True):
+            assert not got.requires_grad
+            torch.testing.assert_close(got, twin(view).detach())
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name]), name
     # its running statistics are of its own passes
     for name, value in twin.named_buffers():
         torch.testing.assert_close(momentum.get_buffer(name.replace(".", "/")), value)
-    assert momentum.get_buffer("1/num_batches_tracked") == 2
+    assert momentum.get_buffer("1/num_batches_tracked") == 4
 
 
 def test_a_compiled_network_is_called_with_the_weights_that_follow() -> None:
@@ -82,7 +83,7 @@ def test_a_compiled_network_is_called_with_the_weights_that_follow() -> None:
     for _ in range(2):
         x = torch.randn(6, 5)
         module(x).sum().backward()
-        torch.testing.assert_close(momentum(x), twin(x).detach())
+        torch.testing.assert_close(momentum(x)[0], twin(x).detach())
     for name, value in twin.named_buffers():
         torch.testing.assert_close(momentum.get_buffer(name.replace(".", "/")), value)
 
