@@ -9,9 +9,10 @@ with --json a training that is in the file is not run again, what another piece 
 meanwhile is kept, and the table is of all that was asked for. A training that fails is told, and
 the rest goes on. What follows `--` goes to every training (its data, say).
 
-Overhead is what a step does beside views and encoder: the loader's time and the encoder's forward
-and backward passes, replayed alone on the inputs of a recorded step and taking turns with whole
-steps, are taken from the step. The rest is projector, loss, momentum copies, queues and optimiser.
+Overhead is what a step does beside views and encoder: the loader's time, that of what a method
+makes of its views (patches, turns), and the encoder's forward and backward passes, replayed alone
+on the inputs of a recorded step and taking turns with whole steps, are taken from the step. The
+rest is projector, loss, momentum copies, queues and optimiser.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +46,7 @@ from ssgear.engine.trainer import Trainer
 from ssgear.errors import ConfigError, SsgearError
 from ssgear.models.encoders import Encoder
 
-ROUNDS, WARM = 16, 3  # the resident loader makes views of 8 quick steps at once
+ROUNDS, WARM = 48, 3  # the resident loader makes views of 8 quick steps at once
 QUIET = ("--log.no-tensorboard", "--log.no-progress", "--eval.every", "0", "--engine.threads")
 
 
@@ -173,21 +174,40 @@ def take_apart(run: Run) -> tuple[float, float, float]:
 
     batches = endless()
     calls = recorded(run, lambda: trainer._step(batches))
+    made = Stopwatch(run.method.seen, device)
+    run.method.seen = made  # type: ignore[assignment, method-assign]
     works: list[float] = []
     views: list[float] = []
     encoders: list[float] = []
     for number in range(WARM + ROUNDS):
-        trainer._waited = 0.0
+        trainer._waited = made.milliseconds = 0.0
         taken = machine.milliseconds(lambda: trainer._step(batches), device)
         alone = machine.milliseconds(lambda: replay(run, calls), device)
         if number >= WARM:
-            waited = 1000 * trainer._waited
+            waited = 1000 * trainer._waited + made.milliseconds
             works.append(taken - waited)
             views.append(waited)
             encoders.append(alone)
     # views of several steps may be made at once: their mean counts
     waiting = statistics.mean(views)
     return statistics.median(works) + waiting, statistics.median(encoders), waiting
+
+
+@dataclass
+class Stopwatch:
+    """A function, and how long its calls took."""
+
+    function: Callable[..., Any]
+    device: str
+    milliseconds: float = 0.0
+
+    def __call__(self, *given: Any) -> Any:
+        """Call it."""
+        found: list[Any] = []
+        self.milliseconds += machine.milliseconds(
+            lambda: found.append(self.function(*given)), self.device
+        )
+        return found[0]
 
 
 def recorded(run: Run, step: Any) -> list[Call]:

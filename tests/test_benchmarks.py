@@ -15,7 +15,9 @@ import torch
 
 from benchmarks import machine, method_rows, methods, train_step, view_models, views
 from benchmarks.kernels import arguments
+from ssgear.data.batch import Batch
 from ssgear.errors import ConfigError
+from ssgear.methods.rotnet import RotNet
 from tests.data.view_stores import folder
 from tests.views.toy_pipeline import toy_pipeline
 
@@ -257,3 +259,21 @@ def test_a_method_is_trained_for_the_images_asked_for_and_taken_apart(tmp_path: 
     assert {"linear_probe", "knn"} <= found.figures.keys() & found.untrained.keys()
     assert found.peak_mb > 100 and found.images_per_second > 0
     assert found.encoder_ms > 0 and 0 < found.views_ms < found.step_ms
+
+
+def test_what_a_method_makes_of_its_views_is_no_overhead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = RotNet.seen
+
+    def slow(self: RotNet, batch: Batch) -> tuple[torch.Tensor, ...]:
+        time.sleep(0.1)
+        return turns(self, batch)
+
+    monkeypatch.setattr(methods, "ROUNDS", 2)
+    monkeypatch.setattr(RotNet, "seen", slow)
+    images = folder(tmp_path / "images", 40)
+    options = ("--data.path", str(images), "--optim.batch-size", "8", "--eval.max-images", "10")
+    job = methods.Job(method="rotnet", seed=0, preset="quick", images=16, options=options)
+    found = methods.train(job)
+    assert 100 < found.views_ms < found.step_ms

@@ -64,7 +64,7 @@ PRESETS = {
         "optim.lr": 4e-3,
         "optim.weight_decay": 1e-4,
         "optim.batch_size": 32,
-        "optim.epochs": 16,
+        "optim.epochs": 13,
         "optim.warmup_epochs": 1.0,
         "log.every": 40,
         "eval.every": 8,
