@@ -69,22 +69,21 @@ class GenerationError(SsgearError):
     """Views that cannot be made: a worker that ends again and again at one shard."""
 
 
+GPU_MEMORY = "GPU memory"
 _GPU_FULL = ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 _FULL = ("allocate memory", "calculation overflowed", "multiplication overflow")
+"""What torch says where the computer has no memory, in place of an error of its own."""
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What the system answers where nothing more can be written."""
 
 
 def lacking_memory(error: BaseException) -> str | None:
-    """Return what a call was short of, "memory" or "GPU memory"; None: it failed otherwise.
-
-    On a CPU torch has no type of its own for that, and says it in words.
-    """
+    """Return what a call was short of, "memory" or `GPU_MEMORY`; None: it failed otherwise."""
     from torch import OutOfMemoryError  # not with this module: --help needs no torch
 
     said = str(error)
     if isinstance(error, OutOfMemoryError) or any(words in said for words in _GPU_FULL):
-        return "GPU memory"
+        return GPU_MEMORY
     full = isinstance(error, MemoryError) or any(words in said for words in _FULL)
     return "memory" if full else None
 

@@ -20,7 +20,7 @@ from ssgear.config import arguments, cli
 from ssgear.config.options import options_of
 from ssgear.config.pipe import ending_with_the_reader
 from ssgear.config.schema import DataConfig
-from ssgear.errors import ConfigError, SsgearError, lacking_memory
+from ssgear.errors import GPU_MEMORY, ConfigError, SsgearError, lacking_memory
 
 if TYPE_CHECKING:
     from ssgear.data.source import Source
@@ -103,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         lacking = lacking_memory(error)
         if lacking is None:
             raise
-        less = "use fewer images by --max-images" + (", or --device cpu" if "G" in lacking else "")
+        less = "use fewer images by --max-images"
+        less += ", or --device cpu" if lacking == GPU_MEMORY else ""
         print(f"ssgear: not enough {lacking} for these images; {less}", file=sys.stderr)
         return SsgearError.exit_status
 

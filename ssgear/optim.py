@@ -160,12 +160,13 @@ def build_optimizer(
     betas = betas or (momentum, 0.999)
     if name == "lars":
         return LARS(groups, lr=lr, momentum=momentum, eta=eta, clip=clip)
+    how = {"foreach": not fused, "fused": fused}
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, foreach=not fused, fused=fused)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, **how)
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=betas, foreach=not fused, fused=fused)
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, **how)
     if name == "adam":
-        return torch.optim.Adam(groups, lr=lr, betas=betas, foreach=not fused, fused=fused)
+        return torch.optim.Adam(groups, lr=lr, betas=betas, **how)
     raise ConfigError(
         f"--optim.name: unknown optimizer {name!r}{did_you_mean(name, OPTIMIZERS)}; "
         f"known: {', '.join(OPTIMIZERS)}"

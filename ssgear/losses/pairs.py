@@ -19,18 +19,21 @@ def all_pairs(firsts: Sequence[Tensor], seconds: Sequence[Tensor]) -> tuple[Tens
 
     For losses whose rows know nothing of each other: one call in place of one for each pair.
     """
-    places = [(i, j) for i in range(len(firsts)) for j in range(len(seconds)) if i != j]
-    return torch.cat([firsts[i] for i, _ in places]), torch.cat([seconds[j] for _, j in places])
+    pairs = _pairs(firsts, seconds)
+    return torch.cat([first for first, _ in pairs]), torch.cat([second for _, second in pairs])
 
 
 def mean_over_pairs(
     loss: Callable[[Tensor, Tensor], Tensor], firsts: Sequence[Tensor], seconds: Sequence[Tensor]
 ) -> Tensor:
     """Return the mean of loss(first of view i, second of view j) over all i != j."""
-    terms = [
-        loss(first, second)
+    return torch.stack([loss(first, second) for first, second in _pairs(firsts, seconds)]).mean()
+
+
+def _pairs(firsts: Sequence[Tensor], seconds: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return [
+        (first, second)
         for i, first in enumerate(firsts)
         for j, second in enumerate(seconds)
         if i != j
     ]
-    return torch.stack(terms).mean()

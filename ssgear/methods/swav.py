@@ -214,13 +214,13 @@ class SwAV(Method):
             directions_KD = self.prototypes(live)
             units = [F.normalize(z_nD.float()) for z_nD in zs]
             scores = [unit_nD @ directions_KD.T for unit_nD in units]
-            codes = [s_nK.detach() for s_nK in scores[: config.code_views]]
+            coded = [s_nK.detach() for s_nK in scores[: config.code_views]]
             queued = bool(self.queues) and batch.epoch >= config.queue_from_epoch
             if queued and self._queues_full():
                 fixed_DK = directions_KD.detach().T
-                past = [self._share_of(view).float() @ fixed_DK for view in range(len(codes))]
-                codes = [torch.cat(pair) for pair in zip(past, codes, strict=True)]
-        codes = [self._codes(s_mK)[-len(zs[0]) :] for s_mK in codes]
+                past = [self._share_of(view).float() @ fixed_DK for view in range(len(coded))]
+                coded = [torch.cat(pair) for pair in zip(past, coded, strict=True)]
+        codes = [self._codes(s_mK)[-len(zs[0]) :] for s_mK in coded]
         terms = LossTerms(total=swav(scores, codes, temperature=config.temperature))
         if queued:
             for view in range(config.code_views):

@@ -44,8 +44,7 @@ class MomentumCopy(nn.Module):
         super().__init__()
         check_momentum(base, final)
         self.base, self.final = base, final
-        self._live = (module,)  # in tuples, torch does not see them
-        self._each = (_Each(module),)
+        self._live = (_Each(module),)  # in a tuple, torch does not see it
         for name, weight in module.named_parameters():
             self.register_buffer(_buffer(name), weight.detach().float().clone())
         for name, value in module.named_buffers():
@@ -57,23 +56,23 @@ class MomentumCopy(nn.Module):
 
         Views in one call are cheaper than a call for each: the weights are put in place once.
         """
-        out: tuple[Tensor, ...] = torch.func.functional_call(self._each[0], self._tensors(), views)
+        out: tuple[Tensor, ...] = torch.func.functional_call(self._live[0], self._tensors(), views)
         return out
 
     @torch.no_grad()
     def update(self, progress: float) -> None:
         """Follow the trained weights by one step; call it after a step that was really taken."""
-        live = dict(self._live[0].named_parameters())
+        live = dict(self._live[0].network.named_parameters())
         share = 1 - momentum_at(self.base, self.final, progress)
         move_average([self.get_buffer(_buffer(name)) for name in live], live.values(), share)
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights that follow, by the name of the parameter that they follow."""
-        names = [name for name, _ in self._live[0].named_parameters()]
+        names = [name for name, _ in self._live[0].network.named_parameters()]
         return {name: self.get_buffer(_buffer(name)) for name in names}
 
     def _tensors(self) -> dict[str, Tensor]:
-        module = self._live[0]
+        module = self._live[0].network
         names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
         return {f"network.{name}": self.get_buffer(_buffer(name)) for name in names}
 

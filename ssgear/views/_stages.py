@@ -22,13 +22,12 @@ from itertools import islice, pairwise
 from queue import Queue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ssgear.errors import TrainingError, lacking_memory
+from ssgear.errors import GPU_MEMORY, TrainingError, lacking_memory
 
 if TYPE_CHECKING:
     import torch
 
 Row = TypeVar("Row")
-"""What torch says where the computer has none; of a GPU there is an error of its own."""
 WHOLE = sys.maxsize
 """As a stage's batch size: the block as it comes, whose size --batch-size decides."""
 
@@ -94,7 +93,7 @@ class Stage(Generic[Row]):
         import torch
 
         if rows == 1:
-            is_gpu = lacking == "GPU memory"
+            is_gpu = lacking == GPU_MEMORY
             what = f"{'the GPU' if is_gpu else 'this machine'} has no memory for {self.name}"
             advice = self.advice if is_gpu else "use smaller images, or a machine with more"
             raise TrainingError(f"{self.option or self.name}: {what} of one image; {advice}")

@@ -14,22 +14,9 @@ import pytest
 from PIL import Image
 
 from ssgear.storage.lock import hold
-from ssgear.train import main
 from ssgear.watch import FinalFigures, Readings
 from tests.engine.training import SMALL, losses, train
-
-
-def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """Run the command, check that it is refused in one line, and return the line."""
-    capsys.readouterr()
-    assert main(list(argv)) == 2
-    told = capsys.readouterr().err.strip().splitlines()
-    lines = [line for line in told if line.startswith("ssgear: ")]
-    assert len(lines) == 1, told
-    assert lines[0] == told[-1]
-    assert "Traceback" not in "\n".join(told)
-    return lines[0]
-
+from tests.faults.refusals import refused
 
 VIT = ("--model.name", "vit_tiny_patch16_224")
 RESIDENT = ("--data.loader", "resident")

@@ -13,16 +13,9 @@ from ssgear.errors import lacking_memory
 from ssgear.evaluate import main as evaluate
 from ssgear.train import main as train
 from tests.engine.training import SMALL
+from tests.faults.refusals import refused
 
 FAR_TOO_MANY = 1 << 60
-
-
-def told(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the last line, the only one of the command's own errors."""
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len([line for line in lines if line.startswith("ssgear: ")]) == 1, lines
-    assert not any("Traceback" in line for line in lines)
-    return lines[-1]
 
 
 def failing_at(step: int, fail: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,8 +43,7 @@ def test_a_step_without_memory_names_what_makes_it_smaller(
 ) -> None:
     failing_at(3, ask_for_far_too_much, monkeypatch)
     argv = [*SMALL, "--optim.batch-size", "16", "--checkpoint.every", "2"]
-    assert train([*argv, "--output", str(tmp_path / "run")]) == 2
-    line = told(capsys)
+    line = refused(capsys, *argv, "--output", str(tmp_path / "run"))
     assert line.startswith("ssgear: step 3: not enough memory for 16 images of 32 px at once; the ")
     assert "the last checkpoint is step-2" in line
     assert "--optim.micro-batch 8 (the gradients of the whole batch)" in line
@@ -63,16 +55,15 @@ def test_what_cannot_be_split_is_not_told_to_split(
 ) -> None:
     failing_at(1, fill_the_gpu, monkeypatch)
     argv = ["--method", "barlow-twins", *SMALL, "--output", str(tmp_path / "run")]
-    assert train(argv) == 2
-    line = told(capsys)
+    line = refused(capsys, *argv)
     assert "step 1: not enough GPU memory for" in line and "no checkpoint was saved" in line
     assert "micro-batch" not in line
 
 
 def test_a_model_that_no_memory_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = ["--model.name", f"4c5-{FAR_TOO_MANY}f"]
-    assert train([*SMALL, *model, "--output", str(tmp_path / "run")]) == 2
-    assert "not enough memory to build the run; use a smaller --model.name" in told(capsys)
+    line = refused(capsys, *SMALL, *model, "--output", str(tmp_path / "run"))
+    assert "not enough memory to build the run; use a smaller --model.name" in line
     assert not (tmp_path / "run").exists()
 
 
@@ -85,10 +76,8 @@ def test_evaluate(
     run = tmp_path / "run"
     short = ["--optim.max-steps", "1", "--eval.max-images", "100"]
     assert train([*SMALL, *short, "--output", str(run)]) == 0
-    capsys.readouterr()
     monkeypatch.setattr("ssgear.evaluate.load_data", features)
-    assert evaluate([str(run)]) == 2
-    assert told(capsys).endswith(
+    assert refused(capsys, str(run), command=evaluate).endswith(
         "not enough GPU memory for these images; use fewer images by --max-images, or --device cpu"
     )
 
