@@ -11,6 +11,8 @@ from torchvision.transforms import v2
 
 from ssgear.losses import nt_xent
 
+if len(sys.argv) != 2:
+    sys.exit("usage: python examples/use_the_loss_alone.py FOLDER (of class folders with images)")
 torch.manual_seed(0)
 augment = v2.Compose(
     [

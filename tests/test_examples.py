@@ -28,3 +28,9 @@ def test_the_loss_alone(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     losses = [float(each) for each in re.findall(r"loss ([\d.]+)", done.stdout)]
     assert len(losses) == 2 and losses[1] < losses[0] < 5.0
+
+
+def test_the_loss_alone_asks_for_its_folder() -> None:
+    example = ROOT / "examples" / "use_the_loss_alone.py"
+    done = subprocess.run([sys.executable, example], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("usage:"), done.stderr

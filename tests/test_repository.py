@@ -27,6 +27,7 @@ FOLDERS = (".ci", "benchmarks", "csrc", "docs", "ssgear", "tests")
 TOP_FILES = ("*.md", "*.py", "*.toml", "Makefile", "constraints.txt", ".gitignore")
 GENERATED = {"__pycache__"}
 PAGES = ("README.md", "CONTRIBUTING.md")
+GUIDES = ("docs/data.md", "docs/generated_views.md", "docs/methods.md")
 
 # put together here, so that this file is not its own finding
 HOME_FOLDERS = "|".join(("home", "root", "Users", "work", "opt", "tmp", "mnt"))
@@ -130,21 +131,22 @@ def option_exists(option: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", [*PAGES, "CHANGELOG.md"])
+@pytest.mark.parametrize("name", [*PAGES, *GUIDES, "CHANGELOG.md"])
 def test_named_options_exist(name: str) -> None:
     named = set(re.findall(r"--[a-z]+\.[a-z.-]*[a-z]", page(name)))
     assert not [option for option in named if not option_exists(option)]
 
 
 def training_commands() -> list[list[str]]:
-    """Arguments of every training command in the README that starts a new run."""
-    lines = re.findall(r"^[^#`\n]*ssgear\.train([^#\n]*)", page("README.md"), re.MULTILINE)
+    """Arguments of every training command in README and guides that starts a new run."""
+    pages = "\n".join(page(name) for name in ("README.md", *GUIDES))
+    lines = re.findall(r"^[^#`\n]*ssgear\.train([^#\n]*)", pages, re.MULTILINE)
     words = [shlex.split(line) for line in lines]
     return [line for line in words if line and not {"--help", "--resume"} & set(line)]
 
 
 @pytest.mark.parametrize("arguments", training_commands(), ids=" ".join)
-def test_training_commands_of_the_readme_are_understood(arguments: list[str]) -> None:
+def test_training_commands_are_understood(arguments: list[str]) -> None:
     launch = cli.parse(arguments)
     if launch.config.deepspeed:
         written = json.loads(re.findall(r"`(\{.*?\})`", page("README.md"))[0])
@@ -154,11 +156,18 @@ def test_training_commands_of_the_readme_are_understood(arguments: list[str]) ->
         assert resolved.ds["zero_optimization"]["stage"] == 1
 
 
-@pytest.mark.parametrize("name", [*PAGES, "CHANGELOG.md", "docs/log.md"])
+@pytest.mark.parametrize("name", [*PAGES, *GUIDES, "CHANGELOG.md", "docs/log.md"])
 def test_links_lead_somewhere(name: str) -> None:
     links = re.findall(r"\]\((?!https?://|#)([^)#]+)", page(name))
     here = (ROOT / name).parent
     assert not [link for link in links if not (here / link).exists()]
+
+
+def test_lines_that_help_prints_name_pages_that_are_here() -> None:
+    for path in sorted((ROOT / "ssgear" / "methods").glob("[a-z]*.py")):
+        first = (ast.get_docstring(ast.parse(page(str(path)))) or "").partition("\n")[0]
+        missing = [name for name in re.findall(r"[\w/]+\.md", first) if not (ROOT / name).exists()]
+        assert not missing, f"{path.name}: {missing}"
 
 
 def test_library_example_of_the_readme_runs() -> None:

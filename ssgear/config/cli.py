@@ -66,7 +66,7 @@ class Launching:
     """Options that say where settings come from; they are not settings themselves."""
 
     preset: str = presets.DEFAULT
-    """Settings of a common run; without --preset, --config and --resume it is quick."""
+    """Settings of a common run; by default --method's own METHOD-quick, or quick."""
     config: Path | None = None
     """run.json: settings as nested objects or dotted keys; the config.json of a run is one."""
     resume: Path | None = None

@@ -1,4 +1,4 @@
-"""GAN + SSL: a generator that learns to make the images that help the encoder (MATH.md 2).
+"""GAN + SSL: a generator that learns to make the images that help the encoder.
 
 One step walks over three phases, each of which trains its own modules only: the critic tells real
 from synthetic images, the generator is judged by the critic and by the encoder's SSL loss, and the
