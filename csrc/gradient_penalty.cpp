@@ -1,7 +1,7 @@
 // The gradient penalty's own passes (ssgear/kernels/gradient_penalty_ops.py) for CPUs.
 //
 //   mixed_i = eps_i real_i + (1 - eps_i) fake_i
-//   P       = 1/N sum_i (n_i - t)^2,  n_i = ||g_i||                                 (MATH.md 2)
+//   P       = 1/N sum_i (n_i - t)^2,  n_i = ||g_i||                            (docs/math.md 2)
 //   dP/dg_i = c_i g_i,  c_i = 2/N (1 - t / n_i), and 1 / n_i is taken as 0 where n_i = 0
 //
 // A sample is cut into pieces of a fixed length, whose sums are added in order: results do not depend

@@ -1,7 +1,7 @@
 // The two walks over tiles of NT-Xent (ssgear/kernels/nt_xent_streaming.py) for CPUs.
 //
 //   log_sum_exp     lse_i = log sum_{k != i} exp(s_ik)
-//   weighted_rows   sum_j (P_ij + P_ji) u_j,  P_ij = exp(s_ij - lse_i)          (MATH.md 1)
+//   weighted_rows   sum_j (P_ij + P_ji) u_j,  P_ij = exp(s_ij - lse_i)     (docs/math.md 1)
 //
 // Tiles of s = u u^T come from the platform's matrix product and stay in the second-level cache;
 // one pass over a tile takes the exponential and everything that follows from it. Where u_RD and

@@ -219,7 +219,7 @@ def view_set(name: str) -> tuple[AugmentSpec, ...]:
     multiplied, where the authors' code adds to it. `byol-cifar`: the same without blur, as
     solo-learn has it for CIFAR-10. `barlow`: Zbontar et al. 2021 (arXiv 2103.03230), BYOL's
     figures. `swav-multicrop`: Caron et al. 2020 (arXiv 2006.09882), two views and six of 96/224 of
-    their side. `crop-only`: MATH.md 3, crop and flip. `autoaugment`,
+    their side. `crop-only`: docs/math.md 3, crop and flip. `autoaugment`,
     `autoaugment-cifar`: Cubuk et al. 2019 (arXiv 1805.09501) by torchvision's policies for ImageNet
     and CIFAR-10, after crop and flip; without the Cutout and the padding of the latter. `none`: the
     whole image, nothing random.

@@ -34,7 +34,7 @@ class Batch:
     """Other images of the training set as in `images`, by their places [m] int64; only where the
     method asks for images."""
     ids: Tensor | None = None
-    """[n] int64 identities where they are not simply the images (MATH.md 1), else None."""
+    """[n] int64 identities where they are not simply the images (docs/math.md 1), else None."""
     labels: Tensor | None = None
     """[n] int64 class labels, -1 for synthetic images; or None."""
     generated: Tensor | None = None

@@ -5,7 +5,7 @@ world; a rank takes a contiguous part of every global batch, so that the ranks t
 what one process would. A sampler's whole state is (epoch, position), which the trainer keeps.
 Synthetic images (data/view_mix.py) are numbered after the real ones and make no epoch longer, and
 stored views of the real ones after both.
-`stream` names an order of its own for repeated phases (DESIGN.md, "Groups, phases, one loop").
+`stream` names an order of its own for repeated phases (`ssgear.methods.base.Phase`).
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ random places. Real and synthetic images are each walked through in shuffled pas
 across epochs: no image comes again before its pass is over.
 
 Stored views (`ViewMix`): a view of a sample is, with some probability, one of the generated views
-that a store holds of its image (MATH.md 3), each as likely as the others. What a draw says does not
-depend on the probability: the views that are generated at 0.3 are so at 0.5, from the same images.
+that a store holds of its image (docs/math.md 3), each as likely as the others. What a draw says
+does not depend on the probability: the views that are generated at 0.3 are so at 0.5, from the same
+images.
 """
 
 from __future__ import annotations

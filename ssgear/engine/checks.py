@@ -26,8 +26,8 @@ def as_trained(
     """Return the images as the method wants them; refuse stores where they cannot join.
 
     A method that makes a set of its own of the images cannot have others in it, and one that asks
-    for whole images trains a generator, which learns from real ones alone (MATH.md 2): it may show
-    stored views, as they are no whole images.
+    for whole images trains a generator, which learns from real ones alone (docs/math.md 2): it may
+    show stored views, as they are no whole images.
     """
     wrapped = method.wrap_source(source)
     if synthetic is not None and (wrapped is not source or method.needs_images):

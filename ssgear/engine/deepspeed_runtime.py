@@ -1,10 +1,9 @@
 """The DeepSpeed runtime.
 
 One engine per group, ZeRO 0 to 3, driven by a `ds.json` that was checked and completed. What
-DeepSpeed decides silently is decided here aloud (FACTS.md, "DeepSpeed 0.19"): the accumulation
-boundary is set by the trainer, losses are not rescaled, gradients are checked before a step is
-taken, and checkpoints go through an engine of ours that loads with `weights_only=True` and an
-allow-list.
+DeepSpeed (0.19) decides silently is decided here aloud: the accumulation boundary is set by the
+trainer, losses are not rescaled, gradients are checked before a step is taken, and checkpoints go
+through an engine of ours that loads with `weights_only=True` and an allow-list.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gradient caching: the exact gradient of a large batch in the memory of a small one (MATH.md 1.
+"""Gradient caching: a large batch's exact gradient in the memory of a small one (docs/math.md 1.
 
 Gao et al. 2021, arXiv 2101.06983). Embed the batch in slices without a graph, compute the loss and
 its gradient with respect to the embeddings on the whole, then embed each slice again with its

@@ -3,7 +3,7 @@
 The interface, and plain PyTorch (`ssgear.engine.deepspeed_runtime` is the other). The trainer calls
 `forward`, `backward` and `step` and knows nothing of ranks or partitions. Gradients are averaged
 over ranks in flat buckets after the last backward of a step; the DDP class breaks on several
-forwards before one backward, on `autograd.grad` inside a loss and on frozen groups (FACTS.md).
+forwards before one backward, on `autograd.grad` inside a loss and on frozen groups.
 """
 
 from __future__ import annotations

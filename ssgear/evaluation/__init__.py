@@ -1,4 +1,4 @@
-"""Measuring an encoder: linear probe, kNN, label-free health (MATH.md 4).
+"""Measuring an encoder: linear probe, kNN, label-free health (docs/math.md 4).
 
 from ssgear.evaluation import linear_probe, knn_accuracy
 result = linear_probe(train_features, train_labels, test_features, test_labels)

@@ -2,7 +2,7 @@
 
     failure = critic_failure(readings, game)       # None while all is well, or too few readings
 
-A critic fails in three ways, each held against what its loss says of itself (MATH.md 2):
+A critic fails in three ways, each held against what its loss says of itself (docs/math.md 2):
 
 * **blind**: its loss is no better than that of a constant score, L0 (logistic 2 log 2, hinge 2,
   rpgan log 2), and D(real) - D(fake) is within its own noise. L0 - L of the best critic is twice

@@ -1,4 +1,4 @@
-"""Linear probe on frozen features (MATH.md 4).
+"""Linear probe on frozen features (docs/math.md 4).
 
 `linear_probe` is multinomial logistic regression to convergence by L-BFGS, the L2 weight chosen on
 a split of the training set. `linear_probe_sgd` is the field's protocol: a linear layer trained by

@@ -1,6 +1,6 @@
 """The gradient penalty of Wasserstein critics (Gulrajani et al. 2017, arXiv 1704.00028), and R1.
 
-    P = 1/N sum_i (||d critic(x_i) / d x_i|| - target)^2                             (MATH.md 2)
+    P = 1/N sum_i (||d critic(x_i) / d x_i|| - target)^2                        (docs/math.md 2)
     x = eps real + (1 - eps) fake, or fake, or real                             (at="mixed" ...)
 
 Roth et al. 2017 and Mescheder et al. 2018 (arXiv 1801.04406) have target 0: at="real" is R1,

@@ -1,4 +1,4 @@
-"""The pieces of a gradient penalty (MATH.md 2): mixed images, and the penalty of given gradients.
+"""Pieces of a gradient penalty (docs/math.md 2): mixed images, the penalty of given gradients.
 
     mixed_i = eps_i real_i + (1 - eps_i) fake_i
     P       = 1/N sum_i (n_i - t)^2,  n_i = ||g_i||  over all elements of sample i

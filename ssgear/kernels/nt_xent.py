@@ -1,7 +1,7 @@
 """NT-Xent, the loss of SimCLR (Chen et al. 2020, arXiv 2002.05709), with global negatives.
 
     s_ij = <z_i, z_j> / tau        lse_i = log sum_{k != i} exp(s_ik)
-    L = 1/M sum_i (lse_i - s_i,pos(i))                                  (MATH.md 1)
+    L = 1/M sum_i (lse_i - s_i,pos(i))                             (docs/math.md 1)
 
 General positives are SupCon's "out" form (Khosla et al. 2020, arXiv 2004.11362). `reference` is the
 formula as it stands, dense and by autograd. The others need O(M D) memory: `streaming`
@@ -116,7 +116,7 @@ def _reference(
     normalize: bool,
     group: dist.ProcessGroup | None,
 ) -> Tensor:
-    """MATH.md 1 line by line, in O(R M) memory; can be differentiated twice."""
+    """docs/math.md 1 line by line, in O(R M) memory; can be differentiated twice."""
     with torch.autocast(z_RD.device.type, enabled=False):
         num_rows, rank, world_size = z_RD.shape[0], 0, 1
         if group is not None:

@@ -1,4 +1,4 @@
-"""Streaming NT-Xent (MATH.md 1): O(M D) memory, an exact hand-written backward, as two operators.
+"""Streaming NT-Xent (docs/math.md 1): O(M D) memory, an exact backward by hand, as two operators.
 
 Tiles of the similarity matrix s are made, used and overwritten; from forward to backward only the
 vector lse is kept (with a group, the gathered rows too). Rows are worked on as u = z / sqrt(tau):
@@ -239,7 +239,7 @@ def is_bounded(tau: Tensor, normalize: bool, promised: bool) -> bool:
 
 
 def _positives(u_RD: Tensor, u_MD: Tensor, ids_M: Tensor | None, first: int) -> Positives:
-    """Return the mean positive of each own row (MATH.md 1, general positives), in O(M D)."""
+    """Return the mean positive of each own row (docs/math.md 1, general positives), in O(M D)."""
     num_rows = u_RD.shape[0]
     if ids_M is None:  # two views stacked: the other view of the same image stands on this rank too
         everyone_R = torch.ones(num_rows, dtype=torch.bool, device=u_RD.device)

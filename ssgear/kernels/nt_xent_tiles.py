@@ -1,7 +1,7 @@
 """Streaming NT-Xent's two walks over tiles of the similarity matrix, written in PyTorch.
 
     log_sum_exp     lse_i = log sum_{k != i} exp(s_ik)
-    weighted_rows   sum_j (P_ij + P_ji) u_j,   P_ij = exp(s_ij - lse_i)               (MATH.md 1)
+    weighted_rows   sum_j (P_ij + P_ji) u_j,   P_ij = exp(s_ij - lse_i)          (docs/math.md 1)
 
 They work on every device; csrc/nt_xent.cpp has the same two for CPUs. What is around them stands in
 nt_xent_streaming.py. `first` is the place of the first own row among all rows.
@@ -23,8 +23,8 @@ GPU_BLOCK = 4096
 def log_sum_exp(u_RD: Tensor, u_MD: Tensor, first: int, bounded: bool) -> Tensor:
     """Return lse_R, over all columns but the row itself; in float64, which costs R numbers.
 
-    MATH.md's constant maximum 1/tau cancels wherever it appears, and with |s| <= 40 the numbers are
-    normal without it: it is left out.
+    docs/math.md's constant maximum 1/tau cancels wherever it appears, and with |s| <= 40 the
+    numbers are normal without it: it is left out.
     """
     empty = 0.0 if bounded else -math.inf
     total_R = torch.full(u_RD.shape[:1], empty, dtype=torch.float64, device=u_RD.device)

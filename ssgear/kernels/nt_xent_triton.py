@@ -1,4 +1,4 @@
-"""NT-Xent in Triton (MATH.md 1): similarities are made, used and forgotten on the chip.
+"""NT-Xent in Triton (docs/math.md 1): similarities are made, used and forgotten on the chip.
 
 With U = 2 M^2 D FLOP (one matrix product), of M rows and width D, in one process:
 

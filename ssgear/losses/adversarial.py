@@ -8,7 +8,7 @@
 
 Arjovsky et al. 2017 (arXiv 1701.07875), Goodfellow et al. 2014 (non-saturating, 1406.2661), Lim &
 Ye 2017 (1705.02894), Jolicoeur-Martineau 2018 and Huang et al. 2025 (R3GAN, 2501.05441). The
-objective is MATH.md 2. Shapes: N rows; every loss is a scalar, float32 or wider.
+objective is docs/math.md 2. Shapes: N rows; every loss is a scalar, float32 or wider.
 """
 
 from __future__ import annotations

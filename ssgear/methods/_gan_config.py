@@ -1,4 +1,4 @@
-"""Settings of GAN + SSL (MATH.md 2). No field needs torch; the checks name the option to change."""
+"""Settings of GAN + SSL (docs/math.md 2). Needs no torch; the checks name the option to change."""
 
 from __future__ import annotations
 

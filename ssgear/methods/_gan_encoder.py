@@ -1,7 +1,7 @@
 """The encoder's phase of GAN + SSL: any SSL method, with synthetic images among its rows.
 
 With a condition a synthetic image is one more view of the real image that it was made for; without
-one it is an image of its own, with as many views as the real ones (MATH.md 2).
+one it is an image of its own, with as many views as the real ones (docs/math.md 2).
 """
 
 from __future__ import annotations

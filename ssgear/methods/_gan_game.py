@@ -1,4 +1,4 @@
-"""Generator against critic: the adversarial half of GAN + SSL (MATH.md 2, phases 1 and 2).
+"""Generator against critic: the adversarial half of GAN + SSL (docs/math.md 2, phases 1 and 2).
 
 `Game` holds the networks and computes losses; who is trained when is the method's. It is called
 inside the group that is trained, with plain modules, so that penalties may differentiate the

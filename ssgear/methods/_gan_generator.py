@@ -1,4 +1,4 @@
-"""The generator's phase of GAN + SSL: judged by the critic and by the encoder (MATH.md 2).
+"""The generator's phase of GAN + SSL: judged by the critic and by the encoder (docs/math.md 2).
 
     L_G = phi * realism + weight * L_SSL(G) + auxiliary heads + path lengths
 

@@ -1,4 +1,4 @@
-"""phi, the weight of realism in the generator's loss, and what takes over as it falls (MATH.md 2).
+"""phi, realism's weight in the generator's loss, and what takes over as it falls (docs/math.md 2).
 
 With a condition phi is the SSL loss of synthetic images against the real ones that they are
 conditioned on, as a running mean: while they serve the encoder badly, realism weighs more. Without

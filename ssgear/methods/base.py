@@ -2,8 +2,8 @@
 
 Modules in groups, phases that step them, and a loss for each phase. The engine knows methods only
 through this file. A *group* is what one optimiser (and, under DeepSpeed, one engine) steps; a
-*phase* says when a group is stepped. One step of a run is one walk over the phases (MATH.md 2 has
-the largest case: critic, generator, encoder). A method is found by its file name in
+*phase* says when a group is stepped. One step of a run is one walk over the phases (docs/math.md 2
+has the largest case: critic, generator, encoder). A method is found by its file name in
 `ssgear/methods/`.
 """
 

@@ -1,7 +1,7 @@
 """SimCLR (Chen et al. 2020, arXiv 2002.05709).
 
 Two views or more, one projector, NT-Xent over the global batch. `--method simclr`. The loss is
-MATH.md 1 with the batch of all ranks as negatives; the temperature is a constant, or a trained
+docs/math.md 1 with the batch of all ranks as negatives; the temperature is a constant, or a trained
 scalar that starts there.
 """
 

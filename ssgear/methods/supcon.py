@@ -1,8 +1,9 @@
 """SupCon (Khosla et al. 2020, arXiv 2004.11362): contrastive learning from labels.
 
 `--method supcon`. SimCLR whose positives are all rows of the same class, its "out" loss, which is
-NT-Xent with labels for ids (MATH.md 1), over the global batch. Images without a label (-1, those of
-a store of synthetic images) have their own views for positives and are negatives of the rest.
+NT-Xent with labels for ids (docs/math.md 1), over the global batch. Images without a label (-1,
+those of a store of synthetic images) have their own views for positives and are negatives of the
+rest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The contracts of DESIGN.md that later methods stand on, pinned by a toy method."""
+"""What every method may rely on in the engine, pinned by a toy method."""
 
 from __future__ import annotations
 

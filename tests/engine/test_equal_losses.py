@@ -1,4 +1,4 @@
-"""Twenty steps in float32 from one seed are the same whatever carries them out (MATH.md 1)."""
+"""Twenty steps in float32 from one seed are the same whatever carries them out (docs/math.md 1)."""
 
 from __future__ import annotations
 

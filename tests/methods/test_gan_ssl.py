@@ -1,4 +1,4 @@
-"""GAN + SSL against its formulas by hand, its limits, and who gets gradients (MATH.md 2)."""
+"""GAN + SSL against its formulas by hand, its limits, and who gets gradients (docs/math.md 2)."""
 
 from __future__ import annotations
 
