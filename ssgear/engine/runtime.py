@@ -173,9 +173,15 @@ class TorchRuntime(Runtime):
         return self.groups[group]
 
     def backward(self, phase: Phase, loss: Tensor, *, last: bool = True) -> None:
-        """Accumulate gradients; average them over ranks after the last one."""
+        """Accumulate gradients; average them over ranks after the last one.
+
+        A missing one counts as zero, in one process as in several: momentum and decay go on alike.
+        """
         loss.backward()  # type: ignore[no-untyped-call]
-        if last and self.world.size > 1:
+        if not last:
+            return
+        fill_gradients(self._weights[phase.group])
+        if self.world.size > 1:
             average_gradients(self._weights[phase.group], self.world.size)
 
     def step(self, phase: Phase) -> Tensor:
@@ -221,15 +227,21 @@ class TorchRuntime(Runtime):
             self.optimizers[name].load_state_dict(state["optimizer"])
 
 
-def average_gradients(weights: list[nn.Parameter], world_size: int) -> None:
-    """Replace gradients by their mean over ranks, in flat buckets of one dtype.
+def fill_gradients(weights: list[nn.Parameter]) -> None:
+    """Give zeros to weights that a loss did not reach.
 
-    A missing one counts as zero.
+    Torch's fused SGD cannot begin with some weights of a group and take others in later.
     """
-    by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for weight in weights:
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
+
+
+def average_gradients(weights: list[nn.Parameter], world_size: int) -> None:
+    """Replace gradients by their mean over ranks, in flat buckets of one dtype."""
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for weight in weights:
+        assert weight.grad is not None
         by_dtype.setdefault(weight.grad.dtype, []).append(weight.grad)
     for gradients in by_dtype.values():
         for bucket in _buckets(gradients):

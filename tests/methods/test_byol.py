@@ -60,14 +60,14 @@ def test_targets_get_no_gradient() -> None:
 
 
 def test_the_momentum_encoder_after_three_steps() -> None:
-    method = build("byol", **SMALL, momentum=0.7)
+    method = build("byol", **SMALL, momentum=0.7, final_momentum=0.9)
     follower = Follower(method.encoder, method.projector)
 
     def look(given: Any) -> None:
         for view in given.views:
             follower(view)
 
-    train(method, look, lambda progress: follower.follow(m_of(0.7, progress)))
+    train(method, look, lambda progress: follower.follow(m_of(0.7, progress, 0.9)))
     follower.expect(method.momentum)
 
 

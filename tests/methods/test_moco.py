@@ -36,7 +36,9 @@ V3: dict[str, Any] = {"version": "v3", "projector_dims": (16, 5), "predictor_dim
 
 
 def moco(**settings: Any) -> MoCo:
-    method = build("moco", **(V3 if "version" in settings else {**SMALL, **settings}))
+    method = build(
+        "moco", **({**V3, **settings} if "version" in settings else {**SMALL, **settings})
+    )
     with torch.no_grad():  # a momentum encoder that is another network
         for weight in method.parameters():
             weight.mul_(1.1).add_(0.01)
@@ -65,7 +67,7 @@ def oracle(method: MoCo) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"symmetric": False}, {"temperature": 0.02}, {"version": "v3"}],
+    [{}, {"symmetric": False}, {"temperature": 0.02}, {"version": "v3", "temperature": 0.5}],
     ids=lambda settings: str(settings),
 )
 def test_loss_and_gradients_are_those_of_the_formula(settings: dict[str, Any]) -> None:
@@ -90,7 +92,7 @@ def test_the_momentum_branch_has_no_parameters_and_the_queue_no_gradient() -> No
 
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_queue_and_momentum_encoder_after_three_steps(symmetric: bool) -> None:
-    method = build("moco", **SMALL, symmetric=symmetric, momentum=0.8)
+    method = build("moco", **SMALL, symmetric=symmetric, momentum=0.8, final_momentum=0.6)
     follower, keys = Follower(method.encoder, method.projector), []
 
     def look(given: Batch) -> None:
@@ -98,7 +100,7 @@ def test_queue_and_momentum_encoder_after_three_steps(symmetric: bool) -> None:
             follower(given.views[0])  # its batch statistics move on this view too
         keys.append(unit(follower(given.views[1])))
 
-    train(method, look, lambda progress: follower.follow(m_of(0.8, progress)))
+    train(method, look, lambda progress: follower.follow(m_of(0.8, progress, 0.6)))
     first, second = method.queue.rows.split(ROWS)
     torch.testing.assert_close(first, keys[2], rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(second, keys[1], rtol=1e-6, atol=1e-7)

@@ -6,9 +6,12 @@ On the meta device: widths, queues and prototypes have their published sizes, an
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from ssgear import registry
 from ssgear.config import presets
@@ -18,6 +21,7 @@ from ssgear.distributed import World
 from ssgear.engine.runtime import TorchRuntime
 from ssgear.methods.base import Facts
 from ssgear.models.encoders import build_encoder
+from tests.methods.tiny import build as tiny
 
 PRESETS = sorted(name for name in presets.collect() if not name.startswith("views-"))
 SIDES = {"mini": 32, "auto": 32, "digits": 32, "cifar10": 32, "stl10": 96, "folder": 224}
@@ -54,3 +58,42 @@ def test_it_builds_with_its_optimiser_and_its_schedule(name: str) -> None:
             assert any(group["weight_decay"] == 0 for group in groups)
             if step == warmup and method.group_named(phase.group).optimizer is None:
                 assert [group["lr"] for group in groups] == pytest.approx([optim.lr] * len(groups))
+
+
+HIDDEN = "linear norm relu"
+WITH_BIAS = f"{HIDDEN} linear+bias"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "projector", "predictor"),
+    [
+        ("simclr", {}, WITH_BIAS, ""),
+        ("supcon", {}, WITH_BIAS, ""),
+        ("swav", {"prototypes": 4}, WITH_BIAS, ""),
+        ("barlow_twins", {}, WITH_BIAS, ""),
+        ("byol", {}, WITH_BIAS, WITH_BIAS),
+        ("nnclr", {"queue_length": 12}, f"{HIDDEN} linear norm", WITH_BIAS),
+        ("simsiam", {}, f"{HIDDEN} linear bare-norm", WITH_BIAS),
+        ("moco", {"queue_length": 12}, "linear+bias relu linear+bias", ""),
+        ("moco", {"version": "v3"}, f"{HIDDEN} linear bare-norm", WITH_BIAS),
+    ],
+)
+def test_heads_are_made_of_the_published_layers(
+    name: str, settings: dict[str, Any], projector: str, predictor: str
+) -> None:
+    """A bias before a norm does nothing; a bare norm has neither scale nor shift."""
+    method = tiny(name, projector_dims=(7, 5), num_classes=3, **settings)
+    found = [_layers(getattr(method, part, ())) for part in ("projector", "predictor")]
+    assert found == [projector, predictor]
+
+
+def _layers(head: Iterable[nn.Module]) -> str:
+    return " ".join(map(_named, () if isinstance(head, nn.Identity) else head))
+
+
+def _named(layer: nn.Module) -> str:
+    if isinstance(layer, nn.Linear):
+        return "linear" if layer.bias is None else "linear+bias"
+    if isinstance(layer, nn.BatchNorm1d):
+        return "norm" if layer.affine else "bare-norm"
+    return type(layer).__name__.lower()

@@ -44,13 +44,28 @@ def cosines(method: SwAV, z: Tensor) -> Tensor:
     return F.normalize(z.double()) @ F.normalize(method.prototypes.weight.double()).T
 
 
-def test_the_loss_is_swapped_prediction_of_cosines() -> None:
-    method, batch = build(), make_batch((SIDE, SIDE, 8))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": 0.3},
+        {"epsilon": 0.3},
+        {"sinkhorn_iterations": 1},
+        {"code_views": 3},
+    ],
+)
+def test_the_loss_is_swapped_prediction_of_cosines(settings: dict[str, Any]) -> None:
+    method, batch = build(**settings), make_batch((SIDE, SIDE, 8))
     zs = method.embed(method.phases[0], batch)
     scores = [cosines(method, z) for z in zs]
-    codes = [sinkhorn(each) for each in scores[:2]]
+    epsilon, iterations = settings.get("epsilon", 0.05), settings.get("sinkhorn_iterations", 3)
+    codes = [
+        sinkhorn(each, epsilon=epsilon, iterations=iterations)
+        for each in scores[: settings.get("code_views", 2)]
+    ]
+    wanted = swav(scores, codes, temperature=settings.get("temperature", 0.1))
     loss = method.loss(method.phases[0], batch).total
-    torch.testing.assert_close(loss, swav(scores, codes), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_views_of_one_size_go_through_the_encoder_together() -> None:

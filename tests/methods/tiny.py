@@ -22,12 +22,24 @@ from ssgear.models.momentum import MomentumCopy
 SIDE, ROWS = 8, 6
 
 
-def build(name: str, *, batch_size: int = ROWS, norm: str = "batch", **settings: Any) -> Any:
+def build(
+    name: str,
+    *,
+    batch_size: int = ROWS,
+    norm: str = "batch",
+    num_classes: int | None = None,
+    **settings: Any,
+) -> Any:
     """Build a method by its name, in float64."""
     torch.manual_seed(0)
     encoder = build_encoder(ModelConfig(name="resnet_tiny", norm=norm), SIDE, seed=0)  # type: ignore[arg-type]
     kind = registry.load("methods", name)
-    facts = Facts(augmentation=view_set("byol"), num_images=24, batch_size=batch_size)
+    facts = Facts(
+        augmentation=view_set("byol"),
+        num_images=24,
+        num_classes=num_classes,
+        batch_size=batch_size,
+    )
     method: Method = kind.build(kind.Config(**settings), encoder, facts).double()
     method.check()
     return method
@@ -75,9 +87,9 @@ def train(
         after(progress)
 
 
-def m_of(base: float, progress: float) -> float:
-    """Return the momentum on its way from `base` to 1."""
-    return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2
+def m_of(base: float, progress: float, final: float = 1.0) -> float:
+    """Return the momentum on its way from `base` to `final`."""
+    return final - (final - base) * (math.cos(math.pi * progress) + 1) / 2
 
 
 class Follower:
