@@ -109,7 +109,7 @@ def refuse_idle(settings: Any, switches: Mapping[str, tuple[bool, tuple[str, ...
         for name in names:
             value, usual = getattr(settings, name), defaults[name]
             if not is_on and value != usual:
-                right = f"is for {switch}; leave it away (it is {usual} then)"
+                right = f"it is for {switch}; leave it away (it is {usual} then)"
                 option = f"--method.{name.replace('_', '-')}"
                 raise IdleError(f"{option}: {value} is not possible; {right}", name)
 

@@ -214,6 +214,8 @@ class FinalFigures(Callback):
             also=run.method.final,
             device=run.device,
         )
+        for name, reason in summary.get("left_out", {}).items():
+            run.log.note(run.step, f"final figures without {name}: {reason}")
         summary["health"] = {
             k: v for k, v in figures.items() if k not in ("epoch", "knn", "collapse")
         }

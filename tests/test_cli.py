@@ -263,6 +263,14 @@ def test_resume_on_nothing(tmp_path: Path) -> None:
     assert str(caught.value) == complaint
 
 
+def test_a_run_goes_on_in_its_own_directory(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(cli.to_json(parse("--output", tmp_path).config))
+    assert parse("--resume", tmp_path).resume == tmp_path
+    parse("--resume", tmp_path, "--output", f"{tmp_path}/")  # the command that began it
+    with pytest.raises(ConfigError, match="--output: elsewhere is not possible with --resume"):
+        parse("--resume", tmp_path, "--output", "elsewhere")
+
+
 def test_differences_name_what_a_resumed_run_may_not_change() -> None:
     before = parse("--optim.max-steps", "5").config
     free = parse(

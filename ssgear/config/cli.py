@@ -109,7 +109,18 @@ def parse(argv: Sequence[str]) -> Launch:
     fields = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)}
     keys = frozenset(each.key for each in (*rest, *own)) - options_of(Launching).keys()
     config = Config(**{**fields, "method_name": base.method_name})
+    if parsed.resume is not None and "output" in keys:
+        _check_place(parsed.resume, config.output)
     return Launch(config=config, resume=parsed.resume, dry_run=parsed.dry_run, given=keys)
+
+
+def _check_place(resume: Path, output: Path | None) -> None:
+    """Refuse to continue a run elsewhere: it goes on where its checkpoints are."""
+    if output is not None and output.expanduser().resolve() != resume.expanduser().resolve():
+        raise ConfigError(
+            f"--output: {output} is not possible with --resume {resume}, which goes on in its own "
+            "directory; leave it away, or copy that directory first"
+        )
 
 
 def _layers(words: Mapping[str, tuple[str, ...]]) -> list[Layer]:

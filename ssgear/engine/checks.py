@@ -14,10 +14,20 @@ from ssgear.config.schema import Config, ViewsConfig
 from ssgear.data.loading import ViewPlan
 from ssgear.data.sampler import Sampler
 from ssgear.data.sources import Source
-from ssgear.distributed import World
+from ssgear.distributed import World, usable_cores
 from ssgear.engine.grad_cache import even_slices
-from ssgear.errors import ConfigError, DataError
+from ssgear.errors import ConfigError, DataError, require
 from ssgear.methods.base import Method
+
+
+def check_counts(config: Config) -> None:
+    """Refuse so many threads or processes that the machine would stand still, or OpenMP end it."""
+    cores = usable_cores()
+    most = max(64, 4 * cores)
+    counts = {"--engine.threads": config.engine.threads, "--data.workers": config.data.workers}
+    for option, count in counts.items():
+        right = f"there are {cores} cores here; use at most {most}"
+        require(count is None or count <= most, option, count, right)
 
 
 def as_trained(

@@ -34,7 +34,14 @@ from ssgear.data.stored_views import open_stored
 from ssgear.data.synthetic import open_synthetic
 from ssgear.distributed import World
 from ssgear.engine.callbacks import Run
-from ssgear.engine.checks import as_trained, check_ranks, check_rows, check_sides, has_batch_norm
+from ssgear.engine.checks import (
+    as_trained,
+    check_counts,
+    check_ranks,
+    check_rows,
+    check_sides,
+    has_batch_norm,
+)
 from ssgear.engine.deepspeed_runtime import DeepSpeedRuntime, import_deepspeed
 from ssgear.engine.directory import claim, open_log, refuse_changes
 from ssgear.engine.runtime import Runtime, TorchRuntime
@@ -60,6 +67,7 @@ def prepare(launch: cli.Launch) -> Run:
     config = launch.config
     if launch.resume is not None:
         read_manifest(find_latest(launch.resume))  # nothing there, or damaged: refused first
+    check_counts(config)
     device = pick_device(config)
     world = distributed.initialise(device, config.engine.timeout_s)
     cores = distributed.usable_cores() // world.local_size

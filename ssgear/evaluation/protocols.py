@@ -24,7 +24,7 @@ from ssgear.evaluation.inception import fid as compute_fid
 from ssgear.evaluation.knn import knn_accuracy
 from ssgear.evaluation.linear import linear_probe, linear_probe_sgd
 from ssgear.evaluation.shifts import shifted_features, vote_accuracy
-from ssgear.models.blocks import PooledBlocks
+from ssgear.models.blocks import PooledBlocks, block_names
 from ssgear.models.encoders import Normalized
 from ssgear.models.generators import SavedGenerator, read_generator
 from ssgear.models.instances import check_condition, synthetic_for
@@ -161,6 +161,27 @@ def labels_of(subject: Subject) -> object:
     return subject.labels
 
 
+def blocks_of(subject: Subject) -> object:
+    """Need an encoder that tells its blocks, and labels."""
+    found = subject.encoder
+    if isinstance(found, Normalized) and not block_names(found.encoder.network):
+        raise ConfigError(
+            "--protocol: blocks, quadrants and folds read every block, which "
+            f"{found.config.name} does not tell; use linear or knn"
+        )
+    return subject.labels
+
+
+def folds_of(subject: Subject) -> object:
+    """Need predefined folds, and what every block needs."""
+    if not subject.data.folds:
+        raise DataError(
+            "--protocol folds: is for the predefined folds of STL-10 (fold_indices.txt beside its "
+            f"images), and {subject.name or 'this set'} has none; use --protocol quadrants"
+        )
+    return blocks_of(subject)
+
+
 def generator_of(subject: Subject) -> object:
     """Need a generator, and what it is conditioned on for test images."""
     found = subject.generator
@@ -219,7 +240,7 @@ def knn(subject: Subject) -> Figures:
     }
 
 
-@protocol("blocks", needs=labels_of)
+@protocol("blocks", needs=blocks_of)
 def blocks(subject: Subject) -> Figures:
     """Logistic regression on the features after each block, pooled in quadrants."""
     train_labels, test_labels = subject.labels
@@ -232,7 +253,7 @@ def blocks(subject: Subject) -> Figures:
     return figures
 
 
-@protocol("quadrants", needs=labels_of)
+@protocol("quadrants", needs=blocks_of)
 def quadrants(subject: Subject) -> Figures:
     """Logistic regression on the features of all blocks together, pooled in quadrants."""
     train_labels, test_labels = subject.labels
@@ -241,15 +262,11 @@ def quadrants(subject: Subject) -> Figures:
     return {"linear_probe_quadrants": result.top1}
 
 
-@protocol("folds", needs=labels_of)
+@protocol("folds", needs=folds_of)
 def folds(subject: Subject) -> Figures:
     """Logistic regression on each of the predefined folds of STL-10, pooled in quadrants."""
+    folds_of(subject)
     train_labels, test_labels = subject.labels
-    if not subject.data.folds:
-        raise DataError(
-            "--protocol folds: is for the predefined folds of STL-10 (fold_indices.txt beside its "
-            f"images), and {subject.name or 'this set'} has none; use --protocol quadrants"
-        )
     _, train, test = _pooled(subject)
     shares = torch.tensor(
         [

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssgear.errors import ConfigError
 from ssgear.evaluation import protocols
 from ssgear.evaluation.features import pixels
 from ssgear.evaluation.protocols import EvalData, Figures, Subject
@@ -25,16 +26,24 @@ def evaluate_encoder(
 ) -> dict[str, Any]:
     """Return linear probe and kNN with the same under `baselines`; empty without labels.
 
-    `also` names protocols that both encoders are measured by too, but not the pixels.
+    `also` names protocols that both encoders are measured by too, but not the pixels; one that this
+    encoder cannot be measured by is left out, and `left_out` says why.
     """
     if not data.labelled:
         return {}
     device = device or torch.device("cpu")
+    left_out: dict[str, str] = {}
+    for name in also:
+        try:
+            protocols.check((name,), Subject(encoder, data, device))
+        except ConfigError as error:
+            left_out[name] = str(error)
+    also = [name for name in also if name not in left_out]
     summary: dict[str, Any] = dict(_figures(encoder, data, device, also))
     summary["baselines"] = {"pixels": _figures(Pixels(), data, torch.device("cpu"))}
     if untrained is not None:
         summary["baselines"]["untrained"] = _figures(untrained, data, device, also)
-    return summary
+    return summary | ({"left_out": left_out} if left_out else {})
 
 
 class Pixels(nn.Module):

@@ -26,6 +26,11 @@ def kind(value: object) -> str:
     return str(value.dtype) + f" of layout {value.layout}" * (value.layout != torch.strided)
 
 
+def shaped(value: object) -> str:
+    """Return `kind`, and the shape of what is a tensor."""
+    return f"{kind(value)} {list(value.shape)}" if isinstance(value, Tensor) else kind(value)
+
+
 def is_number(value: Any, low: float, high: float) -> bool:
     """Return whether a value is a number between two others; large integers are no trouble."""
     if not isinstance(value, numbers.Real):

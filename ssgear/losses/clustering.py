@@ -46,7 +46,7 @@ def sinkhorn(
     """
     if not checks.is_float_tensor(scores) or scores.ndim != 2 or 0 in scores.shape:
         raise ArgumentError(
-            f"sinkhorn: scores are {checks.kind(scores)}; use a floating-point tensor "
+            f"sinkhorn: scores are {checks.shaped(scores)}; use a floating-point tensor "
             "[rows, prototypes]"
         )
     if not checks.is_number(epsilon, checks.TINY, checks.LARGEST):
@@ -97,6 +97,11 @@ def swav(scores: Sequence[Tensor], codes: Sequence[Tensor], *, temperature: floa
 
 
 def _check_views(scores: Sequence[Tensor], codes: Sequence[Tensor]) -> None:
+    for what, given in (("scores", scores), ("codes", codes)):
+        if isinstance(given, Tensor) or not isinstance(given, Sequence):
+            raise ArgumentError(
+                f"swav: {what} are {checks.shaped(given)}; give a list of one tensor for each view"
+            )
     if len(scores) < 2:
         raise ArgumentError(
             f"swav: {len(scores)} view; a code is predicted from another view, so use 2 or more"
@@ -105,10 +110,21 @@ def _check_views(scores: Sequence[Tensor], codes: Sequence[Tensor]) -> None:
         raise ArgumentError(
             f"swav: {len(codes)} codes for {len(scores)} views; give those of the first views"
         )
+    first = scores[0]
+    if not checks.is_float_tensor(first) or first.ndim != 2 or 0 in first.shape:
+        raise ArgumentError(
+            f"swav: scores[0] is {checks.shaped(first)}; use a floating-point tensor "
+            "[rows, prototypes]"
+        )
     for what, tensors in (("scores", scores), ("codes", codes)):
         for number, tensor in enumerate(tensors):
-            if not checks.is_float_tensor(tensor) or tensor.shape != scores[0].shape:
+            if not checks.is_float_tensor(tensor) or tensor.shape != first.shape:
                 raise ArgumentError(
-                    f"swav: {what}[{number}] is {checks.kind(tensor)} {list(tensor.shape)}; all "
-                    f"are floating-point [rows, prototypes], as scores[0] {list(scores[0].shape)}"
+                    f"swav: {what}[{number}] is {checks.shaped(tensor)}; all are floating-point "
+                    f"[rows, prototypes], as scores[0] {list(first.shape)}"
+                )
+            if tensor.device != first.device:
+                raise ArgumentError(
+                    f"swav: {what}[{number}] is on {tensor.device} and scores[0] on "
+                    f"{first.device}; bring them to one device"
                 )

@@ -13,7 +13,6 @@ is sent in the backward pass. Shapes: R own rows, N rows of all ranks, D the wid
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -103,7 +102,7 @@ def _check(z1: Tensor, z2: Tensor, lambd: float, world_size: int) -> None:
     for number, z in enumerate((z1, z2), 1):
         if not checks.is_float_tensor(z) or z.ndim != 2 or z.shape[1] == 0:
             raise ArgumentError(
-                f"barlow_twins: z{number} is {checks.kind(z)}; use a floating-point tensor "
+                f"barlow_twins: z{number} is {checks.shaped(z)}; use a floating-point tensor "
                 "[rows, width]"
             )
     if z1.shape != z2.shape or z1.device != z2.device:
@@ -115,5 +114,5 @@ def _check(z1: Tensor, z2: Tensor, lambd: float, world_size: int) -> None:
         raise ArgumentError(
             f"barlow_twins: z1 has {z1.shape[0]} rows; statistics over a batch need at least 2"
         )
-    if not (0 <= lambd < math.inf):
+    if not checks.is_number(lambd, 0, checks.LARGEST):
         raise ArgumentError(f"barlow_twins: lambd={checks.shown(lambd)}; use 0 or more")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError
+from ssgear.kernels import checks
 
 _SMALLEST = 1e-12
 """Squared distances below this count as it: the root has no derivative at 0."""
@@ -22,20 +21,37 @@ def contrastive_margin(
     `dissimilar_N` (bool, or numbers in [0, 1]) says that the two do not belong together. Computed
     in float32 at least. Two dissimilar rows that coincide are pushed nowhere.
     """
-    if first_ND.ndim != 2 or first_ND.shape != second_ND.shape or not len(first_ND):
-        raise ArgumentError(
-            f"contrastive_margin: rows of shape {tuple(first_ND.shape)} and "
-            f"{tuple(second_ND.shape)}; give two [N, D] alike, N at least 1"
-        )
-    if dissimilar_N.shape != first_ND.shape[:1]:
-        raise ArgumentError(
-            f"contrastive_margin: dissimilar of shape {tuple(dissimilar_N.shape)} for "
-            f"{len(first_ND)} pairs; give one for each"
-        )
-    if not (margin > 0 and math.isfinite(margin)):
-        raise ArgumentError(f"contrastive_margin: margin {margin}; give a number above 0")
+    _check(first_ND, second_ND, dissimilar_N, margin)
     dtype = torch.promote_types(first_ND.dtype, torch.float32)
     squares = (first_ND.to(dtype) - second_ND.to(dtype)).square().sum(1)
     short = (margin - squares.clamp_min(_SMALLEST).sqrt()).clamp_min(0).square()
     dissimilar = dissimilar_N.to(dtype)
     return ((1 - dissimilar) * squares + dissimilar * short).mean() / 2
+
+
+def _check(first_ND: Tensor, second_ND: Tensor, dissimilar_N: Tensor, margin: float) -> None:
+    for name, rows in (("first", first_ND), ("second", second_ND)):
+        if not checks.is_float_tensor(rows):
+            raise ArgumentError(
+                f"contrastive_margin: {name} is {checks.kind(rows)}; use a floating-point tensor "
+                "[N, D]"
+            )
+    if first_ND.ndim != 2 or first_ND.shape != second_ND.shape or 0 in first_ND.shape:
+        raise ArgumentError(
+            f"contrastive_margin: rows of shape {tuple(first_ND.shape)} and "
+            f"{tuple(second_ND.shape)}; give two [N, D] alike, N and D at least 1"
+        )
+    if not isinstance(dissimilar_N, Tensor) or dissimilar_N.shape != first_ND.shape[:1]:
+        raise ArgumentError(
+            f"contrastive_margin: dissimilar is {checks.shaped(dissimilar_N)} for "
+            f"{len(first_ND)} pairs; give a tensor with one for each"
+        )
+    if not first_ND.device == second_ND.device == dissimilar_N.device:
+        raise ArgumentError(
+            f"contrastive_margin: first is on {first_ND.device}, second on {second_ND.device} and "
+            f"dissimilar on {dissimilar_N.device}; bring them to one device"
+        )
+    if not checks.is_number(margin, checks.TINY, checks.LARGEST):
+        raise ArgumentError(
+            f"contrastive_margin: margin {checks.shown(margin)}; give a number above 0"
+        )

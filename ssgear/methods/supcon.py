@@ -112,8 +112,8 @@ class SupCon(Method):
         """Build the method for images that have labels."""
         if facts.num_classes is None:
             raise ConfigError(
-                "--method: supcon learns from labels and these images have none; use class "
-                "folders or --data.labels, or --method simclr"
+                "--method: supcon learns from labels of two classes or more, and these images have "
+                "none; use class folders or --data.labels, or --method simclr"
             )
         return cls(config, encoder)
 

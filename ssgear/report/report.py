@@ -155,7 +155,8 @@ def _figure(run: RunFiles, key: str, value: float) -> dict[str, Any]:
         if name != "chance"
     ]
     count = run.summary_number("num_test")
-    top5 = run.summary_number("linear_probe_top5") if key == "linear_probe" else math.nan
+    told = key == "linear_probe" and (not classes or len(classes) > 5)  # of five it is always right
+    top5 = run.summary_number("linear_probe_top5") if told else math.nan
     return {
         "value": f"{100 * value:.1f}",
         "error": f"{100 * standard_error(value, count):.1f}" if count > 0 else "",

@@ -11,7 +11,8 @@ from ssgear.config.schema import ModelConfig
 from ssgear.errors import ConfigError, DataError
 from ssgear.evaluation import linear_probe
 from ssgear.evaluation.features import extract
-from ssgear.evaluation.protocols import EvalData, Subject, find
+from ssgear.evaluation.protocols import EvalData, Subject, check, find
+from ssgear.evaluation.summary import evaluate_encoder
 from ssgear.models.blocks import PooledBlocks
 from ssgear.models.encoders import Normalized, build_encoder
 
@@ -63,9 +64,23 @@ def test_folds_have_a_mean_and_a_deviation(subject: Subject) -> None:
     without = Subject(subject.encoder, dataclasses.replace(subject.data, folds=()), name="mini")
     with pytest.raises(DataError, match=r"--protocol folds: .* STL-10 .*, and mini has none"):
         find("folds")(without)
+    with pytest.raises(DataError, match=r"--protocol folds"):  # before anything is computed
+        check(("linear", "folds"), without)
 
 
 def test_networks_that_do_not_tell_their_blocks() -> None:
     encoder = Normalized(build_encoder(ModelConfig(name="drlim"), 32), (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(ConfigError, match=r"--features: drlim does not tell its blocks; leave"):
         PooledBlocks(encoder)
+    labels = torch.arange(6) % 2
+    images = torch.arange(6 * 3 * 32 * 32).remainder(251).view(6, 3, 32, 32).byte()
+    data = EvalData(
+        train_images=images, train_labels=labels, test_images=images, test_labels=labels
+    )
+    for name in ("blocks", "quadrants"):  # before anything is computed
+        with pytest.raises(ConfigError, match=r"--protocol: blocks, .* which drlim does not tell"):
+            check(("linear", name), Subject(encoder, data))
+    summary = evaluate_encoder(encoder, data, also=("blocks",))  # the end of a run is no place
+    assert set(summary) == {"linear_probe", "linear_probe_top5", "knn", "knn_20", "baselines",
+                            "left_out"}  # fmt: skip
+    assert "drlim does not tell" in summary["left_out"]["blocks"]

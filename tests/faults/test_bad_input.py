@@ -90,6 +90,20 @@ def test_dali_where_it_is_not_installed(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("option", ["--engine.threads", "--data.workers"])
+def test_more_threads_or_processes_than_a_machine_can_carry(
+    option: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A million threads ended in a segmentation fault; four thousand made two cores stand still."""
+    monkeypatch.chdir(tmp_path)
+    line = refused(capsys, option, "1000000")
+    assert f"{option}: 1000000 is not possible; there are " in line and "; use at most " in line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     assert str(tmp_path / "empty") in refused(capsys, "--data.path", str(tmp_path / "empty"))

@@ -128,13 +128,20 @@ def test_no_gradient_goes_into_codes_and_each_view_gets_one() -> None:
     [
         (lambda s: sinkhorn(s, epsilon=0), "epsilon=0; use a positive number"),
         (lambda s: sinkhorn(s, iterations=0), "iterations=0; use at least 1"),
-        (lambda s: sinkhorn(s[0]), "use a floating-point tensor"),
+        (lambda s: sinkhorn(s[0]), r"scores are torch.float64 \[[0-9]+\]; use a floating-point"),
         (lambda s: sinkhorn(s.long()), "scores are torch.int64"),
         (lambda s: swav([s], [s]), "use 2 or more"),
         (lambda s: swav([s, s], []), "0 codes for 2 views"),
         (lambda s: swav([s, s[:3]], [s]), r"scores\[1\]"),
         (lambda s: swav([s, s], [s[:3]]), r"codes\[0\]"),
         (lambda s: swav([s, s], [s], temperature=-1), "temperature=-1"),
+        (lambda s: swav(s, [s]), "scores are torch.float64 .* a list of one tensor for each view"),
+        (lambda s: swav([s, s], iter([s])), "codes are a list_iterator; give a list"),
+        (lambda s: swav([[1.0], [2.0]], [[1.0]]), r"scores\[0\] is a list"),
+        (lambda s: swav([s[0], s[0]], [s[0]]), r"scores\[0\] is torch.float64 \[[0-9]+\]; use"),
+        (lambda s: swav([s[:0], s[:0]], [s[:0]]), r"\[0, [0-9]+\]; use a floating-point tensor"),
+        (lambda s: swav([s, s.to("meta")], [s]), r"scores\[1\] is on meta"),
+        (lambda s: swav([s, s], [s.to("meta")]), r"codes\[0\] is on meta"),
     ],
 )  # fmt: skip
 def test_what_has_no_codes_or_loss_is_refused(call, said: str) -> None:  # type: ignore[no-untyped-def]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -46,8 +48,8 @@ def test_rows_that_coincide_have_a_finite_gradient() -> None:
     ("first", "second", "dissimilar", "margin", "said"),
     [
         ((2, 3), (2, 4), (2,), 1.0, r"rows of shape \(2, 3\) and \(2, 4\)"),
-        ((0, 3), (0, 3), (0,), 1.0, "N at least 1"),
-        ((2, 3), (2, 3), (3,), 1.0, r"dissimilar of shape \(3,\) for 2 pairs"),
+        ((0, 3), (0, 3), (0,), 1.0, "N and D at least 1"),
+        ((2, 3), (2, 3), (3,), 1.0, r"dissimilar is torch.float32 \[3\] for 2 pairs"),
         ((2, 3), (2, 3), (2,), 0.0, "margin 0.0; give a number above 0"),
     ],
 )
@@ -62,3 +64,25 @@ def test_wrong_arguments(
         contrastive_margin(
             torch.zeros(first), torch.zeros(second), torch.zeros(dissimilar), margin=margin
         )
+
+
+ROWS, ALL = torch.zeros(2, 3), torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "margin", "said"),
+    [
+        (([[0.0]], ROWS, ALL), 1.0, "first is a list; use a floating-point tensor"),
+        ((ROWS, ROWS.long(), ALL), 1.0, "second is torch.int64"),
+        ((ROWS, ROWS, [1, 1]), 1.0, "dissimilar is a list for 2 pairs"),
+        ((ROWS, ROWS.to("meta"), ALL), 1.0, "second on meta .* to one device"),
+        ((ROWS, ROWS, ALL.to("meta")), 1.0, "dissimilar on meta; bring them"),
+        ((ROWS, ROWS, ALL), "wide", "margin 'wide'; give a number above 0"),
+        ((ROWS, ROWS, ALL), 10**400, "margin 1000.*; give a number above 0"),
+    ],
+)
+def test_what_are_no_rows_or_no_number(
+    arguments: tuple[Any, Any, Any], margin: Any, said: str
+) -> None:
+    with pytest.raises(ArgumentError, match=said):
+        contrastive_margin(*arguments, margin=margin)

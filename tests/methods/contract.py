@@ -32,7 +32,9 @@ def arguments(name: str, output: Path, images: Path, *options: str) -> list[str]
     ours = ["--data.source", "folder", "--data.path", str(images), "--data.size", "16"]
     data = [] if brings_its_data(name) else ours
     small = registry.load("methods", name).smallest
-    fixed = [*FIXED, "--optim.max-steps", str(STEPS), *data, *small]
+    epochs = presets.default_layer(name).settings.get("optim.epochs", STEPS)
+    length = ("--optim.max-steps", str(STEPS), "--optim.epochs", str(max(STEPS, epochs)))
+    fixed = [*FIXED, *length, *data, *small]
     return ["--method", name, *fixed, "--output", str(output), *options]
 
 

@@ -464,7 +464,7 @@ def test_an_option_that_would_be_ignored_is_refused(name: str) -> None:
 
 OFF = ("--method.adversarial-weight", "0", "--method.generator-ssl-weight", "0")
 NO_SSL = OFF[2:]
-NEEDS = "is not possible; is for a GAN, which needs a --method.adversarial-weight, --method.gen"
+NEEDS = "is not possible; it is for a GAN, which needs a --method.adversarial-weight, --method.gen"
 
 
 @pytest.mark.parametrize(
@@ -476,9 +476,9 @@ NEEDS = "is not possible; is for a GAN, which needs a --method.adversarial-weigh
         ((*OFF, "--method.generator", "stylegan2", "--method.gp-weight", "0"),
          f"--method.generator: stylegan2 {NEEDS}"),
         ((*NO_SSL, "--method.phi", "cosine", "--method.temperature", "0.5"),
-         "--method.temperature: 0.5 is not possible; is for a --method.generator-ssl-weight or -"),
+         "--method.temperature: 0.5 is not possible; it is for a --method.generator-ssl-weight or"),
         ((*OFF[:2], "--method.phi-min", "0.5"),
-         "--method.phi-min: 0.5 is not possible; is for an --method.adversarial-weight above 0"),
+         "--method.phi-min: 0.5 is not possible; it is for an --method.adversarial-weight above 0"),
     ],
 )  # fmt: skip
 def test_an_option_of_a_part_that_is_off_is_refused_where_it_was_typed(

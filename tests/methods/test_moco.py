@@ -173,13 +173,13 @@ def test_it_trains_the_encoder_of_gan_ssl(condition: str) -> None:
         ({"projector_dims": (8, 0)}, "--method.projector-dims: (8, 0) is not possible"),
         ({"predictor_dim": 0}, "--method.predictor-dim: 0 is not possible; use 1 or more"),
         ({"queue_length": 0}, "--method.queue-length: 0 is not possible; use 1 or more"),
-        ({"version": "v3", "symmetric": False}, "--method.symmetric: False is not possible; is for "
-         "--method.version v2; leave it away (it is True then)"),
-        ({"version": "v3", "queue_length": 512}, "--method.queue-length: 512 is not possible; is "
-         "for --method.version v2; leave it away (it is 65536 then)"),
-        ({"predictor_dim": 256}, "--method.predictor-dim: 256 is not possible; is for "
+        ({"version": "v3", "symmetric": False}, "--method.symmetric: False is not possible; it is "
+         "for --method.version v2; leave it away (it is True then)"),
+        ({"version": "v3", "queue_length": 512}, "--method.queue-length: 512 is not possible; it "
+         "is for --method.version v2; leave it away (it is 65536 then)"),
+        ({"predictor_dim": 256}, "--method.predictor-dim: 256 is not possible; it is for "
          "--method.version v3; leave it away (it is 4096 then)"),
-        ({"predictor_norm": True}, "--method.predictor-norm: True is not possible; is for "
+        ({"predictor_norm": True}, "--method.predictor-norm: True is not possible; it is for "
          "--method.version v3; leave it away (it is False then)"),
     ],
 )  # fmt: skip
@@ -196,7 +196,7 @@ def test_the_queue_of_the_quick_preset_stays_behind_in_v3(run_ssgear: Callable[.
     assert outcome.status == 0 and json.loads(outcome.out)["method"]["queue_length"] == 65536
     outcome = run_ssgear(*argv, "--method.queue-length", 512)
     assert outcome.status == 2 and outcome.complaint.startswith(
-        "ssgear: --method.queue-length: 512 is not possible; is for --method.version v2"
+        "ssgear: --method.queue-length: 512 is not possible; it is for --method.version v2"
     )
 
 

@@ -172,7 +172,6 @@ def test_whole_run(tmp_path: Path) -> None:
         "+18.0 points over untrained encoder",
         "+17.0 points over raw pixels",
         "± 1.6 standard error",
-        "Top-5: 93.0 %",
         "33.3 %",  # chance, three classes
         "No collapse",
         "The loss fell",
@@ -253,6 +252,22 @@ def test_missing_files(tmp_path: Path) -> None:
     assert "No figure was measured" in page.words
     assert "Too few figures for a verdict" in page.words
     assert "not a number" not in page.words and "None" not in page.words
+
+
+@pytest.mark.parametrize("count", [5, 6])
+def test_top5_is_told_where_it_can_be_wrong(count: int, tmp_path: Path) -> None:
+    summary = SUMMARY | {"classes": [f"class {each}" for each in range(count)]}
+    page = read(make_run(tmp_path / "run", summary=summary), {})
+    assert ("Top-5: 93.0 %" in page.words) == (count > 5)
+
+
+def test_map_of_two_numbers_is_no_projection(tmp_path: Path) -> None:
+    results = make_results()
+    assert "(t-SNE). Distances between" in read(make_run(tmp_path / "run"), results).words
+    results["map"]["projected"] = False
+    words = read(make_run(tmp_path / "other"), results).words
+    assert "60 test images, where the encoder puts them: its features are two numbers." in words
+    assert "t-SNE" not in words and "placed so that" not in words
 
 
 def test_unlabelled_run(tmp_path: Path) -> None:
