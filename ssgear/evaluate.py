@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 USAGE = "python -m ssgear.evaluate RUN"
 STORE_USAGE = "python -m ssgear.evaluate --store STORE"
+STORE_PROTOCOL = ("prdc",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Evaluation:
     """For frechet and prdc of a store: the run or encoder.safetensors whose features count."""
     output: Path | None = None
     """File of the figures; by default evaluation-SOURCE.json in the run's directory, with the
-    name of --data.path and the number of images where they were given."""
+    name of --data.path, the number of images and the protocols where they were given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where a GPU is there."""
     max_images: int | None = None
@@ -130,7 +131,7 @@ def parse_store(words: Sequence[str]) -> Evaluation | None:
     named = {"data.source", "data.path"} & {each.key for each in given}
     others = help_wanted or not store or "data.source" in named
     data = DataConfig() if others else _images_of_store(Path(str(store)), moved=bool(named))
-    return _read(words, Evaluation(protocol=("prdc",), data=data))
+    return _read(words, Evaluation(protocol=STORE_PROTOCOL, data=data))
 
 
 def _images_of_store(store: Path, *, moved: bool) -> DataConfig:
@@ -172,7 +173,8 @@ def evaluate(run: Path, asked: Evaluation) -> int:
     encoder = load_encoder(run).to(device)
     read = encoder if asked.features == "last" else PooledBlocks(encoder, [asked.features])
     # networks of convolutions take larger images than they were trained on
-    data, facts = load_data(asked, asked.data.size or encoder.size)
+    select = selection(run, asked)
+    data, facts = load_data(asked, asked.data.size or encoder.size, select)
     subject = protocols.Subject(
         read,
         data,
@@ -180,7 +182,7 @@ def evaluate(run: Path, asked: Evaluation) -> int:
         run=run,
         inception=inception,
         name=facts["source"],
-        load=lambda size: load_data(asked, size)[0],
+        load=lambda size: load_data(asked, size, select)[0],
         load_trained=_load_trained(asked, facts["source"]),
     )
     protocols.check(asked.protocol, subject)
@@ -245,7 +247,8 @@ def figures_path(asked: Evaluation) -> Path | None:
 
 
 def figures_name(run: Path, asked: Evaluation, source: str) -> Path:
-    """Return a name that says which images: other images never replace the run's own figures."""
+    """Return a name that says which images and figures: others never replace the run's own."""
+    usual = Evaluation().protocol if asked.store is None else STORE_PROTOCOL
     parts = ["evaluation", source]
     if asked.data.path is not None and asked.data.path != cli.images_of(run).path:
         parts.append(asked.data.path.resolve().stem)
@@ -253,11 +256,27 @@ def figures_name(run: Path, asked: Evaluation, source: str) -> Path:
         parts.append(f"{asked.max_images}-images")
     if asked.features != "last":
         parts.append(asked.features)
+    if set(asked.protocol) != set(usual):
+        parts += asked.protocol
     return (run if run.is_dir() else run.parent) / f"{'-'.join(parts)}.json"
 
 
-def load_data(asked: Evaluation, size: int) -> tuple[EvalData, dict[str, Any]]:
-    """Read both splits of the images as squares of the encoder's size."""
+def selection(run: Path, asked: Evaluation) -> Callable[[Source], Source]:
+    """Return what takes those of a run's own images that its method is about; others stay whole."""
+    from ssgear import registry
+
+    own = cli.images_of(run)
+    if not cli.has_settings(run) or (own.source, own.path) != (asked.data.source, asked.data.path):
+        return lambda source: source
+    config = cli.settings_of(run)
+    method: Any = registry.load("methods", config.method_name)
+    return lambda source: method.select(config.method, source)
+
+
+def load_data(
+    asked: Evaluation, size: int, select: Callable[[Source], Source]
+) -> tuple[EvalData, dict[str, Any]]:
+    """Read both splits of the selected images as squares of the encoder's size."""
     from ssgear.data.published import read_folds
     from ssgear.data.sources import open_probe_source, open_source
     from ssgear.evaluation.protocols import EvalData
@@ -265,7 +284,7 @@ def load_data(asked: Evaluation, size: int) -> tuple[EvalData, dict[str, Any]]:
     splits: dict[str, Any] = {}
     sources = {"train": open_probe_source(asked.data), "test": open_source(asked.data, "test")}
     for split, source in sources.items():
-        sources[split], (images, labels) = _load(source, asked, size)
+        sources[split], (images, labels) = _load(select(source), asked, size)
         splits |= {f"{split}_images": images, f"{split}_labels": labels}
     name = sources["train"].name
     folds = read_folds(name, asked.data) if "folds" in asked.protocol else ()

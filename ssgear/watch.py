@@ -24,7 +24,7 @@ from ssgear.data.sources import Source, open_probe_source
 from ssgear.engine.callbacks import Callback, Reason, Run
 from ssgear.engine.shown import make_views
 from ssgear.evaluation.features import extract
-from ssgear.evaluation.health import health
+from ssgear.evaluation.health import YOUNG_STEPS, health
 from ssgear.evaluation.knn import knn_accuracy
 from ssgear.evaluation.protocols import EvalData
 from ssgear.evaluation.summary import evaluate_encoder
@@ -129,7 +129,7 @@ class Readings(Callback):
             train = extract(encoder, data.train_images, device=run.device)
             figures["knn"] = knn_accuracy(train, data.train_labels, test, data.test_labels)
         z1, z2 = embed_two_views(run, data.test_images[:HEALTH_IMAGES])
-        state = health(z1, z2, test)
+        state = health(z1, z2, test, young=run.step < YOUNG_STEPS)
         figures |= {
             "alignment": state.alignment,
             "uniformity": state.uniformity,
@@ -216,6 +216,8 @@ class FinalFigures(Callback):
         )
         for name, reason in summary.get("left_out", {}).items():
             run.log.note(run.step, f"final figures without {name}: {reason}")
+        if run.method.judged_by:
+            summary["judged_by"] = run.method.judged_by
         summary["health"] = {
             k: v for k, v in figures.items() if k not in ("epoch", "knn", "collapse")
         }

@@ -147,5 +147,6 @@ def neighbours(data: EvalData, train: Tensor, test: Tensor) -> dict[str, Any]:
         "queries": data.test_images[some].permute(0, 2, 3, 1).numpy(),
         "neighbours": data.train_images[nearby].permute(0, 1, 3, 4, 2).numpy(),
         "similarities": similarities.tolist(),
+        "measure": "1 - d² / 2 on the map" if test.shape[1] == 2 else "cosine similarity",
         **named,
     }

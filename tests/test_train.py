@@ -83,7 +83,7 @@ def test_evaluate_finds_the_figures_of_the_summary_again(
     options = ["--protocol", "linear", "knn", "health", "--max-images", "400"]
     assert evaluate([str(run), *options]) == 0
     path = Path(capsys.readouterr().out.splitlines()[-1])
-    assert path == run / "evaluation-mini-400-images.json"
+    assert path == run / "evaluation-mini-400-images-linear-knn-health.json"
     figures, summary = json.loads(path.read_text()), json.loads((run / "summary.json").read_text())
     assert figures["linear_probe"] == pytest.approx(summary["linear_probe"], abs=0.01)
     assert figures["knn"] == pytest.approx(summary["knn"], abs=0.01)
@@ -99,7 +99,7 @@ def test_figures_of_other_images_have_a_name_of_their_own(
         out, err = capsys.readouterr()
         path = Path(out.splitlines()[-1])
         told.append("is replaced" in err)
-    assert path == run / f"evaluation-folder-{folder.name}.json" and told == [False, True]
+    assert path == run / f"evaluation-folder-{folder.name}-health.json" and told == [False, True]
     assert json.loads(path.read_text())["path"] == str(folder)
 
 

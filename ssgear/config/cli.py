@@ -253,7 +253,16 @@ def load_file(path: Path) -> Config:
 
 def has_settings(run: Path) -> bool:
     """Whether the settings of a run are there."""
-    return ((run if run.is_dir() else run.parent) / "config.json").is_file()
+    return _settings(run).is_file()
+
+
+def settings_of(run: Path) -> Config:
+    """Return the settings of a run, a directory or a file in it."""
+    return load_file(_settings(run))
+
+
+def _settings(run: Path) -> Path:
+    return (run if run.is_dir() else run.parent) / "config.json"
 
 
 def check_images(given: Iterable[Given], also: Collection[str] = ()) -> None:
@@ -275,8 +284,7 @@ def images_of(run: Path, given: Iterable[str] = ()) -> DataConfig:
 
     Where the keys `given` name other images, only its size and workers are left of them.
     """
-    settings = (run if run.is_dir() else run.parent) / "config.json"
-    data = load_file(settings).data if settings.is_file() else DataConfig()
+    data = settings_of(run).data if has_settings(run) else DataConfig()
     if {"data.source", "data.path"} & set(given):
         return DataConfig(size=data.size, workers=data.workers)
     return data

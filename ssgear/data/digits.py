@@ -38,8 +38,8 @@ def read_digits(config: DataConfig, part: Part) -> Images:
     """Read the embedded digits; every fifth is a test image."""
     if config.path is not None:
         raise ConfigError(
-            f"--data.path: the embedded digits need none; leave {config.path} away, or use "
-            "--data.source mnist"
+            f"--data.path: the embedded digits need none; leave {config.path} away, or add "
+            "--data.source mnist, or --data.source folder for class folders"
         )
     with np.load(EMBEDDED) as stored:
         pixels, labels = stored["images"], stored["labels"]

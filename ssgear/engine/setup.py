@@ -118,12 +118,12 @@ def _build(
         batch_size=config.optim.batch_size,
     )
     method = build_method(config, size, device, world, facts)
-    source = method.select(source)
+    source = method.select(config.method, source)
     wrapped = as_trained(method, source, synthetic, config.views)
     original, source = (None if wrapped is source else source), wrapped
     stored = open_stored(config.views, source)
     test = _test_source(config, lost)
-    test = None if test is None else method.select(test)
+    test = None if test is None else method.select(config.method, test)
     plan = ViewPlan(
         specs=method.view_specs(views),
         size=size,

@@ -20,6 +20,9 @@ COLLAPSED_RANK = 2.0
 COLLAPSED_PLANE = 1.02
 """The same of features of two numbers, whose rank is 2 at most."""
 COLLAPSED_UNIFORMITY = -0.1
+YOUNG_STEPS = 50
+"""Steps after which 0.9^50, half a percent, of a batch norm's running statistics is still what they
+began with. Until then a head in evaluation mode puts everything into one point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,22 +67,24 @@ def effective_rank(features: Tensor) -> float:
     return float((-(p * p.log()).sum()).exp())
 
 
-def health(z1: Tensor, z2: Tensor, features: Tensor) -> Health:
+def health(z1: Tensor, z2: Tensor, features: Tensor, *, young: bool = False) -> Health:
     """Measure embeddings z1, z2 [n, D] of two views, and features [N, F] of images.
 
     Features are centred for the rank: a common offset of all images tells none of them apart.
+    Embeddings after fewer than `YOUNG_STEPS` steps (`young`) are measured and not judged.
     """
     spread = uniformity(z1)
     rank = effective_rank(features.float() - features.float().mean(0))
     least = COLLAPSED_RANK if features.shape[1] > 2 else COLLAPSED_PLANE
     alike = not bool((features.float().std(0) > 1e-7).any())
     flat = alike or rank < least
-    in_a_point = f"uniformity {spread:.3f}" if spread > COLLAPSED_UNIFORMITY else ""
+    point = spread > COLLAPSED_UNIFORMITY and not young
+    in_a_point = f"uniformity {spread:.3f}" if point else ""
     return Health(
         alignment=alignment(z1, z2),
         uniformity=spread,
         effective_rank=rank,
-        collapsed=flat or bool(in_a_point),
+        collapsed=flat or point,
         sign=f"effective rank {rank:.1f}" if flat else in_a_point,
     )
 

@@ -160,6 +160,8 @@ class Method(nn.Module):
     """Whether the encoder is trained, so that its figures mean anything."""
     final: ClassVar[tuple[str, ...]] = ()
     """Protocols of the run's final figures beside linear and knn (`evaluate --protocol`)."""
+    judged_by: str = ""
+    """Figure of those that tells whether training helped; by default the linear probe."""
     aim: ClassVar[str] = "Training pulls the features of one image's views together."
     """What training does with the views, a sentence for the report."""
     max_skipped: int = 0
@@ -200,8 +202,12 @@ class Method(nn.Module):
         """
         return spread(named, 2)
 
-    def select(self, source: Source) -> Source:
-        """Return the images, of training or of test, that the method is about; all by default."""
+    @classmethod
+    def select(cls, config: Any, source: Source) -> Source:
+        """Return the images, of training or of test, that the method is about; all by default.
+
+        `config` is the method's own.
+        """
         return source
 
     def wrap_source(self, source: Source) -> Source:

@@ -103,6 +103,8 @@ class DrLIM(Method):
         """Take the encoder as it is: its features are the map."""
         super().__init__(config, encoder)
         self.graph: PairGraph | None = None
+        # a map by plain distance is to tell shifts, one that knows them classes whatever the shift
+        self.judged_by = "shift_knn" if config.graph == "plain" else "moved_label_knn"
         self.groups = (Group("encoder", {"encoder": encoder}),)
         self.phases = (Phase(name="encoder", group="encoder"),)
 
@@ -110,18 +112,19 @@ class DrLIM(Method):
         """Return one view, the image in [-1, 1] as its partners are."""
         return (AugmentSpec(mean=(0.5,) * 3, std=(0.5,) * 3),)
 
-    def select(self, source: Source) -> Source:
+    @classmethod
+    def select(cls, config: DrLIM.Config, source: Source) -> Source:
         """Return the images of the classes that are shown, which are then all that there are."""
         if source.labels is None:
             raise DataError(
                 "--method.digits: chooses images by their labels, and these have none; use "
                 "--data.source digits or mnist, class folders, or --data.labels"
             )
-        shown = torch.tensor(sorted(set(self.config.digits)))
+        shown = torch.tensor(sorted(set(config.digits)))
         chosen = torch.isin(source.labels, shown).nonzero()[:, 0]
         if not len(chosen):
             raise ConfigError(
-                f"--method.digits: no image is of class {' or '.join(map(str, self.config.digits))}"
+                f"--method.digits: no image is of class {' or '.join(map(str, config.digits))}"
             )
         part = source.subset(chosen)
         part.labels = torch.searchsorted(shown, source.labels[chosen])

@@ -134,6 +134,8 @@ class SwAV(Method):
             }  # fmt: skip
             for name, least in at_least.items():
                 _require(getattr(self, name) >= least, self, name, f"use {least} or more")
+            few = "use 1000 or fewer: codes stand still after some dozens"
+            _require(self.sinkhorn_iterations <= 1000, self, "sinkhorn_iterations", few)
             for name in ("temperature", "epsilon"):
                 _require(0 < getattr(self, name) < math.inf, self, name, "use a value above 0")
             right = "a code is predicted from another crop; use 2 or more"

@@ -13,10 +13,11 @@ AT_BLOCK = "linear_probe_at_"
 """Start of the names of probes after a block; its name follows."""
 _TITLES = {
     "linear_probe_quadrants": "Linear probe on all layers, in quadrants",
-    "shift_knn": "Shift of a moved image, by its nearest neighbours (chance: 20 %)",
+    "shift_knn": "Shift of a moved image, by its nearest neighbours",
     "moved_label_knn": "Class of a moved image, by its nearest neighbours",
 }
 """Other figures of the summary that have a row, and what it is called."""
+_CHANCE = {"shift_knn": " (chance: 20 %)"}
 
 
 class Measure(NamedTuple):
@@ -27,11 +28,16 @@ class Measure(NamedTuple):
     untrained: str
 
 
+def title_of(key: str, addition: str = "") -> str | None:
+    """Return what a figure of the summary is called, or None where it has no row."""
+    return f"{_TITLES[key]}{addition}" if key in _TITLES else None
+
+
 def measures(run: RunFiles) -> list[Measure]:
     """Return the rows that the run's summary has figures for, in its order."""
     rows = []
     for key in run.facts:
-        title = _TITLES.get(key)
+        title = title_of(key, _CHANCE.get(key, ""))
         if key.startswith(AT_BLOCK):
             title = f"Linear probe after {key.removeprefix(AT_BLOCK)}"
         value = as_number(run.facts[key]) if title else math.nan

@@ -239,6 +239,7 @@ def neighbours(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "hits": hits,
         "total": total,
         "share": percent(hits / max(1, total)),
+        "measure": found.get("measure", "cosine similarity"),
     }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ssgear.report.charts import as_number, number_text
+from ssgear.report.measures import title_of
 from ssgear.report.reading import RunFiles
 
 Level = Literal["good", "info", "warn", "bad"]
@@ -115,16 +116,19 @@ def _loss(run: RunFiles) -> Finding | None:
 
 
 def _gain(run: RunFiles) -> Finding | None:
-    for key, name in (("linear_probe", "Linear probe"), ("knn", "kNN")):
+    own = str(run.facts.get("judged_by", ""))
+    named = ((own, title_of(own)), ("linear_probe", "Linear probe"), ("knn", "kNN"))
+    for key, name in named:
         trained = run.summary_number(key)
         baselines = {
             "the untrained encoder": run.summary_number("baselines", "untrained", key),
             "raw pixels": run.summary_number("baselines", "pixels", key),
         }
         known = {what: value for what, value in baselines.items() if math.isfinite(value)}
-        if math.isfinite(trained) and known:
+        if name and math.isfinite(trained) and known:
             best = max(known, key=lambda what: known[what])
-            return _compared(name, trained, best, known[best], run.summary_number("num_test"))
+            what = f"{best}, the better baseline" if len(known) > 1 else best
+            return _compared(name, trained, what, known[best], run.summary_number("num_test"))
     return None
 
 
@@ -132,7 +136,7 @@ def _compared(name: str, trained: float, what: str, baseline: float, count: floa
     gain = 100 * (trained - baseline)
     noise = 100 * math.hypot(standard_error(trained, count), standard_error(baseline, count))
     side = "over" if gain >= 0 else "below"
-    text = f"{name}: {abs(gain):.1f} points {side} {what}, the better baseline"
+    text = f"{name}: {abs(gain):.1f} points {side} {what}"
     if math.isfinite(noise):
         images = f"{count:,.0f} test images"
         text += f"; the standard error of that difference on {images} is about {noise:.1f}"
@@ -144,6 +148,8 @@ def _compared(name: str, trained: float, what: str, baseline: float, count: floa
 
 
 def _trend(run: RunFiles) -> Finding | None:
+    if run.facts.get("judged_by"):
+        return None
     readings = [(as_number(line.get("epoch")), as_number(line.get("knn"))) for line in run.evals]
     readings = [
         (epoch, knn) for epoch, knn in readings if math.isfinite(epoch) and math.isfinite(knn)

@@ -42,6 +42,15 @@ def test_collapse_is_flagged_and_health_is_not() -> None:
     assert drawn.collapsed and drawn.sign.removeprefix("uniformity ") in ("0.000", "-0.000")
 
 
+def test_embeddings_of_the_first_steps_are_not_judged_and_features_are() -> None:
+    z = rows(200, 16)
+    point = torch.ones(200, 16) + 1e-9 * z
+    early = health(point, point, z, young=True)
+    assert not early.collapsed and not early.sign
+    assert early.uniformity == pytest.approx(0, abs=1e-5)
+    assert health(point, point, point, young=True).collapsed
+
+
 def test_many_rows_are_measured_on_some() -> None:
     z = rows(9000, 4)
     assert uniformity(z) == pytest.approx(uniformity(z[::2]), abs=0.02)

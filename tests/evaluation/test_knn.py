@@ -37,6 +37,22 @@ def test_nearest_over_several_chunks_is_the_dense_answer() -> None:
     assert (dense.gather(1, rows) - similarities).abs().max() < 1e-5
 
 
+def test_features_of_two_numbers_are_places_on_a_map() -> None:
+    generator = torch.Generator().manual_seed(3)
+    # three rings around a far point: from the origin all of them lie in one direction
+    labels = torch.arange(3).repeat(400)
+    turn = 2 * torch.pi * torch.rand(1200, generator=generator)
+    rings = 500 + (labels + 0.5)[:, None] * torch.stack((turn.cos(), turn.sin()), dim=1)
+    train, test = (rings[:900], labels[:900]), (rings[900:], labels[900:])
+    assert knn_accuracy(*train, *test, k=5) == 1
+    similarities, _ = nearest(test[0], train[0], 7)
+    apart = torch.cdist(test[0].double(), train[0].double())
+    radius = (train[0] - train[0].mean(0)).double().square().sum(1).mean().sqrt()
+    expected = 1 - (apart.topk(7, largest=False).values / radius).square() / 2
+    torch.testing.assert_close(similarities.double(), expected, atol=1e-4, rtol=0)
+    assert knn_accuracy(1e6 * train[0], train[1], 1e6 * test[0], test[1], k=5) == 1
+
+
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ArgumentError, match="k=0"):
         knn_accuracy(*features(), k=0)

@@ -68,8 +68,9 @@ def test_figures_are_those_of_one_view_of_each_image(
         "--inception", weights, "--protocol", *protocols,
     )  # fmt: skip
     assert done.status == 0, done.err
-    assert done.out.strip().splitlines()[-1] == str(store / "evaluation-folder-images.json")
-    found = json.loads((store / "evaluation-folder-images.json").read_text("utf-8"))
+    path = store / "evaluation-folder-images-fid-frechet-prdc.json"
+    assert done.out.strip().splitlines()[-1] == str(path)
+    found = json.loads(path.read_text("utf-8"))
     real, made = pairs(images, 2)
     assert found["fid"] == pytest.approx(frechet_distance(Patches()(made), Patches()(real)))
     network = load_encoder(encoder)

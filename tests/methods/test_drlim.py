@@ -30,19 +30,23 @@ def digits() -> Source:
     return open_source(DataConfig(source="digits"), "train")
 
 
+def selected(**settings: Any) -> Source:
+    return DrLIM.select(DrLIM.Config(**settings), digits())
+
+
 def test_only_the_digits_that_are_shown() -> None:
-    chosen = method().select(digits())
+    chosen = selected()
     every = digits()
     assert every.labels is not None and chosen.labels is not None
     wanted = [label for label in every.labels.tolist() if label in (4, 9)]
     assert chosen.classes == ("4", "9")
     assert [int(chosen.classes[label]) for label in chosen.labels.tolist()] == wanted
-    assert len(method(digits=tuple(range(10))).select(digits())) == len(digits())
+    assert len(selected(digits=tuple(range(10)))) == len(digits())
 
 
 def test_every_image_at_all_shifts() -> None:
     made = method(max_images=20)
-    wrapped = made.wrap_source(made.select(digits()))
+    wrapped = made.wrap_source(selected())
     assert len(wrapped) == 100
     pixels, _ = decode_all(wrapped, DataConfig())
     for place, by in enumerate(SHIFTS):
@@ -53,7 +57,7 @@ def test_every_image_at_all_shifts() -> None:
 @pytest.mark.parametrize("graph", ["plain", "shift"])
 def test_who_is_a_neighbour(graph: str) -> None:
     made = method(max_images=20, graph=graph, neighbours=3)
-    pixels, _ = decode_all(made.wrap_source(made.select(digits())), DataConfig())
+    pixels, _ = decode_all(made.wrap_source(selected()), DataConfig())
     rows = pixels.flatten(1).double()
     if graph == "shift":
         rows = rows[2::5]  # as they are
@@ -71,7 +75,7 @@ def test_who_is_a_neighbour(graph: str) -> None:
 
 def test_the_loss_is_of_one_neighbour_and_one_other() -> None:
     made = method(max_images=20, margin=0.9)
-    pixels, _ = decode_all(made.wrap_source(made.select(digits())), DataConfig())
+    pixels, _ = decode_all(made.wrap_source(selected()), DataConfig())
     images = pixels.float() / 127.5 - 1
     index = torch.tensor([7, 30, 99])
     position = torch.arange(3)
@@ -96,17 +100,17 @@ def test_what_is_refused() -> None:
         with pytest.raises(ConfigError, match=rf"--method\.{option}"):
             method(**wrong)
     with pytest.raises(ConfigError, match=r"--method\.digits: no image is of class 11 or 12"):
-        method(digits=(11, 12)).select(digits())
+        selected(digits=(11, 12))
     with pytest.raises(ConfigError, match=r"--method\.neighbours: 5 of 5 images"):
-        method(max_images=5).wrap_source(method().select(digits()))
+        method(max_images=5).wrap_source(selected())
     with pytest.raises(
         ConfigError, match=r"--method\.neighbours: with 5 an image belongs to all 6"
     ):
-        method(max_images=6, graph="shift").wrap_source(method().select(digits()))
+        method(max_images=6, graph="shift").wrap_source(selected())
     unlabelled = digits()
     unlabelled.labels = None
     with pytest.raises(DataError, match=r"--method\.digits: chooses images by their labels"):
-        method().select(unlabelled)
+        DrLIM.select(DrLIM.Config(), unlabelled)
 
 
 @pytest.mark.parametrize(("graph", "low", "high"), [("plain", 0.75, 1.0), ("shift", 0.0, 0.5)])
@@ -126,4 +130,12 @@ def test_the_shift_can_be_read_from_one_map_and_not_from_the_other(
     assert "Map of moved images" in page
     for name in ("-6 px", "unmoved", "+3 px"):
         assert name in page
-    assert "pushes the third away" in page
+    assert "pushes the third away" in page and "d² / 2 on the map" in page
+    own = "shift_knn" if graph == "plain" else "moved_label_knn"
+    assert summary["judged_by"] == own
+    assert run_ssgear("evaluate", run, "--protocol", "shifts").status == 0
+    found = json.loads((run / "evaluation-digits-shifts.json").read_text())
+    assert found["num_test"] == 76 and found[own] == pytest.approx(summary[own])
+    assert run_ssgear("evaluate", run, "--data.source", "mini").status == 0
+    found = json.loads((run / "evaluation-mini.json").read_text())
+    assert found["num_test"] == 1000

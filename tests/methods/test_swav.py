@@ -202,6 +202,7 @@ def test_multi_crop_trains_whole_and_in_slices(tmp_path: Path) -> None:
         ({"epsilon": 0.0}, "--method.epsilon: 0.0 is not possible"),
         ({"temperature": -1.0}, "--method.temperature"),
         ({"sinkhorn_iterations": 0}, "--method.sinkhorn-iterations: 0 is not possible; use 1"),
+        ({"sinkhorn_iterations": 10**9}, "--method.sinkhorn-iterations: 1000000000"),
         ({"freeze_prototypes_epochs": -1}, "--method.freeze-prototypes-epochs"),
         ({"projector_dims": ()}, "--method.projector-dims"),
     ],

@@ -378,6 +378,16 @@ def test_gain_is_held_against_noise(
     assert f"{abs(100 * (trained - 0.34)):.1f} points" in gain.text
 
 
+def test_a_method_is_judged_by_its_own_figure(tmp_path: Path) -> None:
+    baselines = {"untrained": {"linear_probe": 0.95, "shift_knn": 0.4}, "pixels": {}}
+    own = {"judged_by": "shift_knn", "shift_knn": 0.99, "baselines": baselines, "num_test": 1000}
+    findings = judge(read_run(make_run(tmp_path / "run", summary=SUMMARY | own))).findings
+    gain = next(found for found in findings if found.title == "Training helped")
+    expected = "Shift of a moved image, by its nearest neighbours: 59.0 points over the untrained"
+    assert gain.text.startswith(expected) and "better baseline" not in gain.text
+    assert not any("kNN" in found.title for found in findings)
+
+
 def test_standard_error_is_that_of_a_binomial() -> None:
     draws = np.random.default_rng(0).binomial(400, 0.3, size=200_000) / 400
     assert standard_error(0.3, 400) == pytest.approx(draws.std(), rel=0.01)
