@@ -57,10 +57,10 @@ PRESETS = {
         "optim.lr": 1e-3,
         "optim.weight_decay": 1e-4,
         "optim.batch_size": 64,
-        "optim.epochs": 120,
+        "optim.epochs": 180,
         "optim.warmup_epochs": 2.0,
         "log.every": 40,
-        "eval.every": 40,
+        "eval.every": 45,
     },
 }
 PUBLISHED_CLASSES = 8000
