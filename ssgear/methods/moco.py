@@ -37,7 +37,7 @@ PRESETS = {
         "optim.name": "adamw",
         "optim.lr": 4e-3,
         "optim.batch_size": 64,
-        "optim.epochs": 27,
+        "optim.epochs": 24,
         "optim.warmup_epochs": 2.0,
         "method.temperature": 0.1,
         "method.queue_length": 1024,
