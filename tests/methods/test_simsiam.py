@@ -17,6 +17,7 @@ from ssgear.distributed import World
 from ssgear.engine.runtime import TorchRuntime
 from ssgear.engine.setup import prepare
 from ssgear.errors import ConfigError
+from ssgear.evaluation.health import YOUNG_STEPS
 from ssgear.methods.simsiam import SimSiam
 from ssgear.report.reading import read_run
 from ssgear.report.verdict import judge
@@ -82,6 +83,7 @@ def test_a_collapse_is_told_with_its_usual_cause(tmp_path: Path) -> None:
     run = prepare(cli.parse([*argv, "--output", str(tmp_path / "run")]))
     with torch.no_grad():
         run.method.predictor[-1].weight.zero_()
+    run.step = YOUNG_STEPS  # before, embeddings are not judged
     watch.Readings().read(run)
     run.log.close()
     found = read_run(tmp_path / "run")
