@@ -265,10 +265,10 @@ def selection(run: Path, asked: Evaluation) -> Callable[[Source], Source]:
     """Return what takes those of a run's own images that its method is about; others stay whole."""
     from ssgear import registry
 
-    own = cli.images_of(run)
-    if not cli.has_settings(run) or (own.source, own.path) != (asked.data.source, asked.data.path):
+    config = cli.settings_of(run) if cli.has_settings(run) else None
+    images = (asked.data.source, asked.data.path)
+    if config is None or (config.data.source, config.data.path) != images:
         return lambda source: source
-    config = cli.settings_of(run)
     method: Any = registry.load("methods", config.method_name)
     return lambda source: method.select(config.method, source)
 

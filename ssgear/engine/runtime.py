@@ -186,7 +186,7 @@ class TorchRuntime(Runtime):
 
     def step(self, phase: Phase) -> Tensor:
         """Clip and step; a gradient that is not finite moves no weight."""
-        weights = [p for p in self._weights[phase.group] if p.grad is not None]
+        weights = self._weights[phase.group]
         align_gradients(weights)
         gradients = [p.grad for p in weights if p.grad is not None]
         optimizer = self.optimizers[phase.group]

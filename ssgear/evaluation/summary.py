@@ -33,9 +33,10 @@ def evaluate_encoder(
         return {}
     device = device or torch.device("cpu")
     left_out: dict[str, str] = {}
+    subject = Subject(encoder, data, device)
     for name in also:
         try:
-            protocols.check((name,), Subject(encoder, data, device))
+            protocols.check((name,), subject)
         except ConfigError as error:
             left_out[name] = str(error)
     also = [name for name in also if name not in left_out]

@@ -11,7 +11,7 @@ from ssgear.report.reading import RunFiles
 
 AT_BLOCK = "linear_probe_at_"
 """Start of the names of probes after a block; its name follows."""
-_TITLES = {
+TITLES = {
     "linear_probe_quadrants": "Linear probe on all layers, in quadrants",
     "shift_knn": "Shift of a moved image, by its nearest neighbours",
     "moved_label_knn": "Class of a moved image, by its nearest neighbours",
@@ -28,21 +28,16 @@ class Measure(NamedTuple):
     untrained: str
 
 
-def title_of(key: str, addition: str = "") -> str | None:
-    """Return what a figure of the summary is called, or None where it has no row."""
-    return f"{_TITLES[key]}{addition}" if key in _TITLES else None
-
-
 def measures(run: RunFiles) -> list[Measure]:
     """Return the rows that the run's summary has figures for, in its order."""
     rows = []
     for key in run.facts:
-        title = title_of(key, _CHANCE.get(key, ""))
+        title = TITLES.get(key)
         if key.startswith(AT_BLOCK):
             title = f"Linear probe after {key.removeprefix(AT_BLOCK)}"
         value = as_number(run.facts[key]) if title else math.nan
         if title and math.isfinite(value):
             untrained = run.summary_number("baselines", "untrained", key)
             shown = percent(untrained) if math.isfinite(untrained) else ""
-            rows.append(Measure(title, percent(value), shown))
+            rows.append(Measure(title + _CHANCE.get(key, ""), percent(value), shown))
     return rows

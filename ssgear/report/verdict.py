@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ssgear.report.charts import as_number, number_text
-from ssgear.report.measures import title_of
+from ssgear.report.measures import TITLES
 from ssgear.report.reading import RunFiles
 
 Level = Literal["good", "info", "warn", "bad"]
@@ -117,7 +117,7 @@ def _loss(run: RunFiles) -> Finding | None:
 
 def _gain(run: RunFiles) -> Finding | None:
     own = str(run.facts.get("judged_by", ""))
-    named = ((own, title_of(own)), ("linear_probe", "Linear probe"), ("knn", "kNN"))
+    named = ((own, TITLES.get(own)), ("linear_probe", "Linear probe"), ("knn", "kNN"))
     for key, name in named:
         trained = run.summary_number(key)
         baselines = {
