@@ -226,7 +226,11 @@ def recorded(run: Run, step: Any) -> list[Call]:
 
 
 def replay(run: Run, calls: Sequence[Call]) -> None:
-    """Make the passes again: forward, and backward where there was a graph."""
+    """Make the passes again: all forward, then backward through those that had a graph.
+
+    In a step too the graphs of all views are there before the first of them is gone through.
+    """
+    learned: list[Tensor] = []
     for call in calls:
         with (
             torch.set_grad_enabled(call.differentiated),
@@ -234,8 +238,10 @@ def replay(run: Run, calls: Sequence[Call]) -> None:
         ):
             features = call.encoder(call.images)
         if call.differentiated:
-            features.sum().backward()
-            call.encoder.zero_grad(set_to_none=True)
+            learned.append(features.sum())
+    torch.autograd.backward(learned)
+    for call in calls:
+        call.encoder.zero_grad(set_to_none=True)
 
 
 def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:

@@ -32,7 +32,7 @@ OPTIONS = """
 --optim.micro-batch --optim.epochs --optim.max-steps --optim.warmup-epochs --optim.clip
 --optim.ema
 --engine.device --engine.precision --engine.compile --engine.channels-last
---engine.deterministic --engine.threads --engine.timeout-s
+--engine.keep-memory --engine.deterministic --engine.threads --engine.timeout-s
 --log.every --log.tensorboard --log.progress
 --checkpoint.every --checkpoint.keep
 --eval.every --eval.final --eval.max-images --eval.inception

@@ -38,6 +38,7 @@ RESUMABLE = (
     "data.workers",
     "data.cache",
     "data.max_bad_share",
+    "engine.keep_memory",
     "engine.threads",
     "engine.timeout_s",
 )

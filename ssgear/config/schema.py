@@ -173,6 +173,8 @@ class EngineConfig:
     """torch.compile the encoder (and generator) in place."""
     channels_last: bool = True
     """Keep images and convolutions in channels-last memory order."""
+    keep_memory: bool = True
+    """On a CPU: keep freed memory for the next step, which is faster and takes more at the peak."""
     deterministic: bool = False
     """On a GPU: refuse kernels whose result depends on the order of execution (a CPU always is)."""
     threads: int | None = None

@@ -33,6 +33,7 @@ from ssgear.data.sources import BadFile, Source, check_source, open_source, scan
 from ssgear.data.stored_views import open_stored
 from ssgear.data.synthetic import open_synthetic
 from ssgear.distributed import World
+from ssgear.engine.allocator import keep_freed_memory
 from ssgear.engine.callbacks import Run
 from ssgear.engine.checks import (
     as_trained,
@@ -72,6 +73,8 @@ def prepare(launch: cli.Launch) -> Run:
     world = distributed.initialise(device, config.engine.timeout_s)
     cores = distributed.usable_cores() // world.local_size
     torch.set_num_threads(config.engine.threads or max(1, cores))
+    if device.type == "cpu" and config.engine.keep_memory:
+        keep_freed_memory()
     config, ds = _with_deepspeed(config, launch.given, world, device)
     if launch.resume is not None:
         refuse_changes(config, launch.resume)

@@ -45,10 +45,12 @@ class MomentumCopy(nn.Module):
         check_momentum(base, final)
         self.base, self.final = base, final
         self._live = (_Each(module),)  # in a tuple, torch does not see it
+        self._weights = {name: _buffer(name) for name, _ in module.named_parameters()}
+        self._statistics = {name: _buffer(name) for name, _ in module.named_buffers()}
         for name, weight in module.named_parameters():
-            self.register_buffer(_buffer(name), weight.detach().float().clone())
+            self.register_buffer(self._weights[name], weight.detach().float().clone())
         for name, value in module.named_buffers():
-            self.register_buffer(_buffer(name), value.detach().clone())
+            self.register_buffer(self._statistics[name], value.detach().clone())
 
     @torch.no_grad()
     def forward(self, *views: Tensor) -> tuple[Tensor, ...]:
@@ -62,19 +64,17 @@ class MomentumCopy(nn.Module):
     @torch.no_grad()
     def update(self, progress: float) -> None:
         """Follow the trained weights by one step; call it after a step that was really taken."""
-        live = dict(self._live[0].network.named_parameters())
+        live = self._live[0].network.parameters()
         share = 1 - momentum_at(self.base, self.final, progress)
-        move_average([self.get_buffer(_buffer(name)) for name in live], live.values(), share)
+        move_average(self.weights().values(), live, share)
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights that follow, by the name of the parameter that they follow."""
-        names = [name for name, _ in self._live[0].network.named_parameters()]
-        return {name: self.get_buffer(_buffer(name)) for name in names}
+        return {name: getattr(self, buffer) for name, buffer in self._weights.items()}
 
     def _tensors(self) -> dict[str, Tensor]:
-        module = self._live[0].network
-        names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
-        return {f"network.{name}": self.get_buffer(_buffer(name)) for name in names}
+        every = (*self._weights.items(), *self._statistics.items())
+        return {f"network.{name}": getattr(self, buffer) for name, buffer in every}
 
 
 class _Each(nn.Module):
