@@ -26,10 +26,9 @@ from ssgear.kernels.nt_xent_streaming import (
     checked,
     group_named,
     is_bounded,
-    scaled_rows,
-    walks,
+    parts_of,
 )
-from ssgear.kernels.rows import check_equal_rows, compute_dtype, gather_rows, zero_or_nan
+from ssgear.kernels.rows import check_equal_rows, compute_dtype, gather_rows
 
 
 def streaming_info_nce(
@@ -71,12 +70,12 @@ def info_nce_forward(
     If anything in any row is not finite, loss and lse are NaN.
     """
     with torch.autocast(q_nD.device.type, enabled=False):
-        tau = checked(tau)
-        u_nD, v_nD = (scaled_rows(rows, tau, normalize)[0] for rows in (q_nD, k_nD))
+        tau, parts = checked(tau), parts_of(tiles)
+        u_nD, v_nD = (parts.scaled_rows(rows, tau, normalize)[0] for rows in (q_nD, k_nD))
         gathered = u_nD.new_empty(2, 0, u_nD.shape[1])
         candidates = [u_nD, v_nD]
         if queue_KD is not None:
-            candidates.append(scaled_rows(queue_KD, tau, normalize)[0])
+            candidates.append(parts.scaled_rows(queue_KD, tau, normalize)[0])
         elif group_name:
             group = group_named(group_name)
             check_equal_rows(q_nD, False, group, "info_nce")
@@ -84,11 +83,11 @@ def info_nce_forward(
             gathered = both_M2D.transpose(0, 1).contiguous()
             candidates = [gathered[0], gathered[1]]
         c_CD = candidates[-1]
-        lse_n = walks(tiles)[0](u_nD, c_CD, len(c_CD), is_bounded(tau, normalize, bounded))
+        lse_n = parts.log_sum_exp(u_nD, c_CD, len(c_CD), is_bounded(tau, normalize, bounded))
         positive_n = (u_nD * v_nD).sum(1).double()
         if queue_KD is not None:  # the positive is none of the queue's rows
             lse_n = lse_n.logaddexp(positive_n)
-        visible = torch.stack([zero_or_nan(rows) for rows in candidates]).sum()
+        visible = torch.stack([parts.zero_or_nan(rows) for rows in candidates]).sum()
         loss = (lse_n - positive_n).mean().to(u_nD.dtype) + visible
         lse_n = lse_n + visible
         if gathered.numel():
@@ -138,33 +137,34 @@ def info_nce_backward(
     The gradient of k is empty unless it is asked for.
     """
     with torch.autocast(q_nD.device.type, enabled=False):
-        tau, weigh = checked(tau), walks(tiles)[1]
+        tau, parts = checked(tau), parts_of(tiles)
         no_maximum = is_bounded(tau, normalize, bounded)
-        u_nD, *u_scales = scaled_rows(q_nD, tau, normalize)
-        v_nD, *v_scales = scaled_rows(k_nD, tau, normalize)
+        u_nD, *u_scales = parts.scaled_rows(q_nD, tau, normalize)
+        v_nD, *v_scales = parts.scaled_rows(k_nD, tau, normalize)
         own = slice(rank * len(u_nD), (rank + 1) * len(u_nD)) if len(gathered_2MD[0]) else ...
         lse_n, scale = lse_M[own], grad / len(u_nD)
         u_MD, v_MD = (u_nD, v_nD) if own is ... else gathered_2MD
-        c_CD = v_MD if queue_KD is None else scaled_rows(queue_KD, tau, normalize)[0]
-        nothing_C = lse_M.new_full(c_CD.shape[:1], math.inf)
-        grad_u = weigh(u_nD, c_CD, torch.cat((nothing_C, lse_n)), len(c_CD), no_maximum)
+        c_CD = v_MD if queue_KD is None else parts.scaled_rows(queue_KD, tau, normalize)[0]
+        lse = torch.cat((lse_M.new_full(c_CD.shape[:1], math.inf), lse_n))
+        grad_u = parts.weighted_rows(u_nD, c_CD, lse, len(c_CD), no_maximum)
         # P_ii - 1 where the positive stands beside the queue, else only the - 1 is missing
         positive_n = (u_nD * v_nD).sum(1).double()
         drawn_n1 = torch.expm1(positive_n - lse_n).to(u_nD.dtype)[:, None]
         drawn_n1 = -torch.ones_like(drawn_n1) if queue_KD is None else drawn_n1
         grad_u.addcmul_(drawn_n1, v_nD).mul_(scale)
-        grad_tau = -(u_nD * grad_u).sum(dtype=torch.float64) / tau
+        slope_n1 = parts.gradient_of_rows(grad_u, u_nD, tau, *u_scales)
+        grad_tau = -slope_n1.sum(dtype=torch.float64) / tau
         grad_k = q_nD.new_empty(0, q_nD.shape[1])
         if for_k:
             grad_v = torch.zeros_like(v_nD)
             if queue_KD is None:
                 nothing_n = lse_n.new_full(lse_n.shape, math.inf)
                 lse = torch.cat((lse_M, nothing_n))
-                grad_v = weigh(v_nD, u_MD, lse, len(u_MD), no_maximum)
+                grad_v = parts.weighted_rows(v_nD, u_MD, lse, len(u_MD), no_maximum)
             grad_v.addcmul_(drawn_n1, u_nD).mul_(scale)
-            grad_k = _of_rows(grad_v, v_nD, tau, v_scales).to(k_nD.dtype).contiguous()
-        grad_q = _of_rows(grad_u, u_nD, tau, u_scales).to(q_nD.dtype).contiguous()
-        return grad_q, grad_k, grad_tau.to(tau.dtype)
+            parts.gradient_of_rows(grad_v, v_nD, tau, *v_scales)
+            grad_k = grad_v.to(k_nD.dtype).contiguous()
+        return grad_u.to(q_nD.dtype).contiguous(), grad_k, grad_tau.to(tau.dtype)
 
 
 @info_nce_backward.register_fake
@@ -184,16 +184,6 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape_of_k = k_nD.shape if for_k else (0, q_nD.shape[1])
     return q_nD.new_empty(q_nD.shape), k_nD.new_empty(shape_of_k), tau.new_empty(())
-
-
-def _of_rows(grad_nD: Tensor, u_nD: Tensor, tau: Tensor, scales: list[Any]) -> Tensor:
-    """Return the gradient of rows from that of u = rows / scale * factor (`scaled_rows`)."""
-    factor_n1, scale_n1 = scales
-    if scale_n1 is None:
-        return grad_nD.mul_(factor_n1)
-    # a length that is normalised away has no gradient
-    slope_n1 = (u_nD * grad_nD).sum(1, keepdim=True)
-    return grad_nD.addcmul_(u_nD, slope_n1 * tau, value=-1).mul_(factor_n1).div_(scale_n1)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -25,6 +25,7 @@ PREFIX = "_native-torch-"
 OPERATORS = (
     "augment",
     "augment_params",
+    "gradient_of_rows",
     "gradient_penalty",
     "gradient_penalty_backward",
     "gradient_penalty_double_backward",
@@ -32,7 +33,9 @@ OPERATORS = (
     "log_sum_exp",
     "philox_uniform",
     "philox_words",
+    "scaled_rows",
     "weighted_rows",
+    "zero_or_nan",
 )
 """What csrc/ defines; a library that lacks one was built from older sources."""
 MEND = "install ssgear again, with --no-build-isolation, where torch and a C++ compiler are"

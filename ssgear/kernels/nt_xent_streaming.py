@@ -3,8 +3,8 @@
 Tiles of the similarity matrix s are made, used and overwritten; from forward to backward only the
 vector lse is kept (with a group, the gathered rows too). Rows are worked on as u = z / sqrt(tau):
 s is u u^T, symmetric to the last bit. In one process a tile above the diagonal serves its rows and
-its columns, in both directions; with a group, own rows face all rows. The walks over tiles are
-written twice; `tiles` says which are taken: torch (nt_xent_tiles.py) or cpp (csrc/nt_xent.cpp).
+its columns, in both directions; with a group, own rows face all rows. What takes the time is
+written twice (`Parts`); `tiles` says which is taken: torch, or cpp (csrc/).
 Shapes: R own rows, M rows of all W ranks (R = M in one process), D the width.
 Autocast and torch.compile do not look inside; the backward has no derivative of its own.
 """
@@ -24,7 +24,8 @@ from ssgear.kernels.rows import (
     check_equal_rows,
     compute_dtype,
     gather_rows,
-    sized_rows,
+    gradient_of_rows,
+    scaled_rows,
     zero_or_nan,
 )
 
@@ -42,6 +43,25 @@ class Positives(NamedTuple):
     """Whether an own row has a positive."""
     num_anchors: Tensor
     """Rows of all ranks that have one; at least 1."""
+
+
+class Parts(NamedTuple):
+    """What is written twice, for every device (nt_xent_tiles.py, rows.py) and in csrc/ for CPUs."""
+
+    log_sum_exp: Callable[..., Tensor]
+    weighted_rows: Callable[..., Tensor]
+    scaled_rows: Callable[..., tuple[Tensor, Tensor, Tensor | None]]
+    gradient_of_rows: Callable[..., Tensor]
+    zero_or_nan: Callable[..., Tensor]
+
+
+IN_TORCH = Parts(
+    nt_xent_tiles.log_sum_exp,
+    nt_xent_tiles.weighted_rows,
+    scaled_rows,
+    gradient_of_rows,
+    zero_or_nan,
+)
 
 
 def streaming_nt_xent(
@@ -84,8 +104,8 @@ def nt_xent_forward(
     If anything in any row is not finite, loss and lse_M are NaN.
     """
     with torch.autocast(z_RD.device.type, enabled=False):
-        tau = checked(tau)
-        u_RD = scaled_rows(z_RD, tau, normalize)[0]
+        tau, parts = checked(tau), parts_of(tiles)
+        u_RD = parts.scaled_rows(z_RD, tau, normalize)[0]
         u_MD, ids_M, group = u_RD, ids_R, None
         if group_name:
             group = group_named(group_name)
@@ -93,11 +113,11 @@ def nt_xent_forward(
             u_MD = gather_rows(u_RD, group)
             ids_M = None if ids_R is None else gather_rows(ids_R, group)
         first = rank * u_RD.shape[0]
-        lse_R = walks(tiles)[0](u_RD, u_MD, first, is_bounded(tau, normalize, bounded))
+        lse_R = parts.log_sum_exp(u_RD, u_MD, first, is_bounded(tau, normalize, bounded))
         positives = _positives(u_RD, u_MD, ids_M, first)
         drawn_R = (u_RD * positives.mean_RD).sum(1).double()
         terms_R = torch.where(positives.anchor_R, lse_R - drawn_R, 0.0)
-        visible = zero_or_nan(u_MD)
+        visible = parts.zero_or_nan(u_MD)
         loss = (world_size * terms_R.sum() / positives.num_anchors).to(u_RD.dtype) + visible
         lse_R = lse_R.masked_fill(~positives.anchor_R, math.inf) + visible
         if group is None:
@@ -144,23 +164,19 @@ def nt_xent_backward(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients with respect to z and tau, times `grad` and the number of ranks."""
     with torch.autocast(z_RD.device.type, enabled=False):
-        tau = checked(tau)
-        u_RD, factor_R1, scale_R1 = scaled_rows(z_RD, tau, normalize)
+        tau, parts = checked(tau), parts_of(tiles)
+        u_RD, *scales = parts.scaled_rows(z_RD, tau, normalize)
         u_MD = u_RD if u_MD is None else u_MD
         first = rank * u_RD.shape[0]
         no_maximum = is_bounded(tau, normalize, bounded)
-        grad_RD = walks(tiles)[1](u_RD, u_MD, lse_M, first, no_maximum)
+        grad_RD = parts.weighted_rows(u_RD, u_MD, lse_M, first, no_maximum)
         positives = _positives(u_RD, u_MD, ids_M, first)
         grad_RD.sub_(positives.mean_RD, alpha=2)
         # here, while entries are near 1: a scaled loss keeps float16 gradients from underflow
         grad_RD.mul_(grad * world_size / positives.num_anchors)
         del positives  # its memory serves the next product
-        slope_R1 = (u_RD * grad_RD).sum(1, keepdim=True)
+        slope_R1 = parts.gradient_of_rows(grad_RD, u_RD, tau, *scales)
         grad_tau = -slope_R1.sum(dtype=torch.float64) / (2 * tau)
-        if scale_R1 is None:
-            grad_RD.mul_(factor_R1)
-        else:  # a length that is normalised away has no gradient
-            grad_RD.addcmul_(u_RD, slope_R1 * tau, value=-1).mul_(factor_R1).div_(scale_R1)
         # as the fake version says, whatever the memory order of z was
         return grad_RD.to(z_RD.dtype).contiguous(), grad_tau.to(tau.dtype)
 
@@ -201,13 +217,13 @@ nt_xent_forward.register_autograd(_differentiate, setup_context=_keep)
 nt_xent_backward.register_autograd(transforms.no_second_derivative("nt_xent"))
 
 
-def walks(tiles: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """Return log_sum_exp and weighted_rows."""
+def parts_of(tiles: str) -> Parts:
+    """Return what is written twice, in one of its forms."""
     if tiles != "cpp":
-        return nt_xent_tiles.log_sum_exp, nt_xent_tiles.weighted_rows
+        return IN_TORCH
     if not native.available():  # a graph that another installation compiled
         raise RuntimeError(native.reason())
-    return torch.ops.ssgear_native.log_sum_exp, torch.ops.ssgear_native.weighted_rows
+    return Parts(*(getattr(torch.ops.ssgear_native, name) for name in Parts._fields))
 
 
 def group_named(name: str) -> dist.ProcessGroup:
@@ -216,16 +232,6 @@ def group_named(name: str) -> dist.ProcessGroup:
 
     group: dist.ProcessGroup = vars(c10d)["_resolve_process_group"](name)
     return group
-
-
-def scaled_rows(z_RD: Tensor, tau: Tensor, normalize: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return u = z / scale * factor with its factor and scale, which is None for z as it is."""
-    z_RD = z_RD.to(compute_dtype(z_RD))
-    if not normalize:
-        return z_RD * tau.rsqrt(), tau.rsqrt(), None
-    scaled_RD, scale_R1, norm_R1 = sized_rows(z_RD)
-    factor_R1 = tau.rsqrt() / norm_R1
-    return scaled_RD.mul_(factor_R1), factor_R1, scale_R1
 
 
 def checked(tau: Tensor) -> Tensor:

@@ -42,6 +42,31 @@ def unit_rows(z_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return scaled_RD / norm_R1, scale_R1, norm_R1
 
 
+def scaled_rows(z_RD: Tensor, tau: Tensor, normalize: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return u = z / scale * factor with its factor and scale, which is None for z as it is.
+
+    Inner products of u are similarities over tau. csrc/rows.cpp has this and the next two as well.
+    """
+    z_RD = z_RD.to(compute_dtype(z_RD))
+    if not normalize:
+        return z_RD * tau.rsqrt(), tau.rsqrt(), None
+    scaled_RD, scale_R1, norm_R1 = sized_rows(z_RD)
+    factor_R1 = tau.rsqrt() / norm_R1
+    return scaled_RD.mul_(factor_R1), factor_R1, scale_R1
+
+
+def gradient_of_rows(
+    grad_RD: Tensor, u_RD: Tensor, tau: Tensor, factor: Tensor, scale_R1: Tensor | None
+) -> Tensor:
+    """Turn the gradient of u into that of z, in place; return <u, dL/du> of each row, [R, 1]."""
+    slope_R1 = (u_RD * grad_RD).sum(1, keepdim=True)
+    if scale_R1 is None:
+        grad_RD.mul_(factor)
+    else:  # a length that is normalised away has no gradient
+        grad_RD.addcmul_(u_RD, slope_R1 * tau, value=-1).mul_(factor).div_(scale_R1)
+    return slope_R1
+
+
 def zero_or_nan(rows_MD: Tensor) -> Tensor:
     """Return 0, or NaN where something in the rows is not finite, without waiting for a device.
 

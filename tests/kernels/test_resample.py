@@ -129,7 +129,7 @@ def test_the_whole_image_at_its_own_size_is_itself(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("exact", "impl"), [(False, "auto"), *((True, form) for form in FORMS)])
-def test_one_image_gives_the_bits_of_a_batch(mode, exact, impl):
+def test_one_image_gives_what_a_batch_gives(mode, exact, impl):
     for height, width, size in SIZES:
         images, boxes = pictures(37, height, width), some_boxes(37, height, width)
         images = images if exact else images.float()
@@ -137,7 +137,9 @@ def test_one_image_gives_the_bits_of_a_batch(mode, exact, impl):
         for row in range(0, 37, 6):
             part = slice(row, row + 1)
             alone = crop_resize(images[part], boxes[part], size, interpolation=mode, impl=impl)
-            assert torch.equal(alone, batch[part]), (row, (alone - batch[part]).abs().max())
+            apart = (alone - batch[part]).abs().max()
+            # of floats partial sums are rounded, and some CPUs' products sum by the batch's size
+            assert apart <= (0 if exact else 1e-4), (row, apart)
 
 
 @pytest.mark.parametrize("mode", MODES)
