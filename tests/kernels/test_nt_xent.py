@@ -24,7 +24,7 @@ EPS = torch.finfo(torch.float32).eps
 BUILT = pytest.mark.skipif(not native.available(), reason=native.reason())
 FAST = ["streaming", pytest.param("cpp", marks=BUILT)]
 FORMS = ["reference", *FAST]
-ORDERS = 4
+ORDERS = 16
 SMALL = Case(rows=38, width=11, temperature=0.2)
 
 

@@ -243,9 +243,9 @@ def test_value_and_gradients(case: Case, dtype: torch.dtype, alone: Callable[...
         allowed = 2 * peers + 4 * getattr(ulp, what).item()
         if like is half:  # one rounding of the largest weights, which may all be equal
             allowed += torch.finfo(dtype).eps / EPS / 2 * ulp.grad_z.item()
-        elif what == "grad_z":  # one rounding more of the exponent than in the dense form
+        elif what == "grad_z":  # one rounding more of the exponent, which weights of 1 feel too
             largest_t = ulp.loss.item() / EPS / math.log(2)
-            allowed += EPS / 2 * largest_t * right.abs().max().item()
+            allowed += largest_t / 2 * ulp.grad_z.item()
         assert mine <= allowed, f"{what}: error {mine:.2e}, dense expression {peers:.2e}"
 
 
