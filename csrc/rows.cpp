@@ -11,6 +11,7 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <limits>
@@ -92,7 +93,7 @@ std::tuple<Tensor, Tensor, Tensor> unit_rows(const Tensor& z_RD, T root) {
         squares[lane] += to[d] * to[d];
       });
       const T norm = std::sqrt(total(squares));
-      const T factor = norm == 0 ? 0 : root / norm;
+      const T factor = norm == 0 ? root * 0 : root / norm;  // NaN where tau is none
       for (int64_t d = 0; d < width; ++d) {
         to[d] *= factor;
       }
@@ -143,7 +144,11 @@ Tensor gradient(Tensor& grad_RD, const Tensor& u_RD, T tau, const Tensor& factor
 
 Tensor gradient_of_rows(Tensor& grad_RD, const Tensor& u_RD, const Tensor& tau,
                         const Tensor& factor_R1, const std::optional<Tensor>& scale_R1) {
-  TORCH_CHECK(grad_RD.is_contiguous() && u_RD.is_contiguous(), "rows are contiguous");
+  const int64_t rows = u_RD.size(0);
+  TORCH_CHECK(grad_RD.sizes() == u_RD.sizes() && grad_RD.is_contiguous() && u_RD.is_contiguous() &&
+                  factor_R1.numel() == (scale_R1 ? rows : 1) &&
+                  (!scale_R1 || scale_R1->numel() == rows),
+              "gradient_of_rows: parts of other rows");
   return u_RD.scalar_type() == at::kDouble
       ? gradient<double>(grad_RD, u_RD, tau.item<double>(), factor_R1, scale_R1)
       : gradient<float>(grad_RD, u_RD, tau.item<float>(), factor_R1, scale_R1);

@@ -168,7 +168,9 @@ def transform_patches(images: Tensor, params: PatchParams, spec: PatchSpec, *, s
     patches = F.grid_sample(
         pixels, _places(params, size, images), padding_mode="reflection", align_corners=False
     )
-    patches = _contrast(patches, params.projection, spec)
+    # products in bfloat16 would shift colours, and saturation raised to a power make much of that
+    with torch.autocast(images.device.type, enabled=False):
+        patches = _contrast(patches, params.projection, spec)
     patches = _recolour(patches, params)
     mean, std = (patches.new_tensor(row).reshape(1, 3, 1, 1) for row in (spec.mean, spec.std))
     return (patches - mean) / std

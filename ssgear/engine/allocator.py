@@ -11,30 +11,28 @@ from __future__ import annotations
 import ctypes
 import os
 
-CHOSEN_BY = (
-    "MALLOC_TRIM_THRESHOLD_",
-    "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_TOP_PAD_",
-    "GLIBC_TUNABLES",
-)
-"""Environment variables by which a user has decided already."""
+CHOSEN_BY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
+TUNABLES = "GLIBC_TUNABLES"
+"""Environment variables by which a user has decided already; the last one where it says malloc."""
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 NEVER = -1
 LARGEST_KEPT = 1 << 30
 LARGEST_KEPT_OLD = 1 << 25  # older glibc takes no more
 
 
-def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed blocks of up to 1 GiB; return whether it does.
+def keep_freed_memory() -> int:
+    """Tell glibc to keep freed blocks, until the process ends; return up to which size in bytes.
 
-    It is left alone where the environment sets it up (`CHOSEN_BY`), and there is nothing to tell
-    another C library.
+    That is 0 where the environment sets the allocator up (`CHOSEN_BY`, `TUNABLES`), which is left
+    as it is, and where there is another C library, which cannot be told.
     """
-    if any(os.environ.get(name) for name in CHOSEN_BY):
-        return False
+    if any(os.environ.get(name) for name in CHOSEN_BY) or "malloc" in os.environ.get(TUNABLES, ""):
+        return 0
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # no glibc, or no Linux
-        return False
-    kept = mallopt(MMAP_THRESHOLD, LARGEST_KEPT) or mallopt(MMAP_THRESHOLD, LARGEST_KEPT_OLD)
-    return bool(kept and mallopt(TRIM_THRESHOLD, NEVER))
+        return 0
+    for size in (LARGEST_KEPT, LARGEST_KEPT_OLD):
+        if mallopt(MMAP_THRESHOLD, size):
+            return size if mallopt(TRIM_THRESHOLD, NEVER) else 0
+    return 0

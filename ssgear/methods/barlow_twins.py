@@ -9,7 +9,6 @@ so a batch is computed whole.
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,10 @@ from torch import Tensor
 
 from ssgear.data.batch import Batch
 from ssgear.errors import require
+from ssgear.kernels.checks import LARGEST
 from ssgear.losses import barlow_twins
 from ssgear.methods.base import Group, LossTerms, Method, Phase
-from ssgear.models.heads import check_widths, mlp, seeded
+from ssgear.models.heads import check_positive, check_widths, mlp, seeded
 
 if TYPE_CHECKING:
     from ssgear.models.encoders import Encoder
@@ -104,10 +104,10 @@ class BarlowTwins(Method):
 
         def __post_init__(self) -> None:
             """Refuse weights and widths that define no loss."""
-            lambd, scale = self.lambd, self.loss_scale
-            require(0 <= lambd < math.inf, "--method.lambd", lambd, "use 0 or more")
+            right = f"use 0 or more, up to {LARGEST:.1e}"
+            require(0 <= self.lambd <= LARGEST, "--method.lambd", self.lambd, right)
             check_widths(projector_dims=self.projector_dims)
-            require(0 < scale < math.inf, "--method.loss-scale", scale, "use a value above 0")
+            check_positive(loss_scale=self.loss_scale)
 
     config: Config
 

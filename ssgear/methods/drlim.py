@@ -23,6 +23,7 @@ from ssgear.data.readers import ArrayReader
 from ssgear.data.scan import GREY, load_images
 from ssgear.data.source import Images, Source
 from ssgear.errors import ArgumentError, ConfigError, DataError, require
+from ssgear.kernels.checks import TINY
 from ssgear.losses import contrastive_margin
 from ssgear.methods.base import Group, LossTerms, Method, Phase
 
@@ -93,7 +94,8 @@ class DrLIM(Method):
             require(self.neighbours >= 1, "--method.neighbours", self.neighbours, "use at least 1")
             most = "use at least 2"
             require(self.max_images >= 2, "--method.max-images", self.max_images, most)
-            require(0 < self.margin < 1e6, "--method.margin", self.margin, "use a value above 0")
+            apart = TINY <= self.margin < 1e6
+            require(apart, "--method.margin", self.margin, "use a value above 0")
             named = bool(self.digits) and min(self.digits) >= 0
             require(named, "--method.digits", self.digits, "name classes by number, as in 4 9")
 
@@ -121,11 +123,13 @@ class DrLIM(Method):
                 "--data.source digits or mnist, class folders, or --data.labels"
             )
         shown = torch.tensor(sorted(set(config.digits)))
-        chosen = torch.isin(source.labels, shown).nonzero()[:, 0]
-        if not len(chosen):
+        none = shown[~torch.isin(shown, source.labels)].tolist()
+        if none:
             raise ConfigError(
-                f"--method.digits: no image is of class {' or '.join(map(str, config.digits))}"
+                f"--method.digits: no image is of class {' or '.join(map(str, none))}; their "
+                f"numbers go from {source.labels.min()} to {source.labels.max()}"
             )
+        chosen = torch.isin(source.labels, shown).nonzero()[:, 0]
         part = source.subset(chosen)
         part.labels = torch.searchsorted(shown, source.labels[chosen])
         if source.classes is not None:

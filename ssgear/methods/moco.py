@@ -21,7 +21,7 @@ from ssgear.errors import refuse_idle
 from ssgear.losses import info_nce
 from ssgear.losses.pairs import all_pairs, halves, mean_over_pairs
 from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
-from ssgear.models.heads import check_temperature, check_widths, mlp, seeded
+from ssgear.models.heads import check_positive, check_widths, mlp, seeded
 from ssgear.models.momentum import MomentumCopy, check_momentum
 from ssgear.models.queue import Queue, check_queue_length
 
@@ -138,7 +138,7 @@ class MoCo(Method):
 
         def __post_init__(self) -> None:
             """Refuse what defines no loss."""
-            check_temperature(self.temperature)
+            check_positive(temperature=self.temperature)
             check_momentum(self.momentum, self.final_momentum)
             check_widths(
                 projector_dims=self.projector_dims,

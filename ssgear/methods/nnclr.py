@@ -19,7 +19,7 @@ from ssgear.data.batch import Batch
 from ssgear.losses import info_nce
 from ssgear.losses.pairs import halves, mean_over_pairs
 from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
-from ssgear.models.heads import check_temperature, check_widths, mlp, seeded
+from ssgear.models.heads import check_positive, check_widths, mlp, seeded
 from ssgear.models.queue import Queue, check_queue_length
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class NNCLR(Method):
 
         def __post_init__(self) -> None:
             """Refuse what defines no loss."""
-            check_temperature(self.temperature)
+            check_positive(temperature=self.temperature)
             check_widths(
                 projector_dims=self.projector_dims,
                 predictor_dim=self.predictor_dim,

@@ -19,7 +19,7 @@ from ssgear.losses import nt_xent
 from ssgear.methods.base import Group, LossTerms, Method, Phase
 from ssgear.models.heads import (
     LearnedTemperature,
-    check_temperature,
+    check_positive,
     check_widths,
     mlp,
     seeded,
@@ -86,7 +86,7 @@ class SimCLR(Method):
 
         def __post_init__(self) -> None:
             """Refuse temperatures and widths that define no loss."""
-            check_temperature(self.temperature)
+            check_positive(temperature=self.temperature)
             check_widths(projector_dims=self.projector_dims)
 
     config: Config

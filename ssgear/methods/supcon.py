@@ -19,7 +19,7 @@ from ssgear.data.batch import Batch
 from ssgear.errors import ConfigError
 from ssgear.losses import nt_xent
 from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
-from ssgear.models.heads import check_temperature, check_widths, mlp, seeded
+from ssgear.models.heads import check_positive, check_widths, mlp, seeded
 
 if TYPE_CHECKING:
     from ssgear.models.encoders import Encoder
@@ -92,7 +92,7 @@ class SupCon(Method):
 
         def __post_init__(self) -> None:
             """Refuse temperatures and widths that define no loss."""
-            check_temperature(self.temperature)
+            check_positive(temperature=self.temperature)
             check_widths(projector_dims=self.projector_dims)
 
     config: Config

@@ -13,7 +13,6 @@ steps are as long as the weights, takes the same), and it does not decay.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -28,7 +27,7 @@ from ssgear.data.batch import Batch
 from ssgear.errors import ConfigError, refuse_idle, require
 from ssgear.losses import sinkhorn, swav
 from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
-from ssgear.models.heads import check_widths, mlp, seeded
+from ssgear.models.heads import check_positive, check_widths, mlp, seeded
 from ssgear.models.queue import Queue, check_queue_length
 
 if TYPE_CHECKING:
@@ -136,8 +135,7 @@ class SwAV(Method):
                 _require(getattr(self, name) >= least, self, name, f"use {least} or more")
             few = "use 1000 or fewer: codes stand still after some dozens"
             _require(self.sinkhorn_iterations <= 1000, self, "sinkhorn_iterations", few)
-            for name in ("temperature", "epsilon"):
-                _require(0 < getattr(self, name) < math.inf, self, name, "use a value above 0")
+            check_positive(temperature=self.temperature, epsilon=self.epsilon)
             right = "a code is predicted from another crop; use 2 or more"
             _require(self.code_views >= 2, self, "code_views", right)
             check_widths(projector_dims=self.projector_dims)
@@ -170,13 +168,22 @@ class SwAV(Method):
         """Build the method; refuse queues and prototypes that its batches cannot fill."""
         if config.queue_length:
             check_queue_length(config.queue_length, facts.batch_size)
+            epochs = facts.epochs - config.queue_from_epoch
             _require(
-                config.queue_from_epoch < facts.epochs,
+                epochs * (facts.num_images - facts.num_images % facts.batch_size)
+                > config.queue_length,
                 config,
                 "queue_from_epoch",
                 f"the run ends after {facts.epochs} and the queue (--method.queue-length "
                 f"{config.queue_length}) would never be filled; use fewer, or a queue of 0",
             )
+        _require(
+            config.freeze_prototypes_epochs < facts.epochs,
+            config,
+            "freeze_prototypes_epochs",
+            f"the run ends after {facts.epochs} (--optim.epochs) and prototypes would never be "
+            "trained; use fewer",
+        )
         rows = facts.batch_size + config.queue_length
         if config.prototypes > rows:
             raise ConfigError(

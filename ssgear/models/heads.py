@@ -8,7 +8,6 @@ changes no other's weights. The checks are those of the settings that heads and 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ssgear.errors import ConfigError, require
+from ssgear.kernels.checks import LARGEST, TINY
 
 
 @contextmanager
@@ -84,10 +84,12 @@ class LearnedTemperature(nn.Module):
         return self.log_tau.exp()
 
 
-def check_temperature(temperature: float) -> None:
-    """Refuse what is no temperature of a method."""
-    right = "use a value above 0"
-    require(0 < temperature < math.inf, "--method.temperature", temperature, right)
+def check_positive(**values: float) -> None:
+    """Refuse what losses cannot divide by or multiply with, each by its field of the settings."""
+    for name, value in values.items():
+        option = f"--method.{name.replace('_', '-')}"
+        right = "use a value that float32 holds" if value > 0 else "use a value above 0"
+        require(TINY <= value <= LARGEST, option, value, right)
 
 
 def _norm(norm: str, width: int, *, affine: bool) -> nn.Module:

@@ -229,3 +229,10 @@ def test_what_it_cannot_take():
     ):
         with pytest.raises(ArgumentError, match=message):
             patches_of(given, **change)
+
+
+def test_autocast_changes_no_colour() -> None:
+    images = pictures(4, 20, 20) // 64 + 120  # near grey, where saturation is of differences
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = patches_of(images)
+    assert inside.dtype == torch.float32 and torch.equal(inside, patches_of(images))

@@ -130,3 +130,19 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         torch.set_num_threads(before)
     for result in results[1:]:
         assert all(torch.equal(mine, first) for mine, first in zip(result, results[0], strict=True))
+
+
+@each_form
+def test_no_temperature_is_seen_in_a_zero_row(parts: Parts) -> None:
+    z = torch.zeros(2, 5)
+    z[1] = 1
+    assert parts.scaled_rows(z, torch.tensor(torch.nan), True)[0].isnan().all()
+
+
+@pytest.mark.skipif(not native.available(), reason=native.reason())
+def test_parts_of_other_rows_are_refused() -> None:
+    parts, tau = parts_of("cpp"), torch.tensor(1.0)
+    u, *scales = parts.scaled_rows(torch.ones(4, 3), tau, True)
+    for grad, factor in ((torch.ones(5, 3), scales[0]), (torch.ones(4, 3), scales[0][:2])):
+        with pytest.raises(RuntimeError, match="parts of other rows"):
+            parts.gradient_of_rows(grad, u, tau, factor, scales[1])

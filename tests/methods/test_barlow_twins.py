@@ -81,6 +81,7 @@ def test_both_views_and_every_weight_get_gradients() -> None:
     [
         ({"lambd": -0.1}, "--method.lambd: -0.1 is not possible; use 0 or more"),
         ({"lambd": float("nan")}, "--method.lambd: nan"),
+        ({"lambd": 1e39}, "--method.lambd: 1e\\+39 is not possible"),
         ({"loss_scale": 0.0}, "--method.loss-scale: 0.0 is not possible; use a value above 0"),
         ({"projector_dims": ()}, r"--method.projector-dims: \(\) is not possible"),
         ({"projector_dims": (8, 0)}, "--method.projector-dims"),

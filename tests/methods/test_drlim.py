@@ -101,6 +101,10 @@ def test_what_is_refused() -> None:
             method(**wrong)
     with pytest.raises(ConfigError, match=r"--method\.digits: no image is of class 11 or 12"):
         selected(digits=(11, 12))
+    with pytest.raises(ConfigError, match=r"no image is of class 12; .* from 0 to 9"):
+        selected(digits=(4, 12))
+    with pytest.raises(ConfigError, match=r"--method\.margin"):
+        method(margin=1e-39)
     with pytest.raises(ConfigError, match=r"--method\.neighbours: 5 of 5 images"):
         method(max_images=5).wrap_source(selected())
     with pytest.raises(

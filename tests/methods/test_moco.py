@@ -167,6 +167,7 @@ def test_it_trains_the_encoder_of_gan_ssl(condition: str) -> None:
     [
         ({"temperature": 0.0}, "--method.temperature: 0.0 is not possible; use a value above 0"),
         ({"temperature": math.nan}, "--method.temperature: nan is not possible"),
+        ({"temperature": 1e39}, "--method.temperature: 1e+39 is not possible; use a value that"),
         ({"momentum": 1.5}, "--method.momentum: 1.5 is not possible; use a value in [0, 1]"),
         ({"final_momentum": -1.0}, "--method.final-momentum: -1.0 is not possible"),
         ({"projector_dims": ()}, "--method.projector-dims: () is not possible; give at least one"),

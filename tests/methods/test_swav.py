@@ -203,7 +203,16 @@ def test_multi_crop_trains_whole_and_in_slices(tmp_path: Path) -> None:
         ({"temperature": -1.0}, "--method.temperature"),
         ({"sinkhorn_iterations": 0}, "--method.sinkhorn-iterations: 0 is not possible; use 1"),
         ({"sinkhorn_iterations": 10**9}, "--method.sinkhorn-iterations: 1000000000"),
+        (
+            {"queue_length": 24, "queue_from_epoch": 19},
+            "--method.queue-from-epoch: 19 .* would never be filled",
+        ),
         ({"freeze_prototypes_epochs": -1}, "--method.freeze-prototypes-epochs"),
+        (
+            {"freeze_prototypes_epochs": 20},
+            "--method.freeze-prototypes-epochs: 20 .* ends after 20 .* never be trained",
+        ),
+        ({"epsilon": 1e-50}, "--method.epsilon: 1e-50 is not possible; .* float32 holds"),
         ({"projector_dims": ()}, "--method.projector-dims"),
     ],
 )

@@ -37,6 +37,7 @@ def build(
     facts = Facts(
         augmentation=view_set("byol"),
         num_images=24,
+        epochs=2,
         num_classes=num_classes,
         batch_size=batch_size,
     )
