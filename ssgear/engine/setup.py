@@ -121,6 +121,8 @@ def _build(
         batch_size=config.optim.batch_size,
     )
     method = build_method(config, size, device, world, facts)
+    if method.reads_images:
+        source, _ = scan(source, config.data, lost=lost)
     source = method.select(config.method, source)
     wrapped = as_trained(method, source, synthetic, config.views)
     original, source = (None if wrapped is source else source), wrapped

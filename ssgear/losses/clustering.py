@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ssgear.errors import ArgumentError
 from ssgear.kernels import checks
+from ssgear.kernels.nt_xent import world_size_of
 from ssgear.kernels.rows import compute_dtype, gather_rows
 
 
@@ -53,7 +54,7 @@ def sinkhorn(
         raise ArgumentError(f"sinkhorn: epsilon={checks.shown(epsilon)}; use a positive number")
     if not isinstance(iterations, int) or iterations < 1:
         raise ArgumentError(f"sinkhorn: iterations={checks.shown(iterations)}; use at least 1")
-    alone = group is None or dist.get_world_size(group) == 1
+    alone = world_size_of(group, "sinkhorn") == 1
     with torch.autocast(scores.device.type, enabled=False):
         logits_nK = scores.to(compute_dtype(scores)) / epsilon
         a_1K = logits_nK.logsumexp(0, keepdim=True)

@@ -13,7 +13,7 @@ is sent in the backward pass. Shapes: R own rows, N rows of all ranks, D the wid
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ssgear.errors import ArgumentError
 from ssgear.kernels import checks
+from ssgear.kernels.nt_xent import world_size_of
 from ssgear.kernels.rows import compute_dtype
 
 EPS = 1e-5
@@ -33,6 +34,7 @@ def barlow_twins(
     """Return Barlow Twins' loss of two views, a float32 scalar.
 
     Computed in float32 (float64 where z1 is), under autocast too. Cannot be differentiated twice.
+    NaN where something is not finite, or the squares of a column are too large.
 
     Args:
         z1: Embeddings [R, D] of the first view, before any normalisation.
@@ -42,12 +44,11 @@ def barlow_twins(
             the loss of the global batch, and its gradient times the number of ranks: what wraps the
             model takes the mean over ranks (as for `nt_xent`).
     """
-    world_size = 1 if group is None else dist.get_world_size(group)
+    world_size = world_size_of(group, "barlow_twins")
     _check(z1, z2, lambd, world_size)
     with torch.autocast(z1.device.type, enabled=False):
-        dtype = compute_dtype(z1)
         ranks = group if world_size > 1 else None
-        loss: Tensor = _BarlowTwins.apply(z1.to(dtype), z2.to(dtype), lambd, ranks)
+        loss: Tensor = _BarlowTwins.apply(z1, z2, lambd, ranks)
     return loss.float()
 
 
@@ -58,16 +59,18 @@ class _BarlowTwins(torch.autograd.Function):
     def forward(
         ctx: Any, z1_RD: Tensor, z2_RD: Tensor, lambd: float, group: dist.ProcessGroup | None
     ) -> Tensor:
-        both_2RD = torch.stack((z1_RD, z2_RD))
+        dtype = compute_dtype(z1_RD)
+        both_2RD = torch.stack((z1_RD.to(dtype), z2_RD.to(dtype)))
         count = both_2RD.new_full((), z1_RD.shape[0])
         count, total_2D = _summed(group, count, both_2RD.sum(1))
         centred_2RD = both_2RD - total_2D[:, None] / count
         (squares_2D,) = _summed(group, centred_2RD.square().sum(1))
+        squares_2D = squares_2D.masked_fill(squares_2D.isinf(), torch.nan)  # not a column of zeros
         std_2D = (squares_2D / count + EPS).sqrt()
         u_RD, v_RD = centred_2RD.div_(std_2D[:, None])
         (c_DD,) = _summed(group, u_RD.T @ v_RD)
         c_DD /= count
-        ctx.save_for_backward(u_RD, v_RD, c_DD, std_2D, count)
+        ctx.save_for_backward(z1_RD, z2_RD, u_RD, v_RD, c_DD, std_2D, count)
         ctx.lambd = lambd
         ctx.world_size = 1 if group is None else dist.get_world_size(group)
         diagonal_D = c_DD.diagonal()
@@ -75,17 +78,31 @@ class _BarlowTwins(torch.autograd.Function):
         return (1 - diagonal_D).square().sum() + lambd * off_diagonal
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        u_RD, v_RD, c_DD, std_2D, count = ctx.saved_tensors
-        with torch.autocast(u_RD.device.type, enabled=False):
+        z1_RD, z2_RD, u_RD, v_RD, c_DD, std_2D, count = ctx.saved_tensors
+        with torch.no_grad(), torch.autocast(u_RD.device.type, enabled=False):
             g_DD = 2 * ctx.lambd * c_DD
             g_DD.diagonal().copy_(2 * (c_DD.diagonal() - 1))
             cg_DD = c_DD * g_DD
             scale_2D = slope * ctx.world_size / (count * std_2D)
             dz1_RD = scale_2D[0] * (v_RD @ g_DD.T - u_RD * cg_DD.sum(1))
             dz2_RD = scale_2D[1] * (u_RD @ g_DD - v_RD * cg_DD.sum(0))
-        return dz1_RD, dz2_RD, None, None
+        grads = (dz1_RD.to(z1_RD.dtype), dz2_RD.to(z2_RD.dtype))
+        if torch.is_grad_enabled():  # create_graph: they depend on these, in a way not written out
+            grads = tuple(_Last.apply(grad, z1_RD, z2_RD, slope) for grad in grads)
+        return *grads, None, None
+
+
+class _Last(torch.autograd.Function):
+    """A gradient that has no derivative itself."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, *inputs: Tensor) -> Tensor:
+        return grad.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> NoReturn:
+        raise ArgumentError("barlow_twins: has no second derivative; take the gradient only")
 
 
 def _summed(group: dist.ProcessGroup | None, *parts: Tensor) -> tuple[Tensor, ...]:

@@ -26,7 +26,9 @@ def contrastive_margin(
     squares = (first_ND.to(dtype) - second_ND.to(dtype)).square().sum(1)
     short = (margin - squares.clamp_min(_SMALLEST).sqrt()).clamp_min(0).square()
     dissimilar = dissimilar_N.to(dtype)
-    return ((1 - dissimilar) * squares + dissimilar * short).mean() / 2
+    # 0 times the square of a pair too far apart for its type would be NaN
+    near = torch.where(dissimilar == 1, 0.0, (1 - dissimilar) * squares)
+    return (near + dissimilar * short).mean() / 2
 
 
 def _check(first_ND: Tensor, second_ND: Tensor, dissimilar_N: Tensor, margin: float) -> None:

@@ -149,6 +149,8 @@ class Method(nn.Module):
     """Whether a loss differentiates a gradient."""
     collapse_hint: str = "try a lower --optim.lr or a longer --optim.warmup-epochs"
     """What a run is told where its features collapse: the method's usual cause, what to try."""
+    reads_images: ClassVar[bool] = False
+    """Whether `wrap_source` reads images: files that cannot be read are found before it does."""
     needs_images: ClassVar[bool] = False
     """Whether `Batch.images` is filled."""
     generates: bool = False

@@ -20,7 +20,7 @@ from ssgear.data.batch import Batch
 from ssgear.data.digits import SHIFTS, shifted
 from ssgear.data.pairs import PairGraph, nearest_rows
 from ssgear.data.readers import ArrayReader
-from ssgear.data.scan import GREY, load_images
+from ssgear.data.scan import load_images
 from ssgear.data.source import Images, Source
 from ssgear.errors import ArgumentError, ConfigError, DataError, require
 from ssgear.kernels.checks import TINY
@@ -72,6 +72,7 @@ class DrLIM(Method):
     smallest = ("--method.max-images", "20", "--optim.name", "sgd")
     final = ("shifts",)
     aim = "Training pulls the first two of a row together and pushes the third away from the first."
+    reads_images = True
     needs_images = True
 
     @dataclass(frozen=True, kw_only=True)
@@ -146,7 +147,7 @@ class DrLIM(Method):
                 "more images"
             )
         rows = torch.linspace(0, len(source) - 1, count).round().long()
-        images = load_images(source, rows, self.encoder.size, missing=GREY)
+        images = load_images(source, rows, self.encoder.size)
         everything = at_all_shifts(images)
         try:
             self.graph = _graph(images, everything, self.config)
@@ -163,7 +164,9 @@ class DrLIM(Method):
             side=self.encoder.size,
             notes=(f"{count} images at {len(SHIFTS)} shifts", *source.notes),
         )
-        return Source(source.name, wrapped, mean=source.mean, std=source.std)
+        made = Source(source.name, wrapped, mean=source.mean, std=source.std)
+        made.bad = source.bad
+        return made
 
     def seen(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return each image, one that belongs to it and one that does not."""

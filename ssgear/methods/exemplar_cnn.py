@@ -72,6 +72,7 @@ class ExemplarCNN(Method):
     smallest = ("--method.classes", "32", "--model.name", "4c5-8c5-16f")
     final = ("blocks", "quadrants")
     judged_by = "linear_probe_quadrants"
+    reads_images = True
     aim = "Training asks which patch each of them is of."
 
     @dataclass(frozen=True, kw_only=True)

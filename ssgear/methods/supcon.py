@@ -113,7 +113,7 @@ class SupCon(Method):
         if facts.num_classes is None:
             raise ConfigError(
                 "--method: supcon learns from labels of two classes or more, and these images have "
-                "none; use class folders or --data.labels, or --method simclr"
+                "none, or one class; use class folders or --data.labels, or --method simclr"
             )
         return cls(config, encoder)
 

@@ -1,13 +1,15 @@
 """One writer of a run's directory at a time, one of each shard of a store.
 
 The lock is the system's own (flock) on a file in the directory: it goes with the process that holds
-it, however that ends, so that nothing stale is ever left. File systems without locks go without.
+it, however that ends, so that nothing stale is ever left. Workers that it forks, and that may live
+on for some seconds, have no part in a run's. File systems without locks go without.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,16 @@ from typing import IO
 from ssgear.errors import CheckpointError
 
 NAME = ".lock"
+_held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    """Close what the parent holds: a lock ends with the last process that has its file open."""
+    for file in _held:
+        file.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,7 @@ def hold(directory: Path) -> IO[str]:
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
+    _held.add(file)
     return file
 
 

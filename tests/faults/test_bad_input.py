@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from ssgear.storage.lock import hold
+from ssgear.train import main as command
 from ssgear.watch import FinalFigures, Readings
 from tests.engine.training import SMALL, losses, train
 from tests.faults.refusals import refused
@@ -173,6 +174,30 @@ def test_too_many_bad_files_stop_the_run(
     line = refused(capsys, *SMALL, *options)
     assert "empty.jpg" in line and "--data.max-bad-share" in line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--method", "drlim", "--method.digits", "0", "1"),
+        ("--method", "exemplar-cnn", "--method.classes", "4"),
+    ],
+    ids=lambda options: options[1],
+)
+def test_methods_that_make_images_of_their_own_count_bad_files(
+    options: tuple[str, ...], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / "cat" / "empty.jpg").write_bytes(b"")
+    options += ("--data.path", str(images), "--data.source", "folder", "--data.size", "16")
+    options += ("--optim.batch-size", "4", "--optim.max-steps", "1", "--eval.no-final")
+    options += ("--model.name", "4c3-8f", "--output", str(tmp_path / "run"))
+    line = refused(capsys, *options)
+    assert "1 of 3" in line and "empty.jpg" in line and "--data.max-bad-share" in line
+    assert not (tmp_path / "run").exists()
+    assert command(["--data.max-bad-share", "0.5", *options]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert ["empty.jpg" in line for line in summary["bad_files"]] == [True]
+    assert summary["num_train"] == (4 if "exemplar-cnn" in options else 5 * 36)
 
 
 def test_labels_that_disagree_with_the_folder(

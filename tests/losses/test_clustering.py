@@ -128,6 +128,7 @@ def test_no_gradient_goes_into_codes_and_each_view_gets_one() -> None:
     [
         (lambda s: sinkhorn(s, epsilon=0), "epsilon=0; use a positive number"),
         (lambda s: sinkhorn(s, iterations=0), "iterations=0; use at least 1"),
+        (lambda s: sinkhorn(s, group="all"), "sinkhorn: group is a str"),
         (lambda s: sinkhorn(s[0]), r"scores are torch.float64 \[[0-9]+\]; use a floating-point"),
         (lambda s: sinkhorn(s.long()), "scores are torch.int64"),
         (lambda s: swav([s], [s]), "use 2 or more"),

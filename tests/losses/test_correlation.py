@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -107,3 +109,28 @@ def test_two_ranks_equal_one_process(bounds: tuple[int, ...], pair: Ranks) -> No
 def test_what_has_no_loss_is_refused(z1: Tensor, z2: Tensor, lambd: float, said: str) -> None:
     with pytest.raises(ArgumentError, match=said):
         barlow_twins(z1, z2, lambd=lambd)
+
+
+def test_a_group_that_is_none_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="barlow_twins: group is a str"):
+        barlow_twins(torch.zeros(3, 4), torch.zeros(3, 4), group="all")  # type: ignore[arg-type]
+
+
+def test_a_second_derivative_is_refused_and_a_graph_alone_is_not() -> None:
+    z1, z2 = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    z1.requires_grad_()
+    (plain,) = torch.autograd.grad(barlow_twins(z1, z2), z1)
+    (grad,) = torch.autograd.grad(barlow_twins(z1, z2), z1, create_graph=True)
+    assert torch.equal(grad, plain)
+    with pytest.raises(ArgumentError, match="barlow_twins: has no second derivative"):
+        grad.square().sum().backward()
+
+
+@pytest.mark.parametrize("bad", [3e19, 1e38, math.inf, math.nan])
+def test_a_column_beyond_float32_is_seen(bad: float) -> None:
+    z1, z2 = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    z1[:, 1] *= bad
+    z1.requires_grad_()
+    loss = barlow_twins(z1, z2)
+    loss.backward()
+    assert loss.isnan() and z1.grad is not None and z1.grad[:, 1].isnan().all()

@@ -44,6 +44,14 @@ def test_rows_that_coincide_have_a_finite_gradient() -> None:
     assert torch.equal(gradient, torch.zeros(2, 2))
 
 
+def test_a_pair_very_far_apart_is_far_enough() -> None:
+    rows = torch.tensor([[3e19], [0.5]], requires_grad=True)
+    loss = contrastive_margin(rows, torch.zeros(2, 1), torch.tensor([1, 1]))
+    assert float(loss.detach()) == pytest.approx(0.0625)
+    (gradient,) = torch.autograd.grad(loss, rows)
+    torch.testing.assert_close(gradient, torch.tensor([[0.0], [-0.25]]))
+
+
 @pytest.mark.parametrize(
     ("first", "second", "dissimilar", "margin", "said"),
     [

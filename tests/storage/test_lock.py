@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ssgear.storage.lock import claimed
+from ssgear.errors import CheckpointError
+from ssgear.storage.lock import claimed, hold
 
 
 def test_one_holder_at_a_time_and_no_file_left(tmp_path: Path) -> None:
@@ -73,3 +74,22 @@ def test_a_file_system_without_locks_grants_everything_but_says_so(
     with claimed(tmp_path / "claim") as one, claimed(tmp_path / "claim") as two:
         assert one is not None and two is not None
         assert not one.exclusive and not two.exclusive
+
+
+def test_a_forked_worker_does_not_keep_the_lock_of_a_run(tmp_path: Path) -> None:
+    lock = hold(tmp_path)
+    there, tell = os.pipe()
+    worker = os.fork()
+    if not worker:
+        os.write(tell, b".")
+        signal.pause()
+        os._exit(0)
+    try:
+        os.read(there, 1)
+        with pytest.raises(CheckpointError, match="another run writes into"):
+            hold(tmp_path)
+        lock.close()
+        hold(tmp_path).close()
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
