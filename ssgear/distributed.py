@@ -75,7 +75,10 @@ class World:
         if self.size == 1:
             yield
             return
-        meeting = _Meeting(self, what)
+        try:
+            meeting = _Meeting(self, what)
+        except RuntimeError as error:  # the rank that held the store is gone already
+            raise self.lost(error) from error
         try:
             yield
             meeting.wait()

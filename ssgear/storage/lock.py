@@ -8,6 +8,7 @@ on for some seconds, have no part in a run's. File systems without locks go with
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import weakref
 from collections.abc import Iterator
@@ -22,13 +23,15 @@ NAME = ".lock"
 _held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
 
-def _let_go() -> None:
-    """Close what the parent holds: a lock ends with the last process that has its file open."""
-    for file in _held:
-        file.close()
+@functools.cache
+def _close_in_forks() -> None:
+    """See to it that children close the files: a lock ends with the last process that has one."""
 
+    def close() -> None:
+        for file in _held:
+            file.close()
 
-os.register_at_fork(after_in_child=_let_go)
+    os.register_at_fork(after_in_child=close)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def hold(directory: Path) -> IO[str]:
     file.write(str(os.getpid()))
     file.flush()
     _held.add(file)
+    _close_in_forks()
     return file
 
 
