@@ -1,7 +1,9 @@
 """Name -> class, found by file name: `ssgear/methods/barlow_twins.py` is the method `barlow-twins`.
 
-Names, presets and help lines are read from the source text, so that listing them imports nothing;
-`load` imports the one file that is asked for. `package.module:Class` is a class of the user's own.
+A method of several files is a package, `ssgear/methods/gan_ssl/`: the one with a `method.py`, which
+holds the class and its `PRESETS`; its `__init__.py` says what it is and exports the class. Names,
+presets and help lines are read from the source text, so that listing them imports nothing; `load`
+imports the one that is asked for. `package.module:Class` is a class of the user's own.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ PACKAGE = Path(__file__).parent
 BASES = {"methods": "Method", "views": "Generator"}
 """Folder of a kind of thing -> class in its `base.py` that each of them derives from."""
 OPTIONS = {"methods": "method", "views": "generator"}
-"""Folder of a kind of thing -> option that names one, and key of a preset's."""
+"""Folder of a kind of thing -> option that names one, key of a preset's, and file of a package's
+class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,21 +45,21 @@ def canonical(name: str) -> str:
 
 def names(kind: str) -> tuple[str, ...]:
     """Return the names of every `methods` (say), in order; nothing is imported."""
-    return tuple(canonical(file.stem) for file in _files(kind))
+    return tuple(canonical(path.stem) for path in _members(kind))
 
 
 def about(kind: str) -> dict[str, str]:
     """Return the first line of each file's docstring by name; nothing is imported."""
-    docs = {canonical(file.stem): ast.get_docstring(_tree(file)) or "" for file in _files(kind)}
-    return {name: doc.partition("\n")[0] for name, doc in docs.items()}
+    docs = {canonical(path.stem): ast.get_docstring(_tree(_face(path))) for path in _members(kind)}
+    return {name: (doc or "").partition("\n")[0] for name, doc in docs.items()}
 
 
 def presets(kind: str = "methods") -> dict[str, Preset]:
     """Collect the `PRESETS` of every file by name; they are literals, so nothing is imported."""
     found: dict[str, Preset] = {}
-    for file in _files(kind):
-        for name, settings in _presets_of(file).items():
-            owner = canonical(file.stem)
+    for path in _members(kind):
+        owner = canonical(path.stem)
+        for name, settings in _presets_of(_file_of_class(path, kind)).items():
             keys = {OPTIONS[kind]: owner, **settings}
             found[name] = Preset(name=name, about=_summary(owner, keys), settings=keys)
     return found
@@ -78,7 +81,7 @@ def load(kind: str, name: str, where: str = "--method") -> type[Any]:
     if ":" in name:
         return _own_class(kind, name, where)
     check(kind, name, where)
-    stem = next(file.stem for file in _files(kind) if canonical(file.stem) == canonical(name))
+    stem = next(path.stem for path in _members(kind) if canonical(path.stem) == canonical(name))
     module = importlib.import_module(f"ssgear.{kind}.{stem}")
     base = _base(kind)
     here = [value for value in vars(module).values() if _defined_in(module, value, base)]
@@ -88,9 +91,19 @@ def load(kind: str, name: str, where: str = "--method") -> type[Any]:
     return found
 
 
-def _files(kind: str) -> list[Path]:
-    found = sorted((PACKAGE / kind).glob("*.py"))
-    return [file for file in found if not file.stem.startswith("_") and file.stem != "base"]
+def _members(kind: str) -> list[Path]:
+    """List the files and packages that hold one each; other packages are parts of some of them."""
+    files = [path for path in (PACKAGE / kind).glob("*.py") if path.stem != "base"]
+    packages = [path.parent for path in (PACKAGE / kind).glob(f"*/{OPTIONS[kind]}.py")]
+    return sorted(path for path in (*files, *packages) if not path.stem.startswith("_"))
+
+
+def _face(path: Path) -> Path:
+    return path / "__init__.py" if path.is_dir() else path
+
+
+def _file_of_class(path: Path, kind: str) -> Path:
+    return path / f"{OPTIONS[kind]}.py" if path.is_dir() else path
 
 
 def _tree(file: Path) -> ast.Module:
@@ -125,10 +138,11 @@ def _base(kind: str) -> type[Any]:
 
 
 def _defined_in(module: ModuleType, value: object, base: type[Any]) -> bool:
+    """Whether a class is of the module, or of a file of the package that the module is."""
     return (
         isinstance(value, type)
         and issubclass(value, base)
-        and value.__module__ == module.__name__
+        and f"{value.__module__}.".startswith(f"{module.__name__}.")
         and not value.__name__.startswith("_")
     )
 

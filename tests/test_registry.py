@@ -28,6 +28,18 @@ class TwinTowers(_Shared):
     """Twins."""
 '''
 
+PACKAGES = {
+    "triplets": {
+        "__init__.py": '"""Triplets: a method of two files."""\n'
+        "from ssgear.methods.triplets.method import Triplets\n",
+        "method.py": "from ssgear.methods.base import Method\n"
+        "PRESETS = {'triplets-quick': {'optim.epochs': 2}}\n"
+        "class Triplets(Method): ...\n",
+        "base.py": "raise AssertionError('is nothing that anybody asked for')\n",
+    },
+    "parts": {"__init__.py": "raise AssertionError('holds parts of methods, and is none')\n"},
+}
+
 
 @pytest.fixture
 def methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -41,19 +53,24 @@ def methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for other in ("base", "_shared", "__init__"):
         (folder / f"{other}.py").write_text("raise AssertionError('is no method')\n")
     (folder / "notes.txt").write_text("no method either")
+    for package, files in PACKAGES.items():
+        (folder / package).mkdir()
+        for name, text in files.items():
+            (folder / package / name).write_text(text)
     monkeypatch.setattr(registry, "PACKAGE", tmp_path)
     monkeypatch.setattr(ssgear.methods, "__path__", [*ssgear.methods.__path__, str(folder)])
-    for name in ("twin_towers", "upside"):
+    for name in ("twin_towers", "upside", "triplets", "triplets.method"):
         monkeypatch.delitem(sys.modules, f"ssgear.methods.{name}", raising=False)
     return folder
 
 
 def test_names_are_file_names_with_hyphens(methods: Path) -> None:
-    assert registry.names("methods") == ("twin-towers", "upside")
+    assert registry.names("methods") == ("triplets", "twin-towers", "upside")
 
 
 def test_about_is_the_first_line_of_the_docstring(methods: Path) -> None:
     assert registry.about("methods") == {
+        "triplets": "Triplets: a method of two files.",
         "twin-towers": "Twin Towers (Nobody et al. 2021): redundancy reduction.",
         "upside": "",
     }
@@ -64,6 +81,11 @@ def test_load_finds_the_one_public_method_of_the_file(methods: Path, name: str) 
     assert registry.load("methods", name).__name__ == "TwinTowers"
 
 
+def test_load_finds_the_class_that_a_package_exports(methods: Path) -> None:
+    found = registry.load("methods", "triplets")
+    assert found.__module__ == "ssgear.methods.triplets.method"
+
+
 def test_load_of_a_file_without_a_method_is_our_bug(methods: Path) -> None:
     with pytest.raises(TypeError, match=r"upside.py defines 0 public classes of Method"):
         registry.load("methods", "upside")
@@ -71,7 +93,8 @@ def test_load_of_a_file_without_a_method_is_our_bug(methods: Path) -> None:
 
 def test_presets_carry_their_method(methods: Path) -> None:
     found = registry.presets()
-    assert list(found) == ["twin-quick", "twin-long"]
+    assert list(found) == ["triplets-quick", "twin-quick", "twin-long"]
+    assert found["triplets-quick"].settings == {"method": "triplets", "optim.epochs": 2}
     assert found["twin-quick"].settings == {
         "method": "twin-towers",
         "optim.epochs": 3,
@@ -86,7 +109,7 @@ def test_unknown_name_lists_the_known(methods: Path) -> None:
         registry.load("methods", "twin_tower")
     assert str(caught.value) == (
         "--method: unknown method 'twin_tower' (did you mean twin-towers?); "
-        "known: twin-towers, upside"
+        "known: triplets, twin-towers, upside"
     )
     with pytest.raises(ConfigError, match=r"^run\.json: method: unknown method 'gpt'; known: "):
         registry.load("methods", "gpt", "run.json: method")
