@@ -28,8 +28,8 @@ from benchmarks.machine import TRIES, Cost, Rates
 from benchmarks.peers import say
 from benchmarks.workloads import WrongResultError, require
 from ssgear.data.augment import AugmentParams, AugmentSpec, augment, sample
-from ssgear.kernels.augment import CASES, FASTEST_FIRST, augment_views, why_not
-from ssgear.kernels.augment_packed import SOLARISE
+from ssgear.kernels.augment.params import SOLARISE
+from ssgear.kernels.augment.views import CASES, FASTEST_FIRST, augment_views, why_not
 
 PEERS_AT_ONCE = 24
 """Images that a slow contender works on in a round."""

@@ -31,7 +31,7 @@ from ssgear.config import cli
 from ssgear.engine.callbacks import Run
 from ssgear.engine.setup import prepare
 from ssgear.engine.trainer import Trainer
-from ssgear.models import stylegan2_layers as layers
+from ssgear.models.gan import stylegan2_layers as layers
 
 BATCH = 64
 ROUNDS, FEWEST = 12, 3

@@ -16,8 +16,8 @@ from benchmarks.machine import Cost
 from benchmarks.peers import Function, compile_or_say
 from benchmarks.workloads import Workload, largest, require
 from ssgear.kernels.gradient_penalty import CASES, Case
-from ssgear.kernels.gradient_penalty_impl import obstacle
-from ssgear.kernels.gradient_penalty_ops import interpolate, sample_norm_penalty
+from ssgear.kernels.gradient_penalty.impl import obstacle
+from ssgear.kernels.gradient_penalty.pieces import interpolate, sample_norm_penalty
 
 SIZES = {
     "cpu": ((64, 3, 32, 32), (64, 3, 64, 64), (16, 3, 128, 128)),

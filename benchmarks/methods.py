@@ -38,7 +38,8 @@ from benchmarks import machine
 from benchmarks.kernels import Parser
 from benchmarks.method_rows import Row, keep, kept, mean_and_deviation, own_figures, table
 from benchmarks.timing import MIB, resident
-from ssgear import registry, watch
+from ssgear import registry
+from ssgear.callbacks import readings as watch
 from ssgear.config import cli, presets
 from ssgear.engine.callbacks import Callback, Reason, Run
 from ssgear.engine.setup import prepare

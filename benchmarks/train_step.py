@@ -23,7 +23,7 @@ import torch
 
 from benchmarks import machine
 from benchmarks.gan_row import BATCH, joint_step, medians, start
-from ssgear.data.batch import Batch
+from ssgear.data.loaders.batch import Batch
 from ssgear.engine.callbacks import Run
 from ssgear.engine.isolate import only
 from ssgear.engine.runtime import optimizer_of

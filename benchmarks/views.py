@@ -3,9 +3,9 @@
 A UNet and a VAE of Stable Diffusion 2's size on a GPU (512 pixels, half precision), a tiny one on a
 CPU, with random weights: eager as diffusers documents it (half precision, channels-last, SDPA)
 against what `--compile` makes of it. A compiled part gives what eager gives, within
-`ssgear.views._parts.BOUNDS`, before it is timed; what does not, or is not installed, is left out
-with the reason. Contenders take turns in every round, the fastest round counts. Shares are of the
-matrix unit's rate measured here, by counted FLOPs. Then text encoder, super-resolution and
+`ssgear.views.compile.parts.BOUNDS`, before it is timed; what does not, or is not installed, is left
+out with the reason. Contenders take turns in every round, the fastest round counts. Shares are of
+the matrix unit's rate measured here, by counted FLOPs. Then text encoder, super-resolution and
 captioning once for a batch, and what a whole image takes. GPU figures: none were taken so far.
 """
 
@@ -26,8 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import machine, view_models
 from benchmarks.kernels import Parser, count
 from ssgear.errors import SsgearError, first_line
-from ssgear.views._compile import compile_pipeline
-from ssgear.views._parts import drawn, parts_of
+from ssgear.views.compile.compile import compile_pipeline
+from ssgear.views.compile.parts import drawn, parts_of
 
 ROUNDS = 7
 CONTENDERS = {"cpu": ("eager", "inductor", "onnx"), "cuda": ("eager", "inductor", "tensorrt")}

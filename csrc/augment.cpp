@@ -1,4 +1,4 @@
-// The fused augmentation (ssgear/kernels/augment.py) for CPUs: crop and resize, flip, colour, blur,
+// The fused augmentation (ssgear/kernels/augment/views.py) for CPUs: crop and resize, flip, colour, blur,
 // solarise, normalise, for one image after the other, so that all between image and view stays in
 // the cache. Images are shared out among threads; a view is a function of its image and its numbers
 // alone.
@@ -78,7 +78,7 @@ bool is_order(const float* order) {
   return named == (1u << OPERATIONS) - 1;
 }
 
-// What check_values of augment_packed.py asks, which says it better.
+// What check_values of augment/params.py asks, which says it better.
 void check(const Tensor& images, const Tensor& params, const Tensor& views, bool resize) {
   TORCH_CHECK(
       params.scalar_type() == at::kFloat && params.is_contiguous() && params.dim() == 2 &&

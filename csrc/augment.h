@@ -1,4 +1,4 @@
-// The fused augmentation's own terms (ssgear/kernels/augment.py): one image in, one view out.
+// The fused augmentation's own terms (ssgear/kernels/augment/views.py): one image in, one view out.
 #pragma once
 
 #include <cstddef>

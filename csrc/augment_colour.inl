@@ -1,5 +1,5 @@
 // What is done to the colours and the sharpness of rows of pixels in [0, 255]; included once for
-// each instruction set, no guard, on purpose. The formulas are those of ssgear/kernels/colour.py.
+// each instruction set, no guard, on purpose. The formulas are those of ssgear/kernels/augment/colour.py.
 
 namespace ssgear {
 namespace SSGEAR_LEVEL {

@@ -1,4 +1,4 @@
-// The random numbers of views (ssgear/data/augment.py), drawn and packed in one pass: what the
+// The random numbers of views (ssgear/data/augment/views.py), drawn and packed in one pass: what the
 // tensor arithmetic there does in seventy operations, by the same steps in the same types.
 //
 // Products are rounded before they are added, as there.

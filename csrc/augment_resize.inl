@@ -1,6 +1,6 @@
 // Crop and resize; included once for each instruction set (levels.inl), no guard, on purpose.
 //
-// The weights are those of ssgear/kernels/resample.py, by the same steps in the same types:
+// The weights are those of ssgear/kernels/augment/resample.py, by the same steps in the same types:
 // multiples of 2^-15, whose sums with whole numbers are exact in float32 in any order.
 
 namespace ssgear {

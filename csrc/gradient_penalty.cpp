@@ -1,4 +1,4 @@
-// The gradient penalty's own passes (ssgear/kernels/gradient_penalty_ops.py) for CPUs.
+// The gradient penalty's own passes (ssgear/kernels/gradient_penalty/pieces.py) for CPUs.
 //
 //   mixed_i = eps_i real_i + (1 - eps_i) fake_i
 //   P       = 1/N sum_i (n_i - t)^2,  n_i = ||g_i||                            (docs/math.md 2)

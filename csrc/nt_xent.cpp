@@ -1,4 +1,4 @@
-// The two walks over tiles of NT-Xent (ssgear/kernels/nt_xent_streaming.py) for CPUs.
+// The two walks over tiles of NT-Xent (ssgear/kernels/nt_xent/streaming.py) for CPUs.
 //
 //   log_sum_exp     lse_i = log sum_{k != i} exp(s_ik)
 //   weighted_rows   sum_j (P_ij + P_ji) u_j,  P_ij = exp(s_ij - lse_i)     (docs/math.md 1)

@@ -1,4 +1,4 @@
-// Rows of embeddings around the walks of NT-Xent and InfoNCE (ssgear/kernels/rows.py), for CPUs.
+// Rows of embeddings around the walks of NT-Xent and InfoNCE (ssgear/kernels/nt_xent/rows.py), for CPUs.
 //
 //   scaled_rows        u = z / |z| / sqrt(tau), and what z was divided by
 //   gradient_of_rows   from dL/du to dL/dz, and <u, dL/du> of each row

@@ -23,7 +23,7 @@ from ssgear.config.schema import DataConfig
 from ssgear.errors import GPU_MEMORY, ConfigError, SsgearError, lacking_memory
 
 if TYPE_CHECKING:
-    from ssgear.data.source import Source
+    from ssgear.data.sources.source import Source
     from ssgear.evaluation.protocols import EvalData, Split
 
 USAGE = "python -m ssgear.evaluate RUN"
@@ -158,8 +158,8 @@ def evaluate(run: Path, asked: Evaluation) -> int:
     """Load the encoder, run the protocols, print and write the figures."""
     from ssgear.evaluation import protocols
     from ssgear.evaluation.inception import load_inception
-    from ssgear.models.blocks import PooledBlocks
     from ssgear.models.encoders import load_encoder
+    from ssgear.models.encoders.blocks import PooledBlocks
     from ssgear.storage.atomic import write_json
 
     if asked.store is not None:
@@ -277,8 +277,8 @@ def load_data(
     asked: Evaluation, size: int, select: Callable[[Source], Source]
 ) -> tuple[EvalData, dict[str, Any]]:
     """Read both splits of the selected images as squares of the encoder's size."""
-    from ssgear.data.published import read_folds
     from ssgear.data.sources import open_probe_source, open_source
+    from ssgear.data.sources.published import read_folds
     from ssgear.evaluation.protocols import EvalData
 
     splits: dict[str, Any] = {}

@@ -2,9 +2,9 @@
 
 A store that is there is finished, or enlarged by a larger --count or --views: image i is a function
 of the seed and i alone, view k of a real image of the seed, the image and k, whatever makes them
-and in which order. What is common to all executors is in views/_plan.py and views/_worker.py. The
-last line on standard output is the path of the store, or of the page of --preview; a user's mistake
-is one line on standard error and exit status 2.
+and in which order. What is common to all executors is in views/jobs/plan.py and
+views/jobs/worker.py. The last line on standard output is the path of the store, or of the page of
+--preview; a user's mistake is one line on standard error and exit status 2.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from ssgear.errors import (
     StorageError,
     lacking_memory,
 )
-from ssgear.views._options import USAGE, Generation, parse
-from ssgear.views._plan import Facts, Job, piece_of
+from ssgear.views.jobs.options import USAGE, Generation, parse
+from ssgear.views.jobs.plan import Facts, Job, piece_of
 
 _NAMED = 10
 """Missing shards that are named."""
 
 if TYPE_CHECKING:
-    from ssgear.data.originals import Originals
     from ssgear.storage.view_store import StoreInfo
-    from ssgear.views._local import Executor
+    from ssgear.views.jobs.local import Executor
+    from ssgear.views.jobs.originals import Originals
 
 
 @ending_with_the_reader()
@@ -84,8 +84,8 @@ def generate(asked: Generation, own: Any, named: Sequence[str] = ()) -> Path:
     `named` are the options that say which images views are to be made of.
     """
     from ssgear.storage.store_writer import create
-    from ssgear.views._finish import finish
-    from ssgear.views._signals import Signals
+    from ssgear.views.jobs.finish import finish
+    from ssgear.views.jobs.signals import Signals
 
     root = _output(asked)
     with ExitStack() as stack:
@@ -109,10 +109,10 @@ def generate(asked: Generation, own: Any, named: Sequence[str] = ()) -> Path:
 def _executor(asked: Generation, own: Any) -> Executor:
     """Return what makes the shards."""
     if asked.executor == "ray":
-        from ssgear.views._ray import Cluster
+        from ssgear.views.jobs.ray import Cluster
 
         return Cluster(asked.generator, own, asked.device, asked.workers, asked.ray_address)
-    from ssgear.views._local import local
+    from ssgear.views.jobs.local import local
 
     return local(asked.generator, own, asked.device, asked.workers)
 
@@ -143,11 +143,11 @@ def estimate(asked: Generation, own: Any, named: Sequence[str] = ()) -> str:
     from ssgear.distributed import choose_device
     from ssgear.storage.store_writer import Writer, continued
     from ssgear.storage.view_store import STORE
-    from ssgear.views._estimate import estimate as estimated
-    from ssgear.views._estimate import lines
-    from ssgear.views._local import num_gpus
-    from ssgear.views._plan import facts_of
-    from ssgear.views._worker import open_generator
+    from ssgear.views.jobs.estimate import estimate as estimated
+    from ssgear.views.jobs.estimate import lines
+    from ssgear.views.jobs.local import num_gpus
+    from ssgear.views.jobs.plan import facts_of
+    from ssgear.views.jobs.worker import open_generator
 
     device = choose_device(asked.device, "--device")
     generator = open_generator(asked.generator, own, device)
@@ -191,7 +191,7 @@ def verify(asked: Generation) -> Path:
 
 def merge(asked: Generation) -> Path:
     """Put stores into one and return it; what none of them has is told."""
-    from ssgear.data.progress import progress
+    from ssgear.data.sources.progress import progress
     from ssgear.storage.store_merge import merge as merged
 
     root = _output(asked)
@@ -240,7 +240,7 @@ def _originals(
     asked: Generation, facts: Facts, named: Sequence[str], run: Path | None
 ) -> Originals | None:
     """Open the images to make views of; None for a generator that draws from noise."""
-    from ssgear.data.originals import open_originals
+    from ssgear.views.jobs.originals import open_originals
 
     if facts.image_size is None:
         if named:

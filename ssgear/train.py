@@ -75,7 +75,11 @@ def resolved(launch: cli.Launch) -> Config:
 
 def train(launch: cli.Launch) -> int:
     """Train, evaluate and report; the heavy imports happen here."""
-    from ssgear import distributed, watch, watch_critic, watch_generator, watch_report
+    from ssgear import distributed
+    from ssgear.callbacks import critic as watch_critic
+    from ssgear.callbacks import readings as watch
+    from ssgear.callbacks import report as watch_report
+    from ssgear.callbacks import samples as watch_generator
     from ssgear.engine.setup import prepare
     from ssgear.engine.trainer import Stopped, Trainer
 

@@ -15,9 +15,9 @@ import torch
 
 from benchmarks import machine, method_rows, methods, train_step, view_models, views
 from benchmarks.kernels import arguments
-from ssgear.data.batch import Batch
+from ssgear.data.loaders.batch import Batch
 from ssgear.errors import ConfigError
-from ssgear.methods.rotnet import RotNet
+from ssgear.methods.rotnet.method import RotNet
 from tests.data.view_stores import folder
 from tests.views.toy_pipeline import toy_pipeline
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from ssgear.config.schema import DataConfig
-from ssgear.data.scan import decode_all
 from ssgear.data.sources import open_source
+from ssgear.data.sources.loading import decode_all
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,16 +16,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ssgear import watch_generator
+from ssgear.callbacks import samples as watch_generator
 from ssgear.config.schema import DataConfig
-from ssgear.data.decode import to_tensor
 from ssgear.data.sources import load_images, open_source
-from ssgear.data.square import centre_squares
+from ssgear.data.sources.decode import to_tensor
+from ssgear.data.sources.square import centre_squares
 from ssgear.evaluation import frechet_distance, protocols
 from ssgear.evaluation import inception as room
-from ssgear.models.generators import load_generator
-from ssgear.models.sampling import sample, to_uint8
-from tests.data.stl10_files import write_stl10
+from ssgear.models.gan.generators import load_generator
+from ssgear.models.gan.sampling import sample, to_uint8
+from tests.data.sources.stl10_files import write_stl10
 from tests.engine.training import SMALL as QUICK
 from tests.methods.gan import SMALL
 

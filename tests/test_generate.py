@@ -18,13 +18,13 @@ from PIL import Image
 
 from ssgear import generate, registry
 from ssgear.config.schema import DataConfig, ViewsConfig
+from ssgear.data.order.stored_views import open_stored
 from ssgear.data.sources import open_source
-from ssgear.data.stored_views import open_stored
 from ssgear.kernels import philox
-from ssgear.models.conditions import Condition
-from ssgear.models.dcgan import DCGANConfig, DCGANGenerator
-from ssgear.models.encoders import read_encoder, save_encoder
-from ssgear.models.generators import load_generator, save_generator
+from ssgear.models.encoders.encoder import read_encoder, save_encoder
+from ssgear.models.gan.conditions import Condition
+from ssgear.models.gan.dcgan import DCGANConfig, DCGANGenerator
+from ssgear.models.gan.generators import load_generator, save_generator
 from ssgear.storage.view_store import ViewStore, source_id
 from tests.methods.gan import SIDE, build
 

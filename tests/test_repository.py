@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib.util
 import json
 import os
 import re
@@ -28,6 +29,19 @@ TOP_FILES = ("*.md", "*.py", "*.toml", "Makefile", "constraints.txt", ".gitignor
 GENERATED = {"__pycache__"}
 PAGES = ("README.md", "CONTRIBUTING.md")
 GUIDES = ("docs/data.md", "docs/generated_views.md", "docs/methods.md")
+PUBLIC = {
+    "ssgear": "load_encoder",
+    "ssgear.losses": "nt_xent NTXentLoss gradient_penalty info_nce byol negative_cosine "
+    "barlow_twins sinkhorn swav contrastive_margin",
+    "ssgear.kernels.nt_xent": "nt_xent",
+    "ssgear.kernels.gradient_penalty": "gradient_penalty",
+    "ssgear.kernels.stylegan_ops": "leaky_relu",
+    "ssgear.data.augment": "AugmentSpec augment",
+    "ssgear.data.sources": "open_source Source SOURCES",
+    "ssgear.models.encoders": "load_encoder save_encoder build_encoder",
+    "ssgear.models.gan": "load_generator save_generator",
+    "ssgear.evaluation": "linear_probe knn_accuracy frechet_distance",
+}
 
 # put together here, so that this file is not its own finding
 HOME_FOLDERS = "|".join(("home", "root", "Users", "work", "opt", "tmp", "mnt"))
@@ -107,18 +121,47 @@ def test_named_make_targets_exist(name: str) -> None:
 def test_named_modules_exist(name: str) -> None:
     named = set(re.findall(r"(?:-m|--module) (ssgear[\w.]*)", page(name)))
     missing = [
-        module
-        for module in named
-        if not (ROOT / Path(*module.split("."))).with_suffix(".py").is_file()
+        module for module in named if not any(path.is_file() for path in places_to_run(module))
     ]
     assert named and not missing, missing
+
+
+def places_to_run(module: str) -> tuple[Path, Path]:
+    """Files that `python -m module` may run."""
+    path = ROOT / Path(*module.split("."))
+    return path.with_suffix(".py"), path / "__main__.py"
+
+
+@pytest.mark.parametrize("name", [*PAGES, *GUIDES, "CHANGELOG.md"])
+def test_named_imports_work(name: str) -> None:
+    """`from ssgear.x import y` in a page, and `ssgear.x.y` in backticks."""
+    text = page(name)
+    lines = re.findall(r"^\s*from (ssgear[\w.]*) import ([\w, ]+)", text, re.MULTILINE)
+    wanted = {(module, each.strip()) for module, names in lines for each in names.split(",")}
+    wanted |= set(re.findall(r"`(ssgear[\w.]*)\.(\w+)`", text))
+    missing = [(module, each) for module, each in sorted(wanted) if not importable(module, each)]
+    assert not missing, missing
+
+
+def importable(module: str, name: str) -> bool:
+    """Whether a module has a member of that name, or a module below it has the name."""
+    if hasattr(importlib.import_module(module), name):
+        return True
+    return importlib.util.find_spec(f"{module}.{name}") is not None
+
+
+def test_imports_of_the_design_work() -> None:
+    """The public functions that other projects import; each by the path they import it from."""
+    for module, names in PUBLIC.items():
+        missing = [name for name in names.split() if not importable(module, name)]
+        assert not missing, (module, missing)
 
 
 def option_exists(option: str) -> bool:
     """Whether `--section.field` is a field of the configuration, or of a method's own."""
     if option.startswith("--method."):
         field = option.removeprefix("--method.").replace("-", "_")
-        methods = (ROOT / "ssgear" / "methods").glob("*.py")
+        methods = (ROOT / "ssgear" / "methods").rglob("*.py")
         return any(
             re.search(rf"^ +{field}: ", text_of(file) or "", re.MULTILINE) for file in methods
         )

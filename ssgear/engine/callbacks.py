@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 from ssgear.config.schema import Config
-from ssgear.data.loading import Loader, ViewPlan
+from ssgear.data.loaders.choose import Loader, ViewPlan
+from ssgear.data.order.stored_views import StoredViews
 from ssgear.data.sources import Source
-from ssgear.data.stored_views import StoredViews
 from ssgear.distributed import World
 from ssgear.engine.ema import Ema
 from ssgear.engine.log import Log

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ssgear.config.schema import Config, ViewsConfig
-from ssgear.data.loading import ViewPlan
-from ssgear.data.sampler import Sampler
+from ssgear.data.loaders.choose import ViewPlan
+from ssgear.data.order.sampler import Sampler
 from ssgear.data.sources import Source
 from ssgear.distributed import World, usable_cores
 from ssgear.engine.grad_cache import even_slices

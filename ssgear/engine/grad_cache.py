@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssgear.data.batch import Batch
+from ssgear.data.loaders.batch import Batch
 from ssgear.engine.isolate import frozen_statistics
 from ssgear.engine.runtime import Runtime
 from ssgear.methods.base import LossTerms, Method, Phase

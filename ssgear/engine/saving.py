@@ -86,7 +86,7 @@ def _own_state(run: Run, callbacks: Sequence[Callback]) -> dict[str, Any]:
 
 
 def lost_files(folder: Path) -> list[BadFile]:
-    """Return the images that a run had lost when it was saved (data/lost.py)."""
+    """Return the images that a run had lost when it was saved (data/order/missing.py)."""
     lost = checkpoint.read_manifest(folder).get("lost", [])
     return [BadFile(name, reason) for name, reason in lost]
 

@@ -20,18 +20,18 @@ from ssgear import distributed, registry
 from ssgear.config import cli
 from ssgear.config import deepspeed as ds_json
 from ssgear.config.schema import Config
-from ssgear.data import dali_pipeline
-from ssgear.data.loading import (
+from ssgear.data.loaders import dali_pipeline
+from ssgear.data.loaders.choose import (
     SMALL_SIDE,
     ViewPlan,
     augmentation,
     build_loader,
     view_size,
 )
-from ssgear.data.sampler import Sampler
+from ssgear.data.order.sampler import Sampler
+from ssgear.data.order.stored_views import open_stored
+from ssgear.data.order.synthetic import open_synthetic
 from ssgear.data.sources import BadFile, Source, check_source, open_source, scan
-from ssgear.data.stored_views import open_stored
-from ssgear.data.synthetic import open_synthetic
 from ssgear.distributed import World
 from ssgear.engine.allocator import keep_freed_memory
 from ssgear.engine.callbacks import Run
@@ -51,7 +51,7 @@ from ssgear.errors import ConfigError, DataError, lacking_memory
 from ssgear.kernels import philox
 from ssgear.methods.base import Facts, Method
 from ssgear.models.encoders import build_encoder
-from ssgear.models.networks import check_model
+from ssgear.models.encoders.networks import check_model
 from ssgear.storage.checkpoint import find_latest, read_manifest
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssgear.data.batch import Batch
-from ssgear.data.scan import GREY
+from ssgear.data.loaders.batch import Batch
 from ssgear.data.sources import load_images
+from ssgear.data.sources.loading import GREY
 from ssgear.distributed import is_lost_rank
 from ssgear.engine.callbacks import Callback, Reason, Run, unchanged
 from ssgear.engine.ema import Ema

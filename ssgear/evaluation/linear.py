@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from ssgear.data.augment import augment
-from ssgear.data.augment_spec import AugmentSpec
+from ssgear.data.augment.spec import AugmentSpec
 from ssgear.errors import ArgumentError
 from ssgear.evaluation.features import extract
 from ssgear.kernels import philox

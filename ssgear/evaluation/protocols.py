@@ -24,10 +24,10 @@ from ssgear.evaluation.inception import fid as compute_fid
 from ssgear.evaluation.knn import knn_accuracy
 from ssgear.evaluation.linear import linear_probe, linear_probe_sgd
 from ssgear.evaluation.shifts import shifted_features, vote_accuracy
-from ssgear.models.blocks import PooledBlocks, block_names
 from ssgear.models.encoders import Normalized
-from ssgear.models.generators import SavedGenerator, read_generator
-from ssgear.models.instances import check_condition, synthetic_for
+from ssgear.models.encoders.blocks import PooledBlocks, block_names
+from ssgear.models.gan.generators import SavedGenerator, read_generator
+from ssgear.models.gan.instances import check_condition, synthetic_for
 
 Figures = dict[str, float]
 Split = tuple[Tensor, Tensor | None]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssgear.data.digits import SHIFTS, shifted
+from ssgear.data.sources.digits import SHIFTS, shifted
 from ssgear.evaluation.features import extract
 
 NEIGHBOURS = 5

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ssgear.config.schema import ViewsConfig
-from ssgear.data.scan import load_images
-from ssgear.data.source import Source
-from ssgear.data.stored_views import open_stored
+from ssgear.data.order.stored_views import open_stored
+from ssgear.data.sources.loading import load_images
+from ssgear.data.sources.source import Source
 from ssgear.errors import ConfigError, DataError, did_you_mean
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.fid import frechet_distance

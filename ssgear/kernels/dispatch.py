@@ -1,7 +1,8 @@
 """Which form of NT-Xent can work on a tensor, the fastest first.
 
-A new form needs a name in `Implementation` (nt_xent.py), a place in `FASTEST_FIRST` and a reason in
-`why_not` for tensors that it does not take; tests, benchmark and doctor then meet it by itself.
+A new form needs a name in `Implementation` (nt_xent/loss.py), a place in `FASTEST_FIRST` and a
+reason in `why_not` for tensors that it does not take; tests, benchmark and doctor then meet it by
+itself.
 """
 
 from __future__ import annotations

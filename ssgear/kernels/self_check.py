@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from ssgear.errors import first_line
-from ssgear.kernels import augment, dispatch, info_nce
+from ssgear.kernels import dispatch
 from ssgear.kernels.augment import augment_views
-from ssgear.kernels.augment_packed import SOLARISE
-from ssgear.kernels.gradient_penalty_impl import choose, obstacle
-from ssgear.kernels.gradient_penalty_ops import sample_norm_penalty
-from ssgear.kernels.nt_xent import nt_xent
+from ssgear.kernels.augment import views as augment
+from ssgear.kernels.augment.params import SOLARISE
+from ssgear.kernels.gradient_penalty.impl import choose, obstacle
+from ssgear.kernels.gradient_penalty.pieces import sample_norm_penalty
+from ssgear.kernels.nt_xent import info_nce, nt_xent
 
 AGREES = 1e-5
 """Largest error relative to the reference that is rounding."""

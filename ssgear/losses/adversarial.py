@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssgear.errors import ArgumentError, did_you_mean
-from ssgear.kernels.gradient_penalty_ops import sample_norm_penalty
+from ssgear.kernels.gradient_penalty.pieces import sample_norm_penalty
 
 Critic = Callable[..., Tensor]
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ssgear.errors import ArgumentError
 from ssgear.kernels import checks
-from ssgear.kernels.nt_xent import world_size_of
-from ssgear.kernels.rows import compute_dtype, gather_rows
+from ssgear.kernels.nt_xent.loss import world_size_of
+from ssgear.kernels.nt_xent.rows import compute_dtype, gather_rows
 
 
 @torch.no_grad()

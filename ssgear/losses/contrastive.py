@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ssgear.kernels.nt_xent import (
+from ssgear.kernels.nt_xent.loss import (
     Implementation,
     check_impl,
     check_normalize,

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ssgear.errors import ArgumentError
 from ssgear.kernels import checks
-from ssgear.kernels.nt_xent import world_size_of
-from ssgear.kernels.rows import compute_dtype
+from ssgear.kernels.nt_xent.loss import world_size_of
+from ssgear.kernels.nt_xent.rows import compute_dtype
 
 EPS = 1e-5
 """Added to variances, as batch norm does."""

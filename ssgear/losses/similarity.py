@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssgear.errors import ArgumentError
 from ssgear.kernels import checks
-from ssgear.kernels.rows import compute_dtype, unit_rows, zero_or_nan
+from ssgear.kernels.nt_xent.rows import compute_dtype, unit_rows, zero_or_nan
 
 
 def byol(predictions: Tensor, targets: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ssgear.data.batch import Batch
+from ssgear.data.loaders.batch import Batch
 from ssgear.errors import require
 from ssgear.kernels.checks import LARGEST
 from ssgear.losses import barlow_twins

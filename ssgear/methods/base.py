@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ssgear.data.augment_spec import AugmentSpec, spread
-from ssgear.data.batch import Batch
+from ssgear.data.augment.spec import AugmentSpec, spread
+from ssgear.data.loaders.batch import Batch
 from ssgear.errors import ConfigError
 
 if TYPE_CHECKING:

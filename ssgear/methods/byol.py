@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ssgear.data.batch import Batch
+from ssgear.data.loaders.batch import Batch
 from ssgear.losses import byol
 from ssgear.losses.pairs import halves, mean_over_pairs
 from ssgear.methods.base import Group, LossTerms, Method, Phase

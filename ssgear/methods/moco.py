@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssgear.data.batch import Batch
+from ssgear.data.loaders.batch import Batch
 from ssgear.errors import refuse_idle
 from ssgear.losses import info_nce
 from ssgear.losses.pairs import all_pairs, halves, mean_over_pairs

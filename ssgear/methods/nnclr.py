@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssgear.data.batch import Batch
+from ssgear.data.loaders.batch import Batch
 from ssgear.losses import info_nce
 from ssgear.losses.pairs import halves, mean_over_pairs
 from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase

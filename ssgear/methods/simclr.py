@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ssgear.data.augment_spec import AugmentSpec, spread
-from ssgear.data.batch import Batch
+from ssgear.data.augment.spec import AugmentSpec, spread
+from ssgear.data.loaders.batch import Batch
 from ssgear.losses import nt_xent
 from ssgear.methods.base import Group, LossTerms, Method, Phase
 from ssgear.models.heads import (

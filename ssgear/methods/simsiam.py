@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ssgear.data.batch import Batch
+from ssgear.data.loaders.batch import Batch
 from ssgear.losses import negative_cosine
 from ssgear.losses.pairs import halves, mean_over_pairs
 from ssgear.methods.base import Group, LossTerms, Method, Phase

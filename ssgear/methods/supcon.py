@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from ssgear.data.augment_spec import AugmentSpec, spread
-from ssgear.data.batch import Batch
+from ssgear.data.augment.spec import AugmentSpec, spread
+from ssgear.data.loaders.batch import Batch
 from ssgear.errors import ConfigError
 from ssgear.losses import nt_xent
 from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase

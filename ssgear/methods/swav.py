@@ -22,8 +22,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssgear.data.augment_spec import AugmentSpec, spread
-from ssgear.data.batch import Batch
+from ssgear.data.augment.spec import AugmentSpec, spread
+from ssgear.data.loaders.batch import Batch
 from ssgear.errors import ConfigError, refuse_idle, require
 from ssgear.losses import sinkhorn, swav
 from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase

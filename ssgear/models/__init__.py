@@ -1,1 +1,1 @@
-"""Networks: encoders over timm (`encoders`, `networks`) and the heads on top of them (`heads`)."""
+"""Networks: encoders over timm (`encoders/`), the heads on top of them, and GANs (`gan/`)."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssgear.errors import ArgumentError, ConfigError
-from ssgear.kernels.rows import gather_rows
+from ssgear.kernels.nt_xent.rows import gather_rows
 from ssgear.models.heads import seeded
 
 BLOCK = 8192

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from ssgear.data.source import Source
+from ssgear.data.sources.source import Source
 from ssgear.report.images import picture
 from ssgear.report.page import render
 from ssgear.report.store_rows import SIDE, Pixels, Row, Seen, Shown, look

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ssgear.data.decode import BadImageError, open_rgb
-from ssgear.data.names import printable
-from ssgear.data.source import Source
+from ssgear.data.sources.decode import BadImageError, open_rgb
+from ssgear.data.sources.names import printable
+from ssgear.data.sources.source import Source
 from ssgear.errors import DataError, first_line
 from ssgear.storage.shards import read_span
 from ssgear.storage.store_marker import Failed

@@ -7,8 +7,8 @@
 A generator is found by its file name in `ssgear/views/`; listing its options imports no torch. It
 is called with blocks of the same size, cut at the same numbers, whatever is asked for: what it
 makes for a row may depend on that row's image, id and seed only. It is built once in each worker
-(views/_worker.py), which may be another process than the command's, and talks through `notes`: what
-it prints would spoil the progress bar.
+(views/jobs/worker.py), which may be another process than the command's, and talks through `notes`:
+what it prints would spoil the progress bar.
 """
 
 from __future__ import annotations

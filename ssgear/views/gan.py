@@ -3,10 +3,10 @@
     python -m ssgear.generate --generator gan --run RUN --count 10000 --output STORE
     python -m ssgear.generate --generator gan --run RUN --views 4 --output STORE    # of real images
 
-RUN holds generator.safetensors and generator.json (models/generators.py). Image i has the label
+RUN holds generator.safetensors and generator.json (models/gan/generators.py). Image i has the label
 i mod classes, so that classes are balanced in every part of a store. A generator that is
 conditioned on instances makes views of the images of its run (or of `--data.path`): synthetic
-positives, conditioned on their features by instance_encoder.safetensors (models/instances.py).
+positives, conditioned on their features by instance_encoder.safetensors (models/gan/instances.py).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssgear.errors import ConfigError
-from ssgear.views._rows import Row, keep, one_stage, views_of
-from ssgear.views._stages import run
 from ssgear.views.base import Generator, Views
+from ssgear.views.diffusion.rows import Row, keep, one_stage, views_of
+from ssgear.views.diffusion.stages import run
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ class GAN(Generator):
             ConfigError: no run is named, or its generator needs what is not there.
             CheckpointError: the files cannot be used.
         """
-        from ssgear.models.generators import read_generator
+        from ssgear.models.gan.generators import read_generator
 
         if config.run is None:
             raise ConfigError("--run: name the run whose generator draws the images")
@@ -80,7 +80,7 @@ class GAN(Generator):
 
     def _condition_on_images(self, run: Path, size: int) -> None:
         """Read the encoder whose features the generator takes."""
-        from ssgear.models.instances import fitting, load_instance_encoder
+        from ssgear.models.gan.instances import fitting, load_instance_encoder
 
         encoder = fitting(load_instance_encoder(run), size, run).to(self.device)
         self.encoder, self.image_size = encoder, encoder.size
@@ -103,8 +103,8 @@ class GAN(Generator):
         import torch
 
         from ssgear.kernels import philox
-        from ssgear.models.instances import instance_features
-        from ssgear.models.sampling import render
+        from ssgear.models.gan.instances import instance_features
+        from ssgear.models.gan.sampling import render
 
         seeds = torch.tensor([row.seed for row in rows])
         noise_NZ = philox.normal(philox.derive_key("gan"), seeds, self.generator.noise_dim)

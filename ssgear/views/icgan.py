@@ -3,11 +3,11 @@
     python -m ssgear.generate --generator icgan --weights FILE --instance-encoder FILE \
         --data.path DIR --views 10 --output STORE
 
-Casanova et al. 2021 (arXiv 2109.05070) over BigGAN (models/biggan.py), with the state dict that the
-paper's authors publish (safetensors, or a pickle of tensors alone), and the encoder whose features
-it was trained on: an encoder of ssgear, or the state dict of a ResNet-50 in torchvision's names
-(SwAV's among them), which sees squares of 224 pixels. Features have length 1. Neither was ever
-checked against real weights: what is tested are files of the same names made by the tests.
+Casanova et al. 2021 (arXiv 2109.05070) over BigGAN (views/biggan/network.py), with the state dict
+that the paper's authors publish (safetensors, or a pickle of tensors alone), and the encoder whose
+features it was trained on: an encoder of ssgear, or the state dict of a ResNet-50 in torchvision's
+names (SwAV's among them), which sees squares of 224 pixels. Features have length 1. Neither was
+ever checked against real weights: what is tested are files of the same names made by the tests.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssgear.errors import ConfigError, require
-from ssgear.views._rows import Row, keep, one_stage, views_of
-from ssgear.views._stages import run
 from ssgear.views.base import Generator, Views
+from ssgear.views.diffusion.rows import Row, keep, one_stage, views_of
+from ssgear.views.diffusion.stages import run
 
 if TYPE_CHECKING:
     import torch
@@ -53,8 +53,8 @@ class ICGAN(Generator):
             ConfigError: a file is not named.
             CheckpointError: a file cannot be used, or the two do not belong together.
         """
-        from ssgear.models.biggan import load_biggan
-        from ssgear.models.instance_encoders import load_any_encoder
+        from ssgear.views.biggan.instance_encoders import load_any_encoder
+        from ssgear.views.biggan.network import load_biggan
 
         if config.weights is None:
             raise ConfigError("--weights: name the file of the generator's weights")
@@ -86,8 +86,8 @@ class ICGAN(Generator):
     def _draw(self, rows: Sequence[Row]) -> None:
         import torch
 
-        from ssgear.models.biggan import truncated_noise
-        from ssgear.models.instances import instance_features
+        from ssgear.models.gan.instances import instance_features
+        from ssgear.views.biggan.network import truncated_noise
 
         seeds = [row.seed for row in rows]
         noise_NZ = truncated_noise(seeds, self.generator.noise_dim, self.truncation)

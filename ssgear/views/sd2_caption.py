@@ -3,10 +3,10 @@ r"""The caption route: an image is enlarged, described, and drawn anew from the 
     python -m ssgear.generate --generator sd2-caption --data.path DIR --output STORE \
         --model SD2_FOLDER --captioner GIT_FOLDER --upscaler RealESRGAN_x4plus.pth
 
-Real-ESRGAN x4 (_upscale.py) -> GIT (_caption.py) -> Stable Diffusion 2 (_diffusion.py), each in
-slices of its own size, at the same time (_stages.py). The enlarged originals are kept: training by
-`--views.policy pair` shows one beside its view. What is drawn is decided by caption and seed alone,
-so that further views of an image (--views) begin at its caption.
+Real-ESRGAN x4 (_upscale.py) -> GIT (diffusion/caption.py) -> Stable Diffusion 2
+(diffusion/pipeline.py), each in slices of its own size, at the same time (_stages.py). The enlarged
+originals are kept: training by `--views.policy pair` shows one beside its view. What is drawn is
+decided by caption and seed alone, so that further views of an image (--views) begin at its caption.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssgear.errors import ConfigError
-from ssgear.views._described import Described
-from ssgear.views._diffusion import Diffusion
-from ssgear.views._diffusion_config import DiffusionConfig, dtype_of
-from ssgear.views._rows import CAPTION, Row, describe, generators
-from ssgear.views._stages import Stage, run
-from ssgear.views._upscale import SCALE
 from ssgear.views.base import Views
+from ssgear.views.diffusion.config import DiffusionConfig, dtype_of
+from ssgear.views.diffusion.described import Described
+from ssgear.views.diffusion.pipeline import Diffusion
+from ssgear.views.diffusion.rows import CAPTION, Row, describe, generators
+from ssgear.views.diffusion.stages import Stage, run
+from ssgear.views.diffusion.upscale import SCALE
 
 if TYPE_CHECKING:
     import torch
@@ -81,9 +81,9 @@ class SD2Caption(Described):
         """
         import torch
 
-        from ssgear.views._caption import load_captioner
-        from ssgear.views._folders import find_pipeline
-        from ssgear.views._upscale import load_upscaler
+        from ssgear.views.diffusion.caption import load_captioner
+        from ssgear.views.diffusion.folders import find_pipeline
+        from ssgear.views.diffusion.upscale import load_upscaler
 
         self.config, self.device = config, device
         self.image_size, self.size = config.input_size, config.size

@@ -6,7 +6,7 @@ r"""The instance route: views of an image by diffusion that is conditioned on th
 The folder says which of three it is: unCLIP (noise on the image's CLIP embedding by --noise-level,
 or by its share of foreground with --adaptive-noise, _foreground.py), image variation (the embedding
 alone), or any Stable Diffusion as img2img (the noised image itself, --strength). Prompts are fixed,
-or captions with --captioner. Loading, noise and checks are in _diffusion.py.
+or captions with --captioner. Loading, noise and checks are in diffusion/pipeline.py.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ssgear.errors import ConfigError, require
-from ssgear.views._described import Described
-from ssgear.views._diffusion import Diffusion
-from ssgear.views._diffusion_config import DiffusionConfig, dtype_of
-from ssgear.views._rows import CAPTION, Row, describe, generators
-from ssgear.views._stages import Stage, run
 from ssgear.views.base import Views
+from ssgear.views.diffusion.config import DiffusionConfig, dtype_of
+from ssgear.views.diffusion.described import Described
+from ssgear.views.diffusion.pipeline import Diffusion
+from ssgear.views.diffusion.rows import CAPTION, Row, describe, generators
+from ssgear.views.diffusion.stages import Stage, run
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +92,7 @@ class SDImage(Described):
         """
         import torch
 
-        from ssgear.views._folders import find_pipeline
+        from ssgear.views.diffusion.folders import find_pipeline
 
         folder = find_pipeline("--model", config.model, tuple(KINDS))
         self.kind = KINDS[folder.kind]
@@ -137,7 +137,7 @@ class SDImage(Described):
             )
 
     def _load_captioner(self) -> Any:
-        from ssgear.views._caption import load_captioner
+        from ssgear.views.diffusion.caption import load_captioner
 
         config = self.config
         if config.captioner is None:
@@ -271,7 +271,7 @@ class SDImage(Described):
         return noised
 
     def _levels(self, pipe: Any, seen: Tensor) -> list[int]:
-        from ssgear.views._foreground import foreground_share, noise_level
+        from ssgear.views.diffusion.foreground import foreground_share, noise_level
 
         base = self.config.noise_level
         if not self.config.adaptive_noise:

@@ -19,7 +19,7 @@ COMMANDS = {
     "settings": ("ssgear.train", "--dry-run"),
     "generate": ("ssgear.generate", "--help"),
     "evaluate": ("ssgear.evaluate", "--help"),
-    "doctor": ("ssgear.doctor", "--help"),
+    "doctor": ("ssgear.doctor.command", "--help"),
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.test_synthetic import store
+from tests.data.order.test_synthetic import store
 from tests.data.view_stores import folder, view_store
 from tests.engine.training import train
 from tests.ranks import Ranks

@@ -17,7 +17,7 @@ from ssgear.engine.trainer import Trainer
 from ssgear.errors import CheckpointError, ConfigError, DataError
 from ssgear.methods.base import Method
 from ssgear.storage.checkpoint import find_latest, read_manifest
-from tests.data.test_synthetic import store
+from tests.data.order.test_synthetic import store
 from tests.engine.training import losses, train
 
 SMALL = (

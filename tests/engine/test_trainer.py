@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from ssgear.data.batch import Batch
+from ssgear.data.loaders.batch import Batch
 from ssgear.engine.callbacks import Callback, Run
 from ssgear.errors import TrainingError
 from ssgear.storage.checkpoint import list_checkpoints, load_tensors

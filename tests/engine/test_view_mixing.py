@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from ssgear.callbacks.report import batch_grid
 from ssgear.config import cli
 from ssgear.data.augment import AugmentSpec
 from ssgear.data.sources import Source
@@ -21,8 +22,7 @@ from ssgear.errors import CheckpointError, ConfigError, DataError
 from ssgear.methods.base import Method
 from ssgear.methods.simclr import SimCLR
 from ssgear.storage.checkpoint import find_latest, read_manifest
-from ssgear.watch_report import batch_grid
-from tests.data import test_synthetic
+from tests.data.order import test_synthetic
 from tests.data.view_stores import folder, names_of, samples, view_store, write
 from tests.engine.training import SMALL, losses, train
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssgear.callbacks.report import view_grid
 from ssgear.config import cli
 from ssgear.data.augment import augment
-from ssgear.data.augment_spec import view_set
+from ssgear.data.augment.spec import view_set
 from ssgear.engine.setup import prepare
 from ssgear.engine.trainer import Trainer
 from ssgear.kernels import philox
 from ssgear.report.report import write_report
-from ssgear.watch_report import view_grid
 from tests.engine.training import SMALL, losses
 from tests.methods.gan import ROWS, SIDE, build, make_batch
 

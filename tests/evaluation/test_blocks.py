@@ -13,8 +13,8 @@ from ssgear.evaluation import linear_probe
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.protocols import EvalData, Subject, check, find
 from ssgear.evaluation.summary import evaluate_encoder
-from ssgear.models.blocks import PooledBlocks
 from ssgear.models.encoders import Normalized, build_encoder
+from ssgear.models.encoders.blocks import PooledBlocks
 
 
 @pytest.fixture(scope="module")

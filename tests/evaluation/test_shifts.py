@@ -7,7 +7,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from ssgear.data.digits import SHIFTS
+from ssgear.data.sources.digits import SHIFTS
 from ssgear.evaluation.protocols import EvalData, Subject, find
 from ssgear.evaluation.shifts import shifted_features, vote_accuracy
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssgear.callbacks.readings import FinalFigures, Readings
 from ssgear.storage.lock import hold
 from ssgear.train import main as command
-from ssgear.watch import FinalFigures, Readings
 from tests.engine.training import SMALL, losses, train
 from tests.faults.refusals import refused
 

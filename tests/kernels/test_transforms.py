@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 from ssgear.errors import ArgumentError
 from ssgear.kernels import native
-from ssgear.kernels.gradient_penalty_ops import interpolate, sample_norm_penalty
+from ssgear.kernels.gradient_penalty.pieces import interpolate, sample_norm_penalty
 from ssgear.kernels.nt_xent import nt_xent
 
 Z = torch.randn(8, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -14,11 +14,11 @@ import torch
 
 pytest.importorskip("triton")
 
-from ssgear.kernels import nt_xent_triton_gradient as gradient_kernels
-from ssgear.kernels import nt_xent_triton_kernels as kernels
-from ssgear.kernels import nt_xent_triton_panels as panel_kernels
-from ssgear.kernels import nt_xent_triton_rows as row_kernels
-from ssgear.kernels.nt_xent_triton_table import (
+from ssgear.kernels.nt_xent.triton import backward as gradient_kernels
+from ssgear.kernels.nt_xent.triton import backward_wide as panel_kernels
+from ssgear.kernels.nt_xent.triton import forward as kernels
+from ssgear.kernels.nt_xent.triton import rows as row_kernels
+from ssgear.kernels.nt_xent.triton.tiles import (
     ROW_BUCKETS,
     Chip,
     Plan,

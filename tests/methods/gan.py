@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ssgear.config.schema import ModelConfig
-from ssgear.data.augment_spec import view_set
-from ssgear.data.batch import Batch
+from ssgear.data.augment.spec import view_set
+from ssgear.data.loaders.batch import Batch
 from ssgear.methods.base import Facts, Phase
-from ssgear.methods.gan_ssl import GanSSL
+from ssgear.methods.gan_ssl.method import GanSSL
 from ssgear.models.encoders import build_encoder
 from tests.engine.training import train
 

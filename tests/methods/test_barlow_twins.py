@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssgear.config import presets
 from ssgear.config.schema import ModelConfig
-from ssgear.data.batch import Batch
+from ssgear.data.loaders.batch import Batch
 from ssgear.errors import ConfigError
 from ssgear.methods.barlow_twins import BarlowTwins
 from ssgear.models.encoders import build_encoder

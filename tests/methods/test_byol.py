@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssgear.data.augment_spec import BYOL_FIRST, BYOL_SECOND, view_set
+from ssgear.data.augment.spec import BYOL_FIRST, BYOL_SECOND, view_set
 from ssgear.errors import ConfigError
 from ssgear.methods.byol import BYOL
 from tests.methods.tiny import Follower, batch, build, gradients, m_of, same, train, unit

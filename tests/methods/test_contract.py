@@ -18,15 +18,15 @@ import pytest
 import torch
 
 from ssgear import load_encoder, registry
+from ssgear.callbacks.readings import Export
 from ssgear.engine.callbacks import Run
 from ssgear.errors import ConfigError, SsgearError
 from ssgear.storage.checkpoint import find_latest, load_tensors
-from ssgear.watch import Export
 from tests.data.view_stores import folder, view_store
 from tests.engine.test_equal_losses import ds_json
 from tests.engine.training import losses
 from tests.methods.contract import STEPS, arguments, brings_its_data, run_of, train
-from tests.methods.test_gan_runs import assert_same
+from tests.methods.gan_ssl.test_runs import assert_same
 from tests.ranks import Ranks
 
 METHODS = registry.names("methods")

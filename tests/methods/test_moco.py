@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssgear.data.batch import Batch
+from ssgear.data.loaders.batch import Batch
 from ssgear.errors import ConfigError
 from ssgear.methods.moco import MoCo
 from tests.methods import gan

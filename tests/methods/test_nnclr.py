@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssgear.data.batch import Batch
+from ssgear.data.loaders.batch import Batch
 from ssgear.errors import ConfigError
 from ssgear.methods.nnclr import NNCLR
 from tests.methods.tiny import ROWS, batch, build, classify, gradients, same, train, unit

@@ -16,7 +16,7 @@ from torch import nn
 from ssgear import registry
 from ssgear.config import presets
 from ssgear.config.layers import build
-from ssgear.data.loading import augmentation
+from ssgear.data.loaders.choose import augmentation
 from ssgear.distributed import World
 from ssgear.engine.runtime import TorchRuntime
 from ssgear.methods.base import Facts

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssgear import watch
+from ssgear.callbacks import readings as watch
 from ssgear.config import cli
 from ssgear.config.schema import OptimConfig
 from ssgear.distributed import World

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssgear.config.schema import ModelConfig
-from ssgear.data.augment_spec import view_set
-from ssgear.data.batch import Batch
+from ssgear.data.augment.spec import view_set
+from ssgear.data.loaders.batch import Batch
 from ssgear.errors import ConfigError
 from ssgear.methods.base import Facts
 from ssgear.methods.supcon import SupCon, class_ids

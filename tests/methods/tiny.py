@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from ssgear import registry
 from ssgear.config.schema import ModelConfig
-from ssgear.data.augment_spec import view_set
-from ssgear.data.batch import Batch
+from ssgear.data.augment.spec import view_set
+from ssgear.data.loaders.batch import Batch
 from ssgear.methods.base import Facts, Method
 from ssgear.models.encoders import build_encoder
 from ssgear.models.momentum import MomentumCopy

@@ -7,13 +7,13 @@ import torch
 
 from ssgear.config.schema import ModelConfig
 from ssgear.errors import CheckpointError, ConfigError, TrainingError
-from ssgear.models.conditions import Condition
-from ssgear.models.dcgan import DCGANConfig, DCGANGenerator
 from ssgear.models.encoders import build_encoder
-from ssgear.models.generators import save_generator
-from ssgear.models.instances import save_instance_encoder
-from ssgear.models.stylegan2 import StyleGAN2Generator
-from ssgear.models.stylegan2_config import StyleGAN2Config
+from ssgear.models.gan.conditions import Condition
+from ssgear.models.gan.dcgan import DCGANConfig, DCGANGenerator
+from ssgear.models.gan.generators import save_generator
+from ssgear.models.gan.instances import save_instance_encoder
+from ssgear.models.gan.stylegan2 import StyleGAN2Generator
+from ssgear.models.gan.stylegan2_config import StyleGAN2Config
 from ssgear.views.base import item_seed
 from ssgear.views.gan import GAN
 

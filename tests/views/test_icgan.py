@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from torchvision.models import resnet50
 
 from ssgear.config.schema import DataConfig, ModelConfig, ViewsConfig
+from ssgear.data.order.stored_views import open_stored
 from ssgear.data.sources import open_source
-from ssgear.data.stored_views import open_stored
 from ssgear.errors import CheckpointError
-from ssgear.models.biggan import load_biggan, truncated_noise
 from ssgear.models.encoders import build_encoder, save_encoder
-from ssgear.models.instance_encoders import load_any_encoder
+from ssgear.views.biggan.instance_encoders import load_any_encoder
+from ssgear.views.biggan.network import load_biggan, truncated_noise
 from ssgear.views.icgan import ICGAN
 from tests.data.view_stores import folder
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssgear import registry
 from ssgear.errors import CheckpointError, ConfigError, MissingDependencyError, SsgearError
-from ssgear.views._token_merging import Matching
+from ssgear.views.diffusion.token_merging import Matching
 from ssgear.views.sd2_caption import SD2Caption
 from tests.tiny_diffusion import save_captioner, save_text_to_image, save_upscaler
 
@@ -210,9 +210,9 @@ def test_compiled_parts_are_given_whole_slices(
         asked["notice"]("told")
         return {"unet": asked["mode"], "vae_decoder": "none"}
 
-    stand_in: Any = ModuleType("ssgear.views._compile")
+    stand_in: Any = ModuleType("ssgear.views.compile.compile")
     stand_in.compile_pipeline = compile_pipeline
-    monkeypatch.setitem(sys.modules, "ssgear.views._compile", stand_in)
+    monkeypatch.setitem(sys.modules, "ssgear.views.compile.compile", stand_in)
     compiled = make(models, compile="inductor")
     assert compiled.settings["compile"] == {"unet": "inductor"} and compiled.notes == ["told"]
     views = compiled.generate(images, IDS, SEEDS)
@@ -459,7 +459,7 @@ def test_models_without_their_words_are_refused(models: Path, tmp_path: Path) ->
 def test_presets_name_options_that_are_there() -> None:
     from ssgear.config.options import options_of
     from ssgear.config.values import refusal
-    from ssgear.views._options import Generation
+    from ssgear.views.jobs.options import Generation
 
     found = registry.presets("views")
     assert {"sd2-caption-tiny-imagenet", "sd-image-unclip"} <= set(found)

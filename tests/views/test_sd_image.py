@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssgear.errors import SsgearError
-from ssgear.views._foreground import foreground_share, noise_level
+from ssgear.views.diffusion.foreground import foreground_share, noise_level
 from ssgear.views.sd_image import SDImage, least_strength
 from tests.tiny_diffusion import (
     save_captioner,

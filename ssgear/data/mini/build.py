@@ -15,7 +15,7 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-from ssgear.data.listing import list_tar
+from ssgear.data.sources.listing import list_tar
 from ssgear.storage.atomic import write_bytes
 
 PER_CLASS = {"train": 400, "test": 100}

@@ -1,0 +1,12 @@
+"""What watches a run: readings, export, samples, the critic, final figures, the report.
+
+They join rooms that do not know each other: engine, evaluation, report. `ssgear.train` composes
+them.
+"""
+
+from ssgear.callbacks.critic import CriticWatch
+from ssgear.callbacks.readings import Export, FinalFigures, Readings
+from ssgear.callbacks.report import Report
+from ssgear.callbacks.samples import Samples
+
+__all__ = ["CriticWatch", "Export", "FinalFigures", "Readings", "Report", "Samples"]

@@ -1,0 +1,138 @@
+"""One specification of what is done to a view, its random parameters, and the views themselves.
+
+A view is a function of (seed, epoch, sample index, view): `sample` draws its parameters with Philox
+(`draws.py`), `augment` makes it of an image, `finish` of a crop that `crop_resize` has cut
+elsewhere (`kernels/augment/views.py`); a policy and quarter turns come from here. Every engine
+shares these, so a view does not depend on who makes it, nor on its batch.
+
+    views = augment(images, AugmentSpec.named("simclr"), size=224, seed=0, epoch=3,
+                    indices=index, view=0)                       # uint8 [N,3,H,W] -> [N,3,224,224]
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ssgear.data.augment.draws import AugmentParams, check_indices, draw, sample
+from ssgear.data.augment.policy import apply_policy
+from ssgear.data.augment.spec import AugmentSpec
+from ssgear.errors import ArgumentError
+from ssgear.kernels.augment.params import check_images
+from ssgear.kernels.augment.views import (
+    AugmentSettings,
+    Implementation,
+    augment_views,
+    crop_resize,
+)
+
+__all__ = ["AugmentParams", "AugmentSpec", "augment", "crop_resize", "finish", "sample"]
+
+
+def augment(
+    images: Tensor,
+    spec: AugmentSpec,
+    *,
+    size: int,
+    seed: int,
+    epoch: int,
+    indices: Tensor,
+    view: int,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+    impl: Implementation = "auto",
+) -> Tensor:
+    """Return one view [N, 3, size, size] of each image, normalised (as uint8: not normalised).
+
+    `images` are uint8 [N, 3, H, W], or float in [0, 1] and then differentiable with respect to
+    them; an AutoAugment policy takes uint8 only. `indices` [N] are their places in the data set,
+    `view` is the number of the view. `size` is the view's own side: `spec.side` tells it. `impl` is
+    that of `augment_views`: floats are resized by the reference.
+    """
+    _check(images, spec, indices)
+    height, width = images.shape[2:]
+    sides = torch.full_like(indices, height), torch.full_like(indices, width)
+    params = draw(spec, (seed, epoch, view), indices, *sides)
+    if images.is_floating_point():
+        images = images.to(torch.promote_types(images.dtype, torch.float32)) * 255
+    if spec.policy is not None:
+        crops = crop_resize(
+            images,
+            params.box.to(images.device),
+            size,
+            interpolation=spec.interpolation,
+            antialias=spec.antialias,
+            impl=impl,
+        )
+        crops = apply_policy(
+            crops.to(torch.uint8),
+            params.flip,
+            spec.policy,
+            seed=seed,
+            epoch=epoch,
+            indices=indices,
+            view=view,
+        )
+        return finish(crops, params, spec, dtype, channels_last=channels_last, impl=impl)
+    views = augment_views(
+        images,
+        params.packed,
+        _settings(spec, size),
+        size=size,
+        dtype=dtype,
+        channels_last=channels_last,
+        impl=impl,
+    )
+    return turned(views, spec.turn, channels_last)
+
+
+def finish(
+    crops: Tensor,
+    params: AugmentParams,
+    spec: AugmentSpec,
+    dtype: torch.dtype = torch.float32,
+    *,
+    channels_last: bool = False,
+    impl: Implementation = "auto",
+) -> Tensor:
+    """Return views of crops [N, 3, h, w] in [0, 255] (uint8 or float): all that follows."""
+    views = augment_views(
+        crops,
+        params.packed,
+        _settings(spec, min(crops.shape[2:])),
+        size=None,
+        dtype=dtype,
+        channels_last=channels_last,
+        impl=impl,
+    )
+    return turned(views, spec.turn, channels_last)
+
+
+def turned(views: Tensor, turn: int, channels_last: bool = False) -> Tensor:
+    """Return views [..., h, w] after `turn` quarter turns counterclockwise, in their own memory."""
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    return views.rot90(turn, (-2, -1)).contiguous(memory_format=order) if turn else views
+
+
+def _settings(spec: AugmentSpec, size: int) -> AugmentSettings:
+    """Return what the views of that (shorter) side share."""
+    return AugmentSettings(
+        interpolation=spec.interpolation,
+        antialias=spec.antialias,
+        blur_radius=max(spec.blur_radius(size), 0),
+        solarise_threshold=spec.solarise_threshold,
+        mean=spec.mean,
+        std=spec.std,
+    )
+
+
+def _check(images: Tensor, spec: AugmentSpec, indices: Tensor) -> None:
+    check_images("augment", images)
+    check_indices("augment", indices, len(images))
+    if spec.policy is not None and images.dtype != torch.uint8:
+        raise ArgumentError(f"augment: AutoAugment takes uint8 images, these are {images.dtype}")
+    if spec.policy is not None and torch.compiler.is_compiling():
+        raise ArgumentError(
+            "augment: AutoAugment cannot be compiled, its operations are chosen on the host, image "
+            "by image; call it outside of torch.compile"
+        )

@@ -1,0 +1,300 @@
+"""From a source to batches: `build_loader` picks an engine and says why.
+
+What the engines share stands here. A loader is asked for an epoch from some step on; it has no
+state of its own, so a resumed run asks for the same. Engines differ in who decodes: `resident`
+(once, before the run), `dali` (NVIDIA's DALI, every epoch) or `torch` (worker processes, likewise).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ssgear.config.schema import DataConfig
+from ssgear.data.augment import AugmentSpec
+from ssgear.data.augment.spec import view_set
+from ssgear.data.loaders import dali_pipeline
+from ssgear.data.loaders.batch import Batch
+from ssgear.data.order.missing import LostImages
+from ssgear.data.order.sampler import Items, Sampler
+from ssgear.data.order.stored_views import StoredViews
+from ssgear.data.order.synthetic import joined
+from ssgear.data.sources import BadFile, Source
+from ssgear.errors import ConfigError
+from ssgear.kernels import philox
+
+SMALL_SIDE = 96
+"""Images up to this side count as small: kept resident, trained at their own size."""
+
+Streams = Callable[[int], Sequence[str]]
+"""The streams that a step, counted from the start of the run, draws a batch from, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewPlan:
+    """What is made of an image: the views' augmentations, their side, and where they go."""
+
+    specs: tuple[AugmentSpec, ...]
+    """One augmentation per view."""
+    size: int
+    """Side of the views in pixels; a specification may take a share of it."""
+    seed: int
+    """Seed of the run."""
+    device: torch.device
+    """Device of the views."""
+    channels_last: bool = False
+    """Memory order of the views."""
+    needs_images: bool = False
+    """Whether batches carry the un-augmented images too."""
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Return each view's side in pixels."""
+        return tuple(spec.side(self.size) for spec in self.specs)
+
+    def centred(self, images: Tensor) -> Tensor:
+        """Return uint8 images as float32 in [-1, 1] on the plan's device."""
+        return images.to(self.device, torch.float32) / 127.5 - 1
+
+    def stream_seed(self, stream: str) -> int:
+        """Return the seed of a stream's views: the run's own for the main stream."""
+        return self.seed if not stream else philox.derive_key(self.seed, stream) % 2**32
+
+    def batch(
+        self,
+        views: Sequence[Tensor],
+        items: Items,
+        labels: Tensor | None,
+        epoch: int,
+        step: int,
+        images: Tensor | None = None,
+        fetch: Callable[[Tensor], Tensor] | None = None,
+    ) -> Batch:
+        """Gather what was made into a batch.
+
+        `images` uint8 [n, 3, H, W] become floats in [-1, 1]; so does what `fetch` returns.
+        """
+        if self.channels_last:
+            views = [view.contiguous(memory_format=torch.channels_last) for view in views]
+        return Batch(
+            views=views,
+            index=items.index,
+            position=items.position,
+            images=None if images is None else self.centred(images),
+            fetch=None if fetch is None else lambda index: self.centred(fetch(index)),
+            labels=None if labels is None else labels[items.index].to(self.device),
+            generated=_of_views(items.generated, len(views), self.device),
+            epoch=epoch,
+            step=step,
+            seed=self.seed,
+            device=self.device,
+        )
+
+
+def _of_views(generated: Tensor | None, views: int, device: torch.device) -> Tensor | None:
+    return None if generated is None else generated.expand(views, -1).to(device)
+
+
+class Loader(Protocol):
+    """What the trainer needs of an engine."""
+
+    name: str
+    sampler: Sampler
+
+    @property
+    def lost(self) -> LostImages | None:
+        """What could be read before the run and cannot any more; None where all is in memory."""
+        ...
+
+    def epoch(self, epoch: int, first: int, streams: Streams) -> Iterator[Batch]:
+        """Yield the batches of an epoch from its step `first` on.
+
+        For each step, one per stream, in order.
+        """
+        ...
+
+
+def view_size(config: DataConfig, source: Source) -> int:
+    """Return the side of a training view.
+
+    As asked for, else the images' own if they are small, else 224.
+    """
+    if config.size is not None:
+        return config.size
+    return source.native_size if source.native_size and source.native_size <= SMALL_SIDE else 224
+
+
+def augmentation(config: DataConfig, size: int) -> tuple[AugmentSpec, ...]:
+    """Return the named set of views, with its smallest crop where one is given.
+
+    `auto` is simclr-cifar for views up to 64 pixels, else simclr. Where views differ in their crops
+    (multi-crop), all bounds below the whole image grow or shrink alike.
+    """
+    name = config.augmentation
+    if name == "auto":
+        name = "simclr-cifar" if size <= 64 else "simclr"
+    views, smallest = view_set(name), config.min_scale
+    if smallest is None:
+        return views
+    scales = [spec.crop_scale for spec in views if spec.crop_scale is not None]
+    if len(scales) < len(views):
+        raise ConfigError(f"--data.min-scale: the augmentation {name} does not crop; leave it out")
+    lowest = min(low for low, _ in scales)
+
+    def grown(bound: float) -> float:
+        return bound if bound == 1 else min(bound / lowest * smallest, 1.0)
+
+    return tuple(
+        replace(spec, crop_scale=(grown(low), grown(high)))
+        for spec, (low, high) in zip(views, scales, strict=True)
+    )
+
+
+class Loaded(NamedTuple):
+    """An engine, and the images of each kind that can be read."""
+
+    loader: Loader
+    source: Source
+    """Real images."""
+    synthetic: Source | None
+    stored: StoredViews | None
+    why: str
+    """Why this engine, in words."""
+
+
+def build_loader(
+    config: DataConfig,
+    source: Source,
+    sampler_for: Callable[[int, int], Sampler],
+    plan: ViewPlan,
+    synthetic: Source | None = None,
+    stored: StoredViews | None = None,
+    lost: Sequence[BadFile] = (),
+) -> Loaded:
+    """Decode or scan what there is and build the engine.
+
+    `sampler_for` gets the numbers of real and of synthetic images. `lost` are files that the
+    resumed run has lost already.
+    """
+    from ssgear.data.loaders.dali import DaliLoader
+    from ssgear.data.loaders.resident import ResidentLoader
+    from ssgear.data.loaders.workers import TorchLoader
+
+    engine, why = choose_engine(config, source, synthetic, stored, plan.specs, plan.device)
+    if engine == "dali":
+        dali_pipeline.require(plan.device)
+    tensor, source = _read(engine, source, config, lost)
+    everything = source
+    if synthetic is not None:
+        more, synthetic = _read(engine, synthetic, config, lost)
+        tensor, everything = torch.cat([tensor, more]), joined(everything, synthetic)
+    sampler = sampler_for(len(source), len(synthetic or ()))
+    if stored is not None:
+        more, views = _read(engine, stored.source, config, lost)
+        stored = replace(stored, source=views)
+        mix = stored.mix(source, first_row=len(everything), num_views=len(plan.specs))
+        sampler, stored = replace(sampler, views=mix), stored.noted(mix)
+        tensor, everything = torch.cat([tensor, more]), joined(everything, views)
+    loader: Loader
+    if engine == "resident":
+        loader = ResidentLoader(tensor, everything.labels, sampler, plan)
+    else:
+        gone = LostImages(everything, config.max_bad_share, lost)
+        kind = DaliLoader if engine == "dali" else TorchLoader
+        loader = kind(gone, tensor, sampler, plan, config.workers)
+    return Loaded(loader, source, synthetic, stored, why)
+
+
+def _read(
+    engine: str, source: Source, config: DataConfig, lost: Sequence[BadFile]
+) -> tuple[Tensor, Source]:
+    """Return what an engine keeps of the images that can be read (pixels, or sizes), and these."""
+    from ssgear.data.sources import decode_all, scan
+
+    if engine == "resident":
+        return decode_all(source, config)
+    good, sizes = scan(source, config, lost=lost)
+    return sizes, good
+
+
+def choose_engine(
+    config: DataConfig,
+    source: Source,
+    synthetic: Source | None = None,
+    stored: StoredViews | None = None,
+    specs: Sequence[AugmentSpec] = (),
+    device: torch.device | None = None,
+) -> tuple[str, str]:
+    """Return the engine for a source and what is shown beside it, and the reason in words.
+
+    `specs` are those of the views: not every engine can carry out all of them.
+    """
+    if any(spec.policy is not None for spec in specs):
+        return _policy_engine(config)
+    side, count = source.native_size, len(source)
+    reason = "the images have different sizes"
+    if synthetic is not None:
+        side = side if synthetic.native_size == side else None
+        count += len(synthetic)
+    if stored is not None and side is not None:
+        side = side if stored.source.native_size == side else None
+        count += len(stored.source)
+        reason = reason if side else "the stored views have another size than the images"
+    if side is None:
+        fits = False
+    else:
+        megabytes = 3 * side * side * count / 1e6
+        fits = side <= SMALL_SIDE and megabytes <= config.resident_limit_mb
+        reason = f"{count} images of {side} px are {megabytes:.0f} MB decoded"
+    if config.loader == "auto" and fits:
+        return "resident", reason
+    if config.loader == "auto":
+        return _by_files(reason, config, source, specs, device)
+    if config.loader == "resident" and side is None:
+        raise ConfigError(
+            "--data.loader: resident needs images of one square size; "
+            "use --data.loader torch, or resize them first"
+        )
+    asked = "asked for by --data.loader"
+    if config.loader != "dali" or device is None or device.type != "cuda":
+        return config.loader, asked
+    problem = _dali_problem(config, source, specs, device)
+    return "dali", f"{asked}, though {problem}" if problem else asked
+
+
+def _by_files(
+    reason: str,
+    config: DataConfig,
+    source: Source,
+    specs: Sequence[AugmentSpec],
+    device: torch.device | None,
+) -> tuple[str, str]:
+    """Choose among the engines that read files: DALI where it can use a GPU, and does it well."""
+    if device is None or device.type != "cuda":
+        return "torch", reason
+    problem = _dali_problem(config, source, specs, device)
+    if problem:
+        return "torch", f"{reason}; {problem}"
+    return "dali", f"{reason}; the GPU decodes them"
+
+
+def _dali_problem(
+    config: DataConfig, source: Source, specs: Sequence[AugmentSpec], device: torch.device
+) -> str:
+    """Return what keeps DALI from feeding a GPU, or what is wrong with its crops there."""
+    from ssgear.data.loaders.dali_check import fault  # DALI's engine stands on this room
+
+    problem = dali_pipeline.why_not(device)
+    return problem or fault(source, specs, view_size(config, source), device)
+
+
+def _policy_engine(config: DataConfig) -> tuple[str, str]:
+    if config.loader not in ("auto", "torch"):
+        raise ConfigError(
+            f"--data.loader: {config.loader} has no AutoAugment; use --data.loader torch or auto"
+        )
+    return "torch", "its workers carry out AutoAugment's policy"

@@ -1,0 +1,1 @@
+"""NT-Xent in Triton: kernels, the tables that configure them, their launches and self-check."""

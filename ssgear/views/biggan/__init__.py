@@ -1,0 +1,1 @@
+"""BigGAN as IC-GAN published it, and the encoders that condition it."""

@@ -1,0 +1,1 @@
+"""Faster pipelines: ONNX and TensorRT engines, or torch.compile, each checked before use."""

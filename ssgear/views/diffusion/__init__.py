@@ -1,0 +1,1 @@
+"""What the diffusion generators share: pipelines of folders, stages, captions, upscaling, rows."""

@@ -1,0 +1,1 @@
+"""Running a generator over many images: plan, workers, Ray, signals, progress, estimate."""
