@@ -9,8 +9,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import errno
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class SsgearError(Exception):
@@ -91,6 +94,44 @@ def lacking_memory(error: BaseException) -> str | None:
 def first_line(error: BaseException) -> str:
     """Return the first line of what an exception says, or the name of its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why the system refused a call ("Permission denied"), else the first line."""
+    return getattr(error, "strerror", None) or first_line(error)
+
+
+@contextmanager
+def refusing(
+    kinds: type[E] | tuple[type[E], ...], refusal: Callable[[E], BaseException | None]
+) -> Iterator[None]:
+    """Raise what `refusal` makes of an error of these kinds in its place, without a trace of it.
+
+        with refusing(OSError, lambda error: DataError(f"{path}: {reason_of(error)}")):
+            data = path.read_bytes()
+
+    Where `refusal` returns None the error itself goes on. Of several in one statement the last one
+    is asked first, so that the special case stands behind the general one:
+    `with refusing(OSError, unreadable), refusing(FileNotFoundError, absent):`. What one of them
+    raises passes the others, unless it is of their kinds too.
+    """
+    try:
+        yield
+    except kinds as error:
+        translated = refusal(error)
+        if translated is None:
+            raise
+        raise translated from None
+
+
+@contextmanager
+def undoing(undo: Callable[[], object]) -> Iterator[None]:
+    """Call `undo` where the block fails, interrupted or not; its error goes on."""
+    try:
+        yield
+    except BaseException:
+        undo()
+        raise
 
 
 def require(condition: bool, option: str, value: object, right: str) -> None:
