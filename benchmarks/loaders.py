@@ -29,7 +29,8 @@ from benchmarks.loader_peers import dali_files, torchvision_files
 from benchmarks.workloads import WrongResultError
 from ssgear.config.schema import DataConfig
 from ssgear.data.augment import AugmentSpec
-from ssgear.data.loaders.choose import ViewPlan, build_loader
+from ssgear.data.loaders.base import ViewPlan
+from ssgear.data.loaders.choose import build_loader
 from ssgear.data.order.sampler import Sampler
 from ssgear.data.sources import decode_all, open_source
 

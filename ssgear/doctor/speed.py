@@ -17,13 +17,8 @@ from torch import Tensor
 from ssgear.config.schema import DataConfig
 from ssgear.data.augment import augment
 from ssgear.data.augment.spec import spread
-from ssgear.data.loaders.choose import (
-    ViewPlan,
-    augmentation,
-    build_loader,
-    choose_engine,
-    view_size,
-)
+from ssgear.data.loaders.base import ViewPlan
+from ssgear.data.loaders.choose import augmentation, build_loader, choose_engine, view_size
 from ssgear.data.order.sampler import Sampler
 from ssgear.data.sources.decode import BadImageError
 from ssgear.data.sources.loading import load_images

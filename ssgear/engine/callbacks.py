@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from ssgear.config.schema import Config
-from ssgear.data.loaders.choose import Loader, ViewPlan
+from ssgear.data.loaders.base import Loader, ViewPlan
 from ssgear.data.order.stored_views import StoredViews
 from ssgear.data.sources import Source
 from ssgear.distributed import World

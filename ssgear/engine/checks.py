@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ssgear.config.schema import Config, ViewsConfig
-from ssgear.data.loaders.choose import ViewPlan
+from ssgear.data.loaders.base import ViewPlan
 from ssgear.data.order.sampler import Sampler
 from ssgear.data.sources import Source
 from ssgear.distributed import World, usable_cores

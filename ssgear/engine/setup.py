@@ -21,13 +21,8 @@ from ssgear.config import cli
 from ssgear.config import deepspeed as ds_json
 from ssgear.config.schema import Config
 from ssgear.data.loaders import dali_pipeline
-from ssgear.data.loaders.choose import (
-    SMALL_SIDE,
-    ViewPlan,
-    augmentation,
-    build_loader,
-    view_size,
-)
+from ssgear.data.loaders.base import SMALL_SIDE, ViewPlan
+from ssgear.data.loaders.choose import augmentation, build_loader, view_size
 from ssgear.data.order.sampler import Sampler
 from ssgear.data.order.stored_views import open_stored
 from ssgear.data.order.synthetic import open_synthetic

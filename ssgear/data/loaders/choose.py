@@ -1,15 +1,10 @@
-"""From a source to batches: `build_loader` picks an engine and says why.
-
-What the engines share stands here. A loader is asked for an epoch from some step on; it has no
-state of its own, so a resumed run asks for the same. Engines differ in who decodes: `resident`
-(once, before the run), `dali` (NVIDIA's DALI, every epoch) or `torch` (worker processes, likewise).
-"""
+"""From a source to batches: `build_loader` picks an engine (data/loaders/base.py) and says why."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,105 +12,17 @@ from torch import Tensor
 from ssgear.config.schema import DataConfig
 from ssgear.data.augment import AugmentSpec
 from ssgear.data.augment.spec import view_set
-from ssgear.data.loaders import dali_pipeline
-from ssgear.data.loaders.batch import Batch
+from ssgear.data.loaders import dali_check, dali_pipeline
+from ssgear.data.loaders.base import SMALL_SIDE, Loader, ViewPlan
+from ssgear.data.loaders.dali import DaliLoader
+from ssgear.data.loaders.resident import ResidentLoader
+from ssgear.data.loaders.workers import TorchLoader
 from ssgear.data.order.missing import LostImages
-from ssgear.data.order.sampler import Items, Sampler
+from ssgear.data.order.sampler import Sampler
 from ssgear.data.order.stored_views import StoredViews
 from ssgear.data.order.synthetic import joined
-from ssgear.data.sources import BadFile, Source
+from ssgear.data.sources import BadFile, Source, decode_all, scan
 from ssgear.errors import ConfigError
-from ssgear.kernels import philox
-
-SMALL_SIDE = 96
-"""Images up to this side count as small: kept resident, trained at their own size."""
-
-Streams = Callable[[int], Sequence[str]]
-"""The streams that a step, counted from the start of the run, draws a batch from, in order."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewPlan:
-    """What is made of an image: the views' augmentations, their side, and where they go."""
-
-    specs: tuple[AugmentSpec, ...]
-    """One augmentation per view."""
-    size: int
-    """Side of the views in pixels; a specification may take a share of it."""
-    seed: int
-    """Seed of the run."""
-    device: torch.device
-    """Device of the views."""
-    channels_last: bool = False
-    """Memory order of the views."""
-    needs_images: bool = False
-    """Whether batches carry the un-augmented images too."""
-
-    @property
-    def sides(self) -> tuple[int, ...]:
-        """Return each view's side in pixels."""
-        return tuple(spec.side(self.size) for spec in self.specs)
-
-    def centred(self, images: Tensor) -> Tensor:
-        """Return uint8 images as float32 in [-1, 1] on the plan's device."""
-        return images.to(self.device, torch.float32) / 127.5 - 1
-
-    def stream_seed(self, stream: str) -> int:
-        """Return the seed of a stream's views: the run's own for the main stream."""
-        return self.seed if not stream else philox.derive_key(self.seed, stream) % 2**32
-
-    def batch(
-        self,
-        views: Sequence[Tensor],
-        items: Items,
-        labels: Tensor | None,
-        epoch: int,
-        step: int,
-        images: Tensor | None = None,
-        fetch: Callable[[Tensor], Tensor] | None = None,
-    ) -> Batch:
-        """Gather what was made into a batch.
-
-        `images` uint8 [n, 3, H, W] become floats in [-1, 1]; so does what `fetch` returns.
-        """
-        if self.channels_last:
-            views = [view.contiguous(memory_format=torch.channels_last) for view in views]
-        return Batch(
-            views=views,
-            index=items.index,
-            position=items.position,
-            images=None if images is None else self.centred(images),
-            fetch=None if fetch is None else lambda index: self.centred(fetch(index)),
-            labels=None if labels is None else labels[items.index].to(self.device),
-            generated=_of_views(items.generated, len(views), self.device),
-            epoch=epoch,
-            step=step,
-            seed=self.seed,
-            device=self.device,
-        )
-
-
-def _of_views(generated: Tensor | None, views: int, device: torch.device) -> Tensor | None:
-    return None if generated is None else generated.expand(views, -1).to(device)
-
-
-class Loader(Protocol):
-    """What the trainer needs of an engine."""
-
-    name: str
-    sampler: Sampler
-
-    @property
-    def lost(self) -> LostImages | None:
-        """What could be read before the run and cannot any more; None where all is in memory."""
-        ...
-
-    def epoch(self, epoch: int, first: int, streams: Streams) -> Iterator[Batch]:
-        """Yield the batches of an epoch from its step `first` on.
-
-        For each step, one per stream, in order.
-        """
-        ...
 
 
 def view_size(config: DataConfig, source: Source) -> int:
@@ -180,10 +87,6 @@ def build_loader(
     `sampler_for` gets the numbers of real and of synthetic images. `lost` are files that the
     resumed run has lost already.
     """
-    from ssgear.data.loaders.dali import DaliLoader
-    from ssgear.data.loaders.resident import ResidentLoader
-    from ssgear.data.loaders.workers import TorchLoader
-
     engine, why = choose_engine(config, source, synthetic, stored, plan.specs, plan.device)
     if engine == "dali":
         dali_pipeline.require(plan.device)
@@ -213,8 +116,6 @@ def _read(
     engine: str, source: Source, config: DataConfig, lost: Sequence[BadFile]
 ) -> tuple[Tensor, Source]:
     """Return what an engine keeps of the images that can be read (pixels, or sizes), and these."""
-    from ssgear.data.sources import decode_all, scan
-
     if engine == "resident":
         return decode_all(source, config)
     good, sizes = scan(source, config, lost=lost)
@@ -286,10 +187,8 @@ def _dali_problem(
     config: DataConfig, source: Source, specs: Sequence[AugmentSpec], device: torch.device
 ) -> str:
     """Return what keeps DALI from feeding a GPU, or what is wrong with its crops there."""
-    from ssgear.data.loaders.dali_check import fault  # DALI's engine stands on this room
-
     problem = dali_pipeline.why_not(device)
-    return problem or fault(source, specs, view_size(config, source), device)
+    return problem or dali_check.fault(source, specs, view_size(config, source), device)
 
 
 def _policy_engine(config: DataConfig) -> tuple[str, str]:

@@ -18,17 +18,21 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from PIL import Image
 from torch import Tensor
 
 from ssgear import distributed
-from ssgear.data.loaders.dali_pipeline import DEPTH, CropPipeline, Feed, Output, feed
-from ssgear.data.loaders.jpeg import plain_size
+from ssgear.data.loaders.dali_pipeline import (
+    DEPTH,
+    CropPipeline,
+    Feed,
+    Output,
+    as_ppm,
+    dali_file,
+    feed,
+)
 from ssgear.data.loaders.workers import CropDataset, Made, Request, TorchLoader
 from ssgear.data.order.missing import Rows
 from ssgear.data.sources.decode import BadImageError, checked_size, open_rgb
-from ssgear.data.sources.readers import ArrayReader
-from ssgear.data.sources.source import Source
 from ssgear.data.sources.square import centre_boxes
 from ssgear.errors import DataError, first_line
 
@@ -214,28 +218,6 @@ class _Preparation:
         if list(size) != self._dataset.sizes[index].tolist():
             raise BadImageError("its size changed while training")
         return data
-
-
-def dali_file(source: Source, index: int) -> tuple[bytes, tuple[int, int]]:
-    """Return an image as DALI takes it, and its upright height and width.
-
-    Raises:
-        BadImageError: it cannot be read.
-    """
-    if isinstance(source.reader, ArrayReader):
-        image = source.image(index)
-        return as_ppm(image), (image.height, image.width)
-    data = source.stored(index)
-    size = plain_size(data)
-    if size is not None:
-        return data, size
-    image = open_rgb(data)
-    return as_ppm(image), (image.height, image.width)
-
-
-def as_ppm(image: Image.Image) -> bytes:
-    """Return an RGB image as a file that every decoder copies from."""
-    return b"P6\n%d %d\n255\n" % image.size + image.tobytes()
 
 
 def _damage(data: bytes) -> str:

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from ssgear.data.augment import AugmentSpec, crop_resize, sample
-from ssgear.data.loaders.dali import dali_file
-from ssgear.data.loaders.dali_pipeline import CropPipeline, Output, feed
+from ssgear.data.loaders.dali_pipeline import CropPipeline, Output, dali_file, feed
 from ssgear.data.loaders.jpeg import plain_size
 from ssgear.data.sources.decode import BadImageError, open_rgb, to_tensor
 from ssgear.data.sources.source import Source

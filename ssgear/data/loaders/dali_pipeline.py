@@ -19,8 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from ssgear.data.loaders.jpeg import plain_size
+from ssgear.data.sources.decode import open_rgb
+from ssgear.data.sources.readers import ArrayReader
+from ssgear.data.sources.source import Source
 from ssgear.errors import MissingDependencyError, first_line
 from ssgear.kernels.augment.resample import RADIUS, Interpolation, kernel
 
@@ -129,6 +134,28 @@ class CropPipeline:
             torch.utils.dlpack.from_dlpack(out.as_tensor()) for out in self._pipe.outputs(stream)
         ]
         return [crop.permute(0, 3, 1, 2).contiguous() for crop in crops]
+
+
+def dali_file(source: Source, index: int) -> tuple[bytes, tuple[int, int]]:
+    """Return an image as DALI takes it, and its upright height and width.
+
+    Raises:
+        BadImageError: it cannot be read.
+    """
+    if isinstance(source.reader, ArrayReader):
+        image = source.image(index)
+        return as_ppm(image), (image.height, image.width)
+    data = source.stored(index)
+    size = plain_size(data)
+    if size is not None:
+        return data, size
+    image = open_rgb(data)
+    return as_ppm(image), (image.height, image.width)
+
+
+def as_ppm(image: Image.Image) -> bytes:
+    """Return an RGB image as a file that every decoder copies from."""
+    return b"P6\n%d %d\n255\n" % image.size + image.tobytes()
 
 
 def feed(

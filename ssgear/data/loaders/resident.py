@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ssgear.data.augment import augment
+from ssgear.data.loaders.base import Streams, ViewPlan
 from ssgear.data.loaders.batch import Batch
-from ssgear.data.loaders.choose import Streams, ViewPlan
 from ssgear.data.order.sampler import Order, Sampler
 from ssgear.data.sources.square import centre_squares
 

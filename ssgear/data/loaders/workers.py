@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssgear.data.augment import AugmentParams, AugmentSpec, crop_resize, finish, sample
 from ssgear.data.augment.policy import apply_policy
+from ssgear.data.loaders.base import Streams, ViewPlan
 from ssgear.data.loaders.batch import Batch
-from ssgear.data.loaders.choose import Streams, ViewPlan
 from ssgear.data.order.missing import Found, LostImages, Rows
 from ssgear.data.order.sampler import Items, Order, Sampler
 from ssgear.data.sources import load_images

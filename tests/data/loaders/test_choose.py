@@ -15,15 +15,9 @@ from ssgear.config.schema import DataConfig
 from ssgear.data.augment import augment
 from ssgear.data.augment.spec import AugmentSpec, view_set
 from ssgear.data.loaders import dali_check, dali_pipeline, resident
+from ssgear.data.loaders.base import Loader, ViewPlan
 from ssgear.data.loaders.batch import Batch
-from ssgear.data.loaders.choose import (
-    Loader,
-    ViewPlan,
-    augmentation,
-    build_loader,
-    choose_engine,
-    view_size,
-)
+from ssgear.data.loaders.choose import augmentation, build_loader, choose_engine, view_size
 from ssgear.data.order.sampler import Sampler
 from ssgear.data.sources import Source, open_source
 from ssgear.errors import ConfigError, MissingDependencyError

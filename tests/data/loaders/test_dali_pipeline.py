@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssgear.data.loaders import dali_pipeline
-from ssgear.data.loaders.dali import as_ppm
-from ssgear.data.loaders.dali_pipeline import CropPipeline, Output, edge_gain, feed
+from ssgear.data.loaders.dali_pipeline import CropPipeline, Output, as_ppm, edge_gain, feed
 from ssgear.data.sources.decode import to_tensor
 from ssgear.errors import MissingDependencyError
 from ssgear.kernels.augment.resample import Interpolation, crop_resize

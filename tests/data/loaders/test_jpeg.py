@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssgear.data.loaders.dali import as_ppm
-from ssgear.data.loaders.dali_pipeline import CropPipeline, Output, feed
+from ssgear.data.loaders.dali_pipeline import CropPipeline, Output, as_ppm, feed
 from ssgear.data.loaders.jpeg import plain_size
 from ssgear.data.sources.decode import open_rgb
 from tests.data.pictures import encode, noise

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ssgear.config.schema import DataConfig, ViewsConfig
 from ssgear.data.augment import AugmentSpec, augment
+from ssgear.data.loaders.base import ViewPlan
 from ssgear.data.loaders.batch import Batch
-from ssgear.data.loaders.choose import Loaded, ViewPlan, build_loader, choose_engine
+from ssgear.data.loaders.choose import Loaded, build_loader, choose_engine
 from ssgear.data.order.sampler import Sampler
 from ssgear.data.order.stored_views import open_stored
 from ssgear.data.order.synthetic import open_synthetic

@@ -13,8 +13,9 @@ from PIL import Image
 
 from ssgear.config.schema import DataConfig
 from ssgear.data.augment import AugmentSpec
+from ssgear.data.loaders.base import Loader, ViewPlan
 from ssgear.data.loaders.batch import Batch
-from ssgear.data.loaders.choose import Loader, ViewPlan, build_loader, choose_engine
+from ssgear.data.loaders.choose import build_loader, choose_engine
 from ssgear.data.order.sampler import Sampler
 from ssgear.data.order.synthetic import joined, open_synthetic
 from ssgear.data.sources import Source, open_source

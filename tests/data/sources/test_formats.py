@@ -13,8 +13,9 @@ from torchvision import datasets
 
 from ssgear.config.schema import DataConfig
 from ssgear.data.augment import AugmentSpec
+from ssgear.data.loaders.base import ViewPlan
 from ssgear.data.loaders.batch import Batch
-from ssgear.data.loaders.choose import ViewPlan, build_loader
+from ssgear.data.loaders.choose import build_loader
 from ssgear.data.order.sampler import Sampler
 from ssgear.data.sources.open import Source, open_source
 from tests.data.pictures import encode, noise, pack, write_classes, write_shard

@@ -15,8 +15,9 @@ from torchvision.transforms import functional as F
 
 from ssgear.config.schema import DataConfig
 from ssgear.data.augment.spec import AugmentSpec
+from ssgear.data.loaders.base import ViewPlan
 from ssgear.data.loaders.batch import Batch
-from ssgear.data.loaders.choose import ViewPlan, build_loader
+from ssgear.data.loaders.choose import build_loader
 from ssgear.data.order.sampler import Sampler
 from ssgear.data.sources.decode import to_tensor
 from ssgear.data.sources.loading import load_images
