@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ WITHIN_LAYER_0 = {
     ("registry", "errors"),
     ("distributed", "errors"),
 }
+MOST_MODULES = 20
+"""Of a folder, at one level."""
 LIFTABLE = ("kernels", "losses")
 LIFTABLE_NEEDS = {"torch", "triton"}
 LIFTABLE_ROOMS = {"kernels", "losses", "distributed", "errors"}
@@ -122,6 +125,7 @@ IMPORTS = [found for file in FILES for found in imports_of(file)]
 
 
 def own(found: Import) -> bool:
+    """Whether a module of the package is imported."""
     return found.module.split(".")[0] == "ssgear"
 
 
@@ -215,6 +219,40 @@ def test_no_import_cycles() -> None:
         if own(found) and found.executed and found.module != module_of(found.importer):
             graph.setdefault(module_of(found.importer), set()).add(found.module)
     list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def wing_of(module: str) -> str:
+    """Name of the wing of a room that a module is or belongs to, or of the module at its top."""
+    return ".".join(module.split(".")[:3])
+
+
+def test_wings_of_a_room_form_no_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for found in IMPORTS:
+        importer, imported = wing_of(module_of(found.importer)), wing_of(found.module)
+        depths = {importer.count("."), imported.count(".")}  # a room's face is no wing
+        if own(found) and room_of(importer) == room_of(imported) and depths == {2}:
+            graph.setdefault(importer, set()).add(imported)
+    arrows = {importer: imported - {importer} for importer, imported in graph.items()}
+    list(graphlib.TopologicalSorter(arrows).static_order())
+
+
+def test_folders_and_names() -> None:
+    crowded = {
+        str(folder.relative_to(ROOT)): count
+        for folder, count in Counter(file.parent for file in FILES).items()
+        if count > MOST_MODULES
+    }
+    assert not crowded, f"at most {MOST_MODULES} modules at one level: {crowded}"
+    private = [str(f.relative_to(ROOT)) for f in FILES if re.match("_(?!_(init|main)__)", f.name)]
+    assert not private, f"no module name begins with an underscore: {private}"
+
+
+def test_contributing_shows_the_layers() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", text, re.MULTILINE)
+    shown = {int(level): re.findall("`([^`]+)`", rooms) for level, rooms in rows}
+    assert shown == {level: list(rooms) for level, rooms in enumerate(LAYERS)}
 
 
 def is_light(module: str) -> bool:
