@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,18 +22,6 @@ BASES = {"methods": "Method", "views": "Generator"}
 OPTIONS = {"methods": "method", "views": "generator"}
 """Folder of a kind of thing -> option that names one, key of a preset's, and file of a package's
 class."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """Settings of a common run."""
-
-    name: str
-    """What `--preset` takes."""
-    about: str
-    """One line of help."""
-    settings: Mapping[str, Any]
-    """Dotted key -> value; the key `method` (or `generator`) names whose it is."""
 
 
 def canonical(name: str) -> str:
@@ -54,15 +40,16 @@ def about(kind: str) -> dict[str, str]:
     return {name: (doc or "").partition("\n")[0] for name, doc in docs.items()}
 
 
-def presets(kind: str = "methods") -> dict[str, Preset]:
-    """Collect the `PRESETS` of every file by name; they are literals, so nothing is imported."""
-    found: dict[str, Preset] = {}
-    for path in _members(kind):
-        owner = canonical(path.stem)
-        for name, settings in _presets_of(_file_of_class(path, kind)).items():
-            keys = {OPTIONS[kind]: owner, **settings}
-            found[name] = Preset(name=name, about=_summary(owner, keys), settings=keys)
-    return found
+def presets(kind: str = "methods") -> dict[str, dict[str, object]]:
+    """Return the `PRESETS` of every file by name, as they are written, with their owner.
+
+    They are literals, so nothing is imported; `ssgear.config.presets` resolves what they extend.
+    """
+    return {
+        name: {OPTIONS[kind]: canonical(path.stem), **settings}
+        for path in _members(kind)
+        for name, settings in _presets_of(_file_of_class(path, kind)).items()
+    }
 
 
 def check(kind: str, name: str, where: str = "--method") -> None:
@@ -110,26 +97,17 @@ def _tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"), str(file))
 
 
-def _presets_of(file: Path) -> dict[str, dict[str, Any]]:
+def _presets_of(file: Path) -> dict[str, dict[str, object]]:
     for node in ast.walk(_tree(file)):
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
-        if any(isinstance(target, ast.Name) and target.id == "PRESETS" for target in targets):
-            literal: dict[str, dict[str, Any]] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
-            return literal
-    return {}
-
-
-def _summary(owner: str, keys: Mapping[str, Any]) -> str:
-    source = keys.get("data.source")
-    epochs = keys.get("optim.epochs")
-    parts = [
-        f"{owner} on {source}" if source else owner,
-        str(keys.get("model.name", "")),
-        str(keys.get("optim.name", "")),
-        f"{epochs} epochs" if epochs else "",
-    ]
-    return ", ".join(part for part in parts if part)
+        match node:
+            case ast.Assign(targets=[ast.Name("PRESETS")], value=ast.expr() as value):
+                break
+            case ast.AnnAssign(target=ast.Name("PRESETS"), value=ast.expr() as value):
+                break
+    else:
+        return {}
+    literal: dict[str, dict[str, object]] = ast.literal_eval(value)
+    return literal
 
 
 def _base(kind: str) -> type[Any]:

@@ -8,6 +8,7 @@ import pytest
 
 import ssgear.methods
 from ssgear import registry
+from ssgear.config import presets
 from ssgear.errors import ConfigError
 
 METHOD = '''"""Twin Towers (Nobody et al. 2021): redundancy reduction.
@@ -16,7 +17,8 @@ More text.
 """
 from ssgear.methods.base import Group, Method
 
-PRESETS = {"twin-quick": {"optim.epochs": 3, "model.name": "resnet_tiny"}, "twin-long": {}}
+PRESETS = {"twin-quick": {"optim.epochs": 3, "model.name": "resnet_tiny"},
+    "twin-long": {"extends": "twin-quick"}}
 
 class _Shared(Method):
     pass
@@ -94,14 +96,14 @@ def test_load_of_a_file_without_a_method_is_our_bug(methods: Path) -> None:
 def test_presets_carry_their_method(methods: Path) -> None:
     found = registry.presets()
     assert list(found) == ["triplets-quick", "twin-quick", "twin-long"]
-    assert found["triplets-quick"].settings == {"method": "triplets", "optim.epochs": 2}
-    assert found["twin-quick"].settings == {
+    assert found["triplets-quick"] == {"method": "triplets", "optim.epochs": 2}
+    assert found["twin-quick"] == {
         "method": "twin-towers",
         "optim.epochs": 3,
         "model.name": "resnet_tiny",
     }
-    assert found["twin-quick"].about == "twin-towers, resnet_tiny, 3 epochs"
-    assert found["twin-long"].about == "twin-towers"
+    assert found["twin-long"] == {"method": "twin-towers", "extends": "twin-quick"}
+    assert presets.collect()["twin-quick"].about == "twin-towers, resnet_tiny, 3 epochs"
 
 
 def test_unknown_name_lists_the_known(methods: Path) -> None:

@@ -62,8 +62,8 @@ def show(title: str, launching: Mapping[str, Option], console: Console | None = 
         console.print(Text(f"      {what}", "dim"))
     for section, keys in COMMON.items():
         _list(console, section, [(_written(options[key]), _about(options[key])) for key in keys])
-    known = presets.collect().values()
-    _list(console, "Presets (--preset)", [(preset.name, preset.about) for preset in known])
+    known = presets.collect()
+    _list(console, "Presets (--preset)", [(name, known[name].about) for name in known])
     _list(console, "Methods (--method)", registry.about("methods").items())
     console.print(Text.assemble("\nEvery option, with a method's own: ", (FULL, "bold")))
 

@@ -28,55 +28,30 @@ if TYPE_CHECKING:
 PRESETS = {
     # solo-learn's recipe: 92.1 % after 1000 epochs
     "barlow-twins-cifar10": {
-        "data.source": "cifar10",
+        "extends": "cifar10",
         "data.augmentation": "byol-cifar",
-        "model.name": "resnet18",
-        "optim.name": "lars",
-        "optim.batch_size": 256,
         "optim.lr": 0.3,
-        "optim.weight_decay": 1e-4,
-        "optim.epochs": 1000,
-        "optim.warmup_epochs": 10.0,
         "method.projector_dims": [2048, 2048, 2048],
         "method.loss_scale": 0.1,
-        "eval.every": 20,
-        "checkpoint.every": 2000,
     },
     # section 3: learning rate 0.2 per 256 images, 0.0048 for norms and biases, which LARS does not
     # scale: the loss does, by 0.024, and the decay of 1.5e-6 with it, which meets that gradient
     "barlow-twins-imagenet": {
-        "data.source": "folder",
+        "extends": "imagenet",
         "data.size": 224,
         "data.augmentation": "barlow",
-        "model.name": "resnet50",
-        "optim.name": "lars",
-        "optim.lars_eta": 0.001,
-        "optim.lars_clip": False,
         "optim.batch_size": 2048,
         "optim.lr": 1.6,
         "optim.weight_decay": 3.6e-8,
-        "optim.epochs": 1000,
-        "optim.warmup_epochs": 10.0,
         "method.loss_scale": 0.024,
         "engine.precision": "bf16",
-        "eval.every": 20,
         "checkpoint.every": 5000,
     },
     # minutes on two cores
     "barlow-twins-quick": {
-        "data.size": 32,
-        "data.min_scale": 0.3,
-        "model.name": "resnet_tiny",
-        "optim.name": "adamw",
-        "optim.lr": 4e-3,
-        "optim.weight_decay": 1e-4,
-        "optim.batch_size": 64,
-        "optim.epochs": 38,
-        "optim.warmup_epochs": 2.0,
+        "extends": "quick",
         "method.projector_dims": [256, 256],
         "method.lambd": 0.02,
-        "log.every": 20,
-        "eval.every": 10,
     },
 }
 

@@ -30,40 +30,19 @@ if TYPE_CHECKING:
 
 PRESETS = {
     "simclr-cifar10": {
-        "data.source": "cifar10",
-        "data.augmentation": "simclr-cifar",
-        "model.name": "resnet18",
-        "optim.name": "lars",
-        "optim.batch_size": 256,
+        "extends": "cifar10",
         "optim.lr": 0.4,
-        "optim.weight_decay": 1e-4,
-        "optim.epochs": 1000,
-        "optim.warmup_epochs": 10.0,
         "method.temperature": 0.2,
         "method.projector_dims": [2048, 256],
-        "eval.every": 20,
-        "checkpoint.every": 2000,
     },
     # section 2.2 and appendix B: LARS at 0.3 per 256 images, all but norms and biases decayed;
     # batch 4096 as a whole, --optim.micro-batch where a GPU cannot hold it
     "simclr-imagenet": {
-        "data.source": "folder",
+        "extends": "imagenet",
         "data.size": 224,
-        "data.augmentation": "simclr",
-        "model.name": "resnet50",
-        "optim.name": "lars",
-        "optim.lars_eta": 0.001,
-        "optim.lars_clip": False,
-        "optim.batch_size": 4096,
-        "optim.lr": 4.8,
-        "optim.weight_decay": 1e-6,
-        "optim.epochs": 1000,
-        "optim.warmup_epochs": 10.0,
         "method.temperature": 0.1,
         "method.projector_dims": [2048, 128],
         "engine.precision": "bf16",
-        "eval.every": 20,
-        "checkpoint.every": 2000,
     },
 }
 

@@ -23,47 +23,25 @@ if TYPE_CHECKING:
 PRESETS = {
     # minutes on two cores
     "simsiam-quick": {
-        "data.size": 32,
-        "data.min_scale": 0.3,
-        "model.name": "resnet_tiny",
-        "optim.name": "adamw",
+        "extends": "quick",
         "optim.lr": 2e-3,
-        "optim.batch_size": 64,
-        "optim.epochs": 38,
-        "optim.warmup_epochs": 2.0,
         "method.projector_dims": [256, 256],
         "method.predictor_dim": 64,
         "method.constant_predictor_lr": False,
-        "log.every": 20,
-        "eval.every": 10,
     },
     # solo-learn's recipe: 90.51 % after 1000 epochs
     "simsiam-cifar10": {
-        "data.source": "cifar10",
-        "data.augmentation": "simclr-cifar",
-        "model.name": "resnet18",
+        "extends": "cifar10",
         "optim.name": "sgd",
-        "optim.batch_size": 256,
         "optim.lr": 0.5,
         "optim.weight_decay": 1e-5,
-        "optim.epochs": 1000,
-        "optim.warmup_epochs": 10.0,
-        "eval.every": 20,
-        "checkpoint.every": 2000,
     },
     # the paper's: 68.1 % after 100 epochs
     "simsiam-imagenet": {
-        "data.source": "folder",
-        "data.augmentation": "moco-v2",
-        "model.name": "resnet50",
-        "optim.name": "sgd",
-        "optim.batch_size": 256,
+        "extends": "imagenet-sgd",
         "optim.lr": 0.05,
-        "optim.weight_decay": 1e-4,
         "optim.epochs": 100,
-        "optim.warmup_epochs": 0.0,
         "eval.every": 10,
-        "checkpoint.every": 5000,
     },
 }
 

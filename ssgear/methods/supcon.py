@@ -27,50 +27,27 @@ if TYPE_CHECKING:
 PRESETS = {
     # section 4.1 trains on CIFAR-10 at batch 1024, learning rate 0.5; ResNet-18 as the others here
     "supcon-cifar10": {
-        "data.source": "cifar10",
-        "data.augmentation": "simclr-cifar",
-        "model.name": "resnet18",
+        "extends": "cifar10",
         "optim.name": "sgd",
         "optim.batch_size": 1024,
         "optim.lr": 0.5,
-        "optim.weight_decay": 1e-4,
-        "optim.epochs": 1000,
-        "optim.warmup_epochs": 10.0,
-        "eval.every": 20,
-        "checkpoint.every": 2000,
     },
     # section 4: batch 6144, AutoAugment, LARS; the learning rate is SimCLR's rule, 0.3 per 256
     "supcon-imagenet": {
-        "data.source": "folder",
+        "extends": "imagenet",
         "data.size": 224,
         "data.augmentation": "autoaugment",
-        "model.name": "resnet50",
-        "optim.name": "lars",
-        "optim.lars_eta": 0.001,
-        "optim.lars_clip": False,
         "optim.batch_size": 6144,
         "optim.lr": 7.2,
-        "optim.weight_decay": 1e-6,
         "optim.epochs": 350,
         "optim.warmup_epochs": 5.0,
         "engine.precision": "bf16",
         "eval.every": 10,
-        "checkpoint.every": 2000,
     },
     # minutes on two cores
     "supcon-quick": {
-        "data.size": 32,
-        "data.min_scale": 0.3,
-        "model.name": "resnet_tiny",
-        "optim.name": "adamw",
-        "optim.lr": 4e-3,
-        "optim.weight_decay": 1e-4,
-        "optim.batch_size": 64,
-        "optim.epochs": 38,
-        "optim.warmup_epochs": 2.0,
+        "extends": "quick",
         "method.projector_dims": [256, 64],
-        "log.every": 20,
-        "eval.every": 10,
     },
 }
 

@@ -8,7 +8,6 @@ from ssgear import registry
 from ssgear.config import cli, presets
 from ssgear.config.layers import build, layer_of
 from ssgear.errors import ConfigError
-from ssgear.registry import Preset
 
 
 @pytest.mark.parametrize("name", sorted(presets.collect()))
@@ -116,8 +115,66 @@ def test_unknown_preset() -> None:
 
 
 def test_a_method_may_have_its_own_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = Preset(name="moco-quick", about="", settings={"method": "moco", "optim.lr": 7.0})
-    monkeypatch.setattr(registry, "presets", lambda: {"moco-quick": own})
+    own = {"moco-quick": {"method": "moco", "optim.lr": 7.0}}
+    monkeypatch.setattr(registry, "presets", lambda: own)
     assert presets.default_layer("moco").settings == {"optim.lr": 7.0}
     assert presets.default_layer("simclr").where == "preset quick"
     assert presets.default_layer(None).where == "preset quick"
+
+
+TABLE: dict[str, presets.Settings] = {
+    "recipe": {"optim.lr": 0.4, "optim.epochs": 100, "data.source": "cifar10"},
+    "simclr-run": {"extends": "recipe", "method": "simclr", "method.temperature": 0.1},
+    "simclr-long": {"extends": "simclr-run", "method": "simclr", "optim.epochs": 800},
+    "moco-run": {"extends": "simclr-long", "method": "moco", "method.queue_length": 64},
+    "nameless": {"extends": "simclr-run", "optim.lr": 1.0},
+    "lost": {"extends": "recpe", "method": "moco"},
+    "narcissus": {"extends": "narcissus"},
+    "hen": {"extends": "egg"},
+    "egg": {"extends": "hen"},
+}
+
+
+def test_a_preset_has_the_settings_that_it_extends_and_may_change_them() -> None:
+    shared = {"data.source": "cifar10", "method": "simclr", "method.temperature": 0.1}
+    long = presets.resolve("simclr-long", TABLE)
+    assert long == {**shared, "optim.lr": 0.4, "optim.epochs": 800}
+    assert presets.resolve("recipe", TABLE) == TABLE["recipe"]
+
+
+def test_an_extended_preset_of_another_method_leaves_its_own_settings_behind() -> None:
+    assert presets.resolve("moco-run", TABLE) == {
+        "data.source": "cifar10",
+        "optim.lr": 0.4,
+        "optim.epochs": 800,
+        "method": "moco",
+        "method.queue_length": 64,
+    }
+
+
+def test_a_preset_may_take_its_method_from_what_it_extends() -> None:
+    found = presets.resolve("nameless", TABLE)
+    assert (found["method"], found["method.temperature"]) == ("simclr", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("lost", "preset lost: extends: unknown preset 'recpe' (did you mean recipe?)"),
+        (
+            "narcissus",
+            "preset narcissus: extends: a circle of presets (narcissus -> narcissus)",
+        ),
+        ("hen", "preset egg: extends: a circle of presets (hen -> egg -> hen)"),
+    ],
+)
+def test_what_cannot_be_extended_is_named(name: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        presets.resolve(name, TABLE)
+    assert str(caught.value) == complaint
+
+
+def test_recipes_are_for_presets_alone() -> None:
+    assert not presets.RECIPES.keys() & presets.collect().keys()
+    with pytest.raises(ConfigError, match="--preset: unknown preset 'imagenet-sgd'"):
+        presets.layer("imagenet-sgd")

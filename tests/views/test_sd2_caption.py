@@ -464,9 +464,9 @@ def test_presets_name_options_that_are_there() -> None:
     found = registry.presets("views")
     assert {"sd2-caption-tiny-imagenet", "sd-image-unclip"} <= set(found)
     for preset in found.values():
-        kind = registry.load("views", str(preset.settings["generator"]))
+        kind = registry.load("views", str(preset["generator"]))
         options = {**options_of(Generation), **options_of(kind.Config)}
-        for key, value in preset.settings.items():
+        for key, value in preset.items():
             assert refusal([str(value)], options[key].type) is None, key
     own = {field.name for field in dataclasses.fields(SD2Caption.Config)}
     assert not own & {field.name for field in dataclasses.fields(Generation)}

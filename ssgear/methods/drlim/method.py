@@ -49,19 +49,8 @@ PRESETS = {
     },
     # the same with the knowledge that a shift changes nothing
     "drlim-shift-quick": {
-        "data.source": "digits",
-        "data.size": 32,
-        "data.augmentation": "none",
+        "extends": "drlim-quick",
         "method.graph": "shift",
-        "model.name": "drlim",
-        "optim.name": "adamw",
-        "optim.lr": 2e-3,
-        "optim.weight_decay": 0.0,
-        "optim.batch_size": 32,
-        "optim.epochs": 30,
-        "optim.warmup_epochs": 1.0,
-        "log.every": 40,
-        "eval.every": 10,
     },
 }
 

@@ -39,14 +39,8 @@ if TYPE_CHECKING:
 PRESETS = {
     # minutes on two cores: what it measured is in README.md
     "gan-ssl-quick": {
-        "data.size": 32,
-        "data.min_scale": 0.3,
-        "model.name": "resnet_tiny",
-        "optim.name": "adamw",
-        "optim.lr": 4e-3,
-        "optim.batch_size": 64,
+        "extends": "quick",
         "optim.epochs": 24,
-        "optim.warmup_epochs": 2.0,
         "method.condition": "label",
         "method.adversarial": "hinge",
         "method.n_critic": 1,
@@ -57,7 +51,6 @@ PRESETS = {
         "method.critic_lr": 4e-4,
         "method.temperature": 0.1,
         "method.ssl_options": ["temperature=0.1", "projector_dims=256,64"],
-        "log.every": 20,
         "eval.every": 6,
     },
     # the same GAN alone
