@@ -72,7 +72,8 @@ class Trainer:
         reason: Reason = "failed"
         try:
             self._call("on_start")
-            self._epochs()
+            for _ in self.steps():
+                self._after_step()
             reason = "finished"
         except Stopped:
             reason = "stopped"
@@ -88,7 +89,11 @@ class Trainer:
                 self._call("on_end", reason)
             run.log.close()
 
-    def _epochs(self) -> None:
+    def steps(self) -> Iterator[int]:
+        """Take the run's steps from where it stands to its last, and yield the number of each.
+
+        Between two of them the caller does what it likes; nothing is logged or saved here.
+        """
         run = self.run_state
         last = self.last_step
         run.method.train()
@@ -99,9 +104,9 @@ class Trainer:
             batches = run.loader.epoch(epoch, first, self._streams)
             for _ in range(first, run.steps_per_epoch):
                 self._step(batches)
-                self._after_step(last)
+                yield run.step
                 if run.step >= last:
-                    break
+                    return
 
     @property
     def last_step(self) -> int:
@@ -187,9 +192,9 @@ class Trainer:
             "longer --optim.warmup-epochs or --optim.clip 1, and look at the method's own settings"
         )
 
-    def _after_step(self, last: int) -> None:
+    def _after_step(self) -> None:
         """Log, call back, save and look whether somebody asked to stop, in this order."""
-        run = self.run_state
+        run, last = self.run_state, self.last_step
         ends_epoch = run.step % run.steps_per_epoch == 0
         if run.step % run.config.log.every == 0 or run.step == last:
             self._log()

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 import torch
 
+from ssgear.config import cli
 from ssgear.data.loaders.batch import Batch
 from ssgear.engine.callbacks import Callback, Run
+from ssgear.engine.setup import prepare
+from ssgear.engine.trainer import Trainer
 from ssgear.errors import TrainingError
 from ssgear.storage.checkpoint import list_checkpoints, load_tensors
-from tests.engine.training import column, losses, train
+from tests.engine.training import SMALL, column, losses, train
 
 
 class Meddler(Callback):
@@ -52,6 +55,23 @@ def test_callbacks_are_called_in_order_and_change_nothing(tmp_path: Path) -> Non
     assert train(tmp_path / "a", *SHORT, callbacks=(meddler,)) == train(tmp_path / "b", *SHORT)
     expected = [("step", 1), ("step", 2), ("step", 3), ("step", 4), ("epoch", 4), ("finished", 4)]
     assert meddler.calls == expected
+
+
+def test_the_same_steps_can_be_taken_without_a_log_or_a_checkpoint(tmp_path: Path) -> None:
+    options = (*SMALL, *SHORT, "--optim.epochs", "2", "--optim.max-steps", "6")
+    runs = [
+        prepare(cli.parse([*options, "--output", str(tmp_path / name)]))
+        for name in ("run", "steps")
+    ]
+    Trainer(runs[0], ()).run()
+    walk = Trainer(runs[1], ()).steps()
+    assert next(walk) == runs[1].step == 1
+    assert list(walk) == [2, 3, 4, 5, 6]
+    assert list(Trainer(runs[1], ()).steps()) == []
+    weights = [torch.cat([w.flatten() for w in run.method.parameters()]) for run in runs]
+    assert torch.equal(*weights)
+    assert not losses(tmp_path / "steps") and not list_checkpoints(tmp_path / "steps")
+    runs[1].log.close()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_can_be_saved(tmp_path: Path) -> None:
