@@ -28,8 +28,8 @@ from torch.nn import functional as F
 
 from benchmarks import machine
 from ssgear.config import cli
-from ssgear.engine.callbacks import Run
-from ssgear.engine.setup import prepare
+from ssgear.engine.build import prepare
+from ssgear.engine.run import Run
 from ssgear.engine.trainer import Trainer
 from ssgear.models.gan import stylegan2_layers as layers
 

@@ -131,7 +131,7 @@ def fastest_epochs(walks: dict[str, Callable[[], Iterable[Any]]], count: int) ->
 def waiting(preset: str) -> float:
     """Return the share of a preset's steps that waits for data, over its first epoch."""
     from ssgear.config import cli
-    from ssgear.engine.setup import prepare
+    from ssgear.engine.build import prepare
     from ssgear.engine.trainer import Trainer
 
     with tempfile.TemporaryDirectory() as name:

@@ -41,8 +41,9 @@ from benchmarks.timing import MIB, resident
 from ssgear import registry
 from ssgear.callbacks import readings as watch
 from ssgear.config import cli, presets
-from ssgear.engine.callbacks import Callback, Reason, Run
-from ssgear.engine.setup import prepare
+from ssgear.engine.build import prepare
+from ssgear.engine.callbacks import Callback, Reason
+from ssgear.engine.run import Run
 from ssgear.engine.trainer import Trainer
 from ssgear.errors import ConfigError, SsgearError
 from ssgear.models.encoders import Encoder

@@ -24,8 +24,8 @@ import torch
 from benchmarks import machine
 from benchmarks.gan_row import BATCH, joint_step, medians, start
 from ssgear.data.loaders.batch import Batch
-from ssgear.engine.callbacks import Run
 from ssgear.engine.isolate import only
+from ssgear.engine.run import Run
 from ssgear.engine.runtime import optimizer_of
 
 SECONDS = 30.0

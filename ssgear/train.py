@@ -27,7 +27,7 @@ from ssgear.errors import (
 )
 
 if TYPE_CHECKING:
-    from ssgear.engine.callbacks import Run
+    from ssgear.engine.run import Run
 
 
 @ending_with_the_reader()
@@ -68,7 +68,7 @@ def ending_on_signals() -> Iterator[None]:
 
 def resolved(launch: cli.Launch) -> Config:
     """Return the settings as the run would have them; names and ds.json are checked, not paths."""
-    from ssgear.engine.setup import resolve
+    from ssgear.engine.build import resolve
 
     return resolve(launch)
 
@@ -80,7 +80,7 @@ def train(launch: cli.Launch) -> int:
     from ssgear.callbacks import readings as watch
     from ssgear.callbacks import report as watch_report
     from ssgear.callbacks import samples as watch_generator
-    from ssgear.engine.setup import prepare
+    from ssgear.engine.build import prepare
     from ssgear.engine.trainer import Stopped, Trainer
 
     run = None

@@ -9,7 +9,8 @@ import dataclasses
 import math
 from typing import Any
 
-from ssgear.engine.callbacks import Callback, Reason, Run
+from ssgear.engine.callbacks import Callback, Reason
+from ssgear.engine.run import Run
 from ssgear.evaluation.critic_health import (
     WINDOW,
     CriticReading,

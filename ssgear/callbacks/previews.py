@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ssgear.data.augment import augment
-from ssgear.engine.callbacks import Run
+from ssgear.engine.run import Run
 
 
 def make_views(run: Run, images: Tensor, count: int, *, first: int = 0) -> list[Tensor]:

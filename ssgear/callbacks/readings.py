@@ -22,7 +22,8 @@ from ssgear.data.loaders.batch import Batch
 from ssgear.data.loaders.resident import ResidentLoader
 from ssgear.data.sources import Source, open_probe_source
 from ssgear.data.sources.loading import load_readable
-from ssgear.engine.callbacks import Callback, Reason, Run
+from ssgear.engine.callbacks import Callback, Reason
+from ssgear.engine.run import Run
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.health import YOUNG_STEPS, health
 from ssgear.evaluation.knn import knn_accuracy

@@ -19,7 +19,8 @@ from ssgear.callbacks.previews import as_pixels, make_views
 from ssgear.callbacks.readings import Readings
 from ssgear.data.loaders.batch import Batch
 from ssgear.data.sources.loading import GREY, load_images
-from ssgear.engine.callbacks import Callback, Reason, Run
+from ssgear.engine.callbacks import Callback, Reason
+from ssgear.engine.run import Run
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.knn import nearest
 from ssgear.evaluation.protocols import EvalData

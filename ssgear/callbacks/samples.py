@@ -17,7 +17,8 @@ from ssgear.callbacks.previews import as_pixels, make_views
 from ssgear.config.schema import Config
 from ssgear.data.sources import Source
 from ssgear.data.sources.loading import GREY, load_images, load_readable
-from ssgear.engine.callbacks import Callback, Reason, Run
+from ssgear.engine.callbacks import Callback, Reason
+from ssgear.engine.run import Run
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.fid import frechet_distance
 from ssgear.evaluation.inception import About, fid, load_inception

@@ -1,11 +1,13 @@
 """What must fit together before the first step: method, images, views, ranks and batch.
 
-Each refuses by naming the option to change; setup.py calls them in the order of their cost.
+Each refuses by naming the option to change; build.py calls them in the order of their cost.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -16,7 +18,7 @@ from ssgear.data.order.sampler import Sampler
 from ssgear.data.sources import Source
 from ssgear.distributed import World, usable_cores
 from ssgear.engine.grad_cache import even_slices
-from ssgear.errors import ConfigError, DataError, require
+from ssgear.errors import ConfigError, DataError, lacking_memory, require
 from ssgear.methods.base import Method
 
 
@@ -28,6 +30,30 @@ def check_counts(config: Config) -> None:
     for option, count in counts.items():
         right = f"there are {cores} cores here; use at most {most}"
         require(count is None or count <= most, option, count, right)
+
+
+def check_slices(config: Config, method: type[Method]) -> None:
+    """Refuse gradient caching where a method's losses need the batch whole."""
+    if config.optim.micro_batch is not None and not method.cacheable:
+        raise ConfigError(
+            f"--optim.micro-batch: {config.method_name} needs its batch whole, since its losses "
+            "are not of embeddings alone, or of their statistics over the batch; leave it away, or "
+            "use a smaller --optim.batch-size"
+        )
+
+
+@contextmanager
+def check_memory(method: str) -> Iterator[None]:
+    """Refuse settings whose weights or queues are larger than the memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if lacking_memory(error) is None:
+            raise
+        raise ConfigError(
+            f"--method: {method} with these sizes (widths, prototypes, queue, classes) does not "
+            "fit into memory; use smaller --method.* settings"
+        ) from None
 
 
 def as_trained(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ssgear.data.sources import BadFile
-from ssgear.engine.callbacks import Callback, Run
+from ssgear.engine.callbacks import Callback
+from ssgear.engine.run import Run
 from ssgear.errors import CheckpointError, first_line
 from ssgear.storage import checkpoint
 from ssgear.storage.atomic import commit_directory, remove_stale, staging_path
@@ -85,10 +87,20 @@ def _own_state(run: Run, callbacks: Sequence[Callback]) -> dict[str, Any]:
     }
 
 
-def lost_files(folder: Path) -> list[BadFile]:
-    """Return the images that a run had lost when it was saved (data/order/missing.py)."""
-    lost = checkpoint.read_manifest(folder).get("lost", [])
-    return [BadFile(name, reason) for name, reason in lost]
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What is read of a checkpoint before a run is built."""
+
+    step: int
+    lost: tuple[BadFile, ...]
+    """Images that the run had lost (data/order/missing.py)."""
+
+
+def read_saved(folder: Path) -> Saved:
+    """Read a checkpoint's manifest, after checking that every file is whole."""
+    meta = checkpoint.read_manifest(folder)
+    lost = tuple(BadFile(name, reason) for name, reason in meta.get("lost", []))
+    return Saved(step=int(meta["step"]), lost=lost)
 
 
 def _commit(run: Run, staged: Path, final: Path) -> None:
@@ -159,7 +171,7 @@ def _load_buffers(run: Run, kept: dict[str, Tensor], folder: Path) -> None:
 def _load_callbacks(
     run: Run,
     callbacks: Sequence[Callback],
-    kept: dict[str, dict[str, Any]] | list[dict[str, Any]],
+    kept: dict[str, dict[str, Any]],
     folder: Path,
 ) -> None:
     """Give callbacks their states back by name; one that the checkpoint does not know starts anew.
@@ -167,13 +179,6 @@ def _load_callbacks(
     No callback changes what is trained, so that the run goes on bit for bit all the same.
     """
     named = _named(callbacks)
-    if isinstance(kept, list):  # older versions counted instead
-        if len(kept) != len(named):
-            raise CheckpointError(
-                f"{folder}: was saved with {len(kept)} callbacks, this version has {len(named)} "
-                f"({', '.join(named)}); continue with the version that wrote it, or start a new run"
-            )
-        kept = dict(zip(named, kept, strict=True))
     for name, callback in named.items():
         if name not in kept and callback.state_dict():
             run.log.note(run.step, f"{folder.name} knows nothing of {name}: it starts anew")

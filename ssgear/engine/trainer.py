@@ -21,10 +21,11 @@ from ssgear.data.loaders.batch import Batch
 from ssgear.data.sources import load_images
 from ssgear.data.sources.loading import GREY
 from ssgear.distributed import is_lost_rank
-from ssgear.engine.callbacks import Callback, Reason, Run, unchanged
+from ssgear.engine.callbacks import Callback, Reason, unchanged
 from ssgear.engine.ema import Ema
 from ssgear.engine.grad_cache import cached_backward
 from ssgear.engine.isolate import only
+from ssgear.engine.run import Run
 from ssgear.engine.saving import load_checkpoint, save_checkpoint
 from ssgear.errors import Interrupted, SsgearError, TrainingError
 from ssgear.methods.base import LossTerms, Phase, steps_of

@@ -10,8 +10,8 @@ import pytest
 
 from ssgear.callbacks.critic import CriticWatch
 from ssgear.config import cli
-from ssgear.engine.callbacks import Run
-from ssgear.engine.setup import prepare
+from ssgear.engine.build import prepare
+from ssgear.engine.run import Run
 from ssgear.engine.trainer import Trainer
 from ssgear.evaluation.critic_health import WINDOW
 from tests.engine.training import SMALL as QUICK

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ssgear.callbacks.samples import SEED, Samples
 from ssgear.config import cli
-from ssgear.engine.callbacks import Run
-from ssgear.engine.setup import prepare
+from ssgear.engine.build import prepare
+from ssgear.engine.run import Run
 from ssgear.engine.trainer import Trainer
 from ssgear.evaluation import frechet_distance
 from ssgear.evaluation.features import extract

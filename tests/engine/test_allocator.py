@@ -11,7 +11,7 @@ import pytest
 
 from ssgear.config import cli
 from ssgear.engine import allocator
-from ssgear.engine.setup import prepare
+from ssgear.engine.build import prepare
 
 BLOCKS = """
 import resource, torch
@@ -80,7 +80,7 @@ def test_a_run_on_a_cpu_keeps_it(
     keeps: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     called = []
-    monkeypatch.setattr("ssgear.engine.setup.keep_freed_memory", lambda: called.append(True))
+    monkeypatch.setattr("ssgear.engine.build.keep_freed_memory", lambda: called.append(True))
     options = ["--engine.device", "cpu", "--log.no-tensorboard", "--output", str(tmp_path / "run")]
     prepare(cli.parse([*options, "--engine.keep-memory", str(keeps)])).log.close()
     assert called == [True] * keeps

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from ssgear.engine.callbacks import Callback, Run
+from ssgear.engine.callbacks import Callback
+from ssgear.engine.run import Run
 from tests.engine.test_equal_losses import ds_json
 from tests.engine.training import train
 from tests.ranks import Ranks

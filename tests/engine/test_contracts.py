@@ -98,7 +98,7 @@ def test_a_killed_toy_run_resumes_to_the_bit(
 RESUME = """
 import sys
 from ssgear.config import cli
-from ssgear.engine.setup import prepare
+from ssgear.engine.build import prepare
 from ssgear.engine.trainer import Trainer
 Trainer(prepare(cli.parse(["--resume", sys.argv[1]])), ()).run()
 """

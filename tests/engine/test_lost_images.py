@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from ssgear.config import cli
-from ssgear.engine.callbacks import Callback, Run
-from ssgear.engine.setup import prepare
+from ssgear.engine.build import prepare
+from ssgear.engine.callbacks import Callback
+from ssgear.engine.run import Run
 from ssgear.engine.trainer import Trainer
 from ssgear.errors import DataError
 from ssgear.storage.checkpoint import find_latest, read_manifest

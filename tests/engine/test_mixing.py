@@ -12,7 +12,7 @@ from PIL import Image
 
 from ssgear.config import cli
 from ssgear.data.sources import Source
-from ssgear.engine.setup import prepare
+from ssgear.engine.build import prepare
 from ssgear.engine.trainer import Trainer
 from ssgear.errors import CheckpointError, ConfigError, DataError
 from ssgear.methods.base import Method

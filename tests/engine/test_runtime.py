@@ -12,8 +12,8 @@ from torch import nn
 from ssgear.config import cli
 from ssgear.config.schema import OptimConfig
 from ssgear.distributed import World
+from ssgear.engine.build import prepare
 from ssgear.engine.runtime import TorchRuntime, optimizer_of
-from ssgear.engine.setup import prepare
 from ssgear.methods.base import Group, Phase
 from ssgear.optim import build_optimizer
 from tests.engine.training import SMALL

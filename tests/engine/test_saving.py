@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from ssgear.config import cli
+from ssgear.engine.build import prepare
 from ssgear.engine.callbacks import Callback
-from ssgear.engine.setup import prepare
 from ssgear.engine.trainer import Trainer
 from ssgear.errors import CheckpointError
 from ssgear.storage import checkpoint
@@ -83,22 +83,6 @@ def test_states_are_found_by_name(saved: Path, tmp_path: Path) -> None:
     assert notes(run) == [(2, "step-2 knows nothing of Another: it starts anew")]
     run = resume(saved, tmp_path / "fewer", first)
     assert first.count == 5 and notes(run) == []
-
-
-def as_list(state: dict[str, Any]) -> None:
-    state["callbacks"] = [*state["callbacks"].values()]
-
-
-def test_older_versions_counted(saved: Path, tmp_path: Path) -> None:
-    first, second = Counter(), Another()
-    resume(saved, tmp_path / "as-many", first, second, change=as_list)
-    assert (first.count, second.count) == (5, 7)
-    with pytest.raises(CheckpointError) as caught:
-        resume(saved, tmp_path / "more", first, second, Plain(), change=as_list)
-    assert str(caught.value).endswith(
-        "step-2: was saved with 2 callbacks, this version has 3 (Counter, Another, Plain); "
-        "continue with the version that wrote it, or start a new run"
-    )
 
 
 def of_another_version(state: dict[str, Any]) -> None:

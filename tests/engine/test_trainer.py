@@ -14,8 +14,9 @@ import torch
 
 from ssgear.config import cli
 from ssgear.data.loaders.batch import Batch
-from ssgear.engine.callbacks import Callback, Run
-from ssgear.engine.setup import prepare
+from ssgear.engine.build import prepare
+from ssgear.engine.callbacks import Callback
+from ssgear.engine.run import Run
 from ssgear.engine.trainer import Trainer
 from ssgear.errors import TrainingError
 from ssgear.storage.checkpoint import list_checkpoints, load_tensors

@@ -15,8 +15,8 @@ from ssgear.callbacks.report import batch_grid
 from ssgear.config import cli
 from ssgear.data.augment import AugmentSpec
 from ssgear.data.sources import Source
-from ssgear.engine.callbacks import Run
-from ssgear.engine.setup import prepare
+from ssgear.engine.build import prepare
+from ssgear.engine.run import Run
 from ssgear.engine.trainer import Trainer
 from ssgear.errors import CheckpointError, ConfigError, DataError
 from ssgear.methods.base import Method

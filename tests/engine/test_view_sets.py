@@ -11,7 +11,7 @@ from ssgear.callbacks.report import view_grid
 from ssgear.config import cli
 from ssgear.data.augment import augment
 from ssgear.data.augment.spec import view_set
-from ssgear.engine.setup import prepare
+from ssgear.engine.build import prepare
 from ssgear.engine.trainer import Trainer
 from ssgear.kernels import philox
 from ssgear.report.report import write_report

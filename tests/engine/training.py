@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from ssgear.config import cli
+from ssgear.engine.build import prepare
 from ssgear.engine.callbacks import Callback
-from ssgear.engine.setup import prepare
 from ssgear.engine.trainer import Trainer
 
 SMALL = [

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ssgear import registry
 from ssgear.config import cli, presets
-from ssgear.engine.callbacks import Callback, Run
-from ssgear.engine.setup import prepare
+from ssgear.engine.build import prepare
+from ssgear.engine.callbacks import Callback
+from ssgear.engine.run import Run
 from ssgear.engine.trainer import Trainer
 from tests.engine.training import losses
 

@@ -19,7 +19,7 @@ import torch
 
 from ssgear import load_encoder, registry
 from ssgear.callbacks.readings import Export
-from ssgear.engine.callbacks import Run
+from ssgear.engine.run import Run
 from ssgear.errors import ConfigError, SsgearError
 from ssgear.storage.checkpoint import find_latest, load_tensors
 from tests.data.view_stores import folder, view_store

@@ -14,8 +14,8 @@ from ssgear.callbacks import readings as watch
 from ssgear.config import cli
 from ssgear.config.schema import OptimConfig
 from ssgear.distributed import World
+from ssgear.engine.build import prepare
 from ssgear.engine.runtime import TorchRuntime
-from ssgear.engine.setup import prepare
 from ssgear.errors import ConfigError
 from ssgear.evaluation.health import YOUNG_STEPS
 from ssgear.methods.simsiam import SimSiam

@@ -15,7 +15,7 @@ from ssgear.data.sources import open_source
 from ssgear.data.sources.decode import BadImageError
 from ssgear.data.sources.loading import scan
 from ssgear.data.sources.source import BadFile, Source
-from ssgear.engine.saving import lost_files
+from ssgear.engine.saving import read_saved
 from ssgear.errors import DataError
 from ssgear.storage.checkpoint import write_manifest
 from tests.data.pictures import write, write_classes
@@ -143,8 +143,9 @@ def test_names_of_any_bytes_survive_a_checkpoint(tmp_path: Path) -> None:
     gone = [names.index(ODD[0]), names.index(ODD[1])]
     lost.add([(index, "vanished") for index in gone])
     assert all("\n" not in file.where and file.where.isprintable() for file in lost.files())
-    write_manifest(tmp_path, {"lost": [(file.name, file.reason) for file in lost.files()]})
-    known = lost_files(tmp_path)
+    files = [(file.name, file.reason) for file in lost.files()]
+    write_manifest(tmp_path, {"step": 1, "lost": files})
+    known = read_saved(tmp_path).lost
     for name in ODD[:2]:
         (root / name).unlink()
     again = open_source(config, "train", known)

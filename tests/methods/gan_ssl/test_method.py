@@ -175,7 +175,7 @@ def test_plain_gan_training_equals_a_loop_written_here(game: str, tmp_path: Path
 
 def train_recording(output: Path, options: tuple[str, ...], seen: list[Any]) -> None:
     """Train, and keep the method and every batch that it was given."""
-    from ssgear.engine.setup import prepare
+    from ssgear.engine.build import prepare
     from ssgear.engine.trainer import Trainer
     from tests.engine.training import SMALL as QUICK
 

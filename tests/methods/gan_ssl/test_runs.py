@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssgear.callbacks.samples import Samples
 from ssgear.config import cli
-from ssgear.engine.setup import prepare, resolve
+from ssgear.engine.build import prepare, resolve
 from ssgear.engine.trainer import Trainer
 from ssgear.errors import ConfigError, TrainingError
 from ssgear.storage.checkpoint import find_latest, load_tensors

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ssgear.config import cli
-from ssgear.engine.setup import prepare
+from ssgear.engine.build import prepare
 from ssgear.engine.trainer import Trainer
 from ssgear.errors import CheckpointError
 from tests.engine.test_equal_losses import ds_json
