@@ -1,8 +1,8 @@
-"""Ranks: who am I, how many are we, gathers and barriers.
+"""Ranks: who am I, how many are we, gathers, and waiting for one another.
 
 One process is a world of one and not special. `initialise` joins the ranks that torchrun or the
-DeepSpeed launcher started (environment variables RANK, WORLD_SIZE, LOCAL_RANK). Barriers are timed:
-a rank that is gone becomes an error that names it, not a hang. Where one rank may take longer than
+DeepSpeed launcher started (environment variables RANK, WORLD_SIZE, LOCAL_RANK). Waits are timed: a
+rank that is gone becomes an error that names it, not a hang. Where one rank may take longer than
 any collective would wait (`World.unhurried`), signs of life pass through the store of the group.
 """
 
@@ -38,32 +38,12 @@ class World:
     local_size: int = 1
     """How many of the processes run on this machine."""
     timeout_s: float = 600.0
-    """How long a barrier waits for the others."""
+    """How long a rank waits for a sign of life of another."""
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes files and talks."""
         return self.rank == 0
-
-    def barrier(self, what: str) -> None:
-        """Wait for every rank.
-
-        A rank that does not come within the timeout is named in the error.
-        """
-        if self.size == 1:
-            return
-        import torch.distributed as dist
-
-        try:
-            # monitored_barrier needs gloo, which `initialise` puts on the CPU beside NCCL
-            dist.monitored_barrier(
-                timeout=datetime.timedelta(seconds=self.timeout_s), wait_all_ranks=True
-            )
-        except RuntimeError as error:
-            first = str(error).splitlines()[0]
-            raise TrainingError(
-                f"rank {self.rank}: waited {self.timeout_s:.0f} s at {what!r}: {first}"
-            ) from error
 
     @contextlib.contextmanager
     def unhurried(self, what: str) -> Iterator[None]:
@@ -115,6 +95,7 @@ class World:
 
         reason = str(error)
         try:
+            # monitored_barrier needs gloo, which `initialise` puts on the CPU beside NCCL
             dist.monitored_barrier(timeout=datetime.timedelta(seconds=5), wait_all_ranks=True)
         except RuntimeError as named:
             reason = str(named)

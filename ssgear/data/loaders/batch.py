@@ -33,8 +33,6 @@ class Batch:
     fetch: Callable[[Tensor], Tensor] | None = None
     """Other images of the training set as in `images`, by their places [m] int64; only where the
     method asks for images."""
-    ids: Tensor | None = None
-    """[n] int64 identities where they are not simply the images (docs/math.md 1), else None."""
     labels: Tensor | None = None
     """[n] int64 class labels, -1 for synthetic images; or None."""
     generated: Tensor | None = None
@@ -70,7 +68,6 @@ class Batch:
             index=self.index[part],
             position=self.position[part],
             images=cut(self.images),
-            ids=cut(self.ids),
             labels=cut(self.labels),
             generated=None if self.generated is None else self.generated[:, part],
         )

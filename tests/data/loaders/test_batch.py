@@ -45,12 +45,11 @@ def test_uniform_and_normal_moments() -> None:
 
 
 def test_rows_cuts_every_field() -> None:
-    labels, ids = torch.arange(8), torch.arange(8) // 2
+    labels = torch.arange(8)
     generated = torch.zeros(2, 8, dtype=torch.bool)
     generated[1, 3] = True
-    cut = batch(range(8), labels=labels, ids=ids, generated=generated).rows(slice(3, 5))
+    cut = batch(range(8), labels=labels, generated=generated).rows(slice(3, 5))
     assert len(cut) == 2
     assert cut.labels is not None and cut.labels.tolist() == [3, 4]
-    assert cut.ids is not None and cut.ids.tolist() == [1, 2]
     assert cut.generated is not None and cut.generated.tolist() == [[False, False], [True, False]]
     assert cut.index.tolist() == [103, 104] and float(cut.views[1][0].mean()) == 3
