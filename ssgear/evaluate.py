@@ -226,7 +226,7 @@ def evaluate_store(asked: Evaluation) -> int:
         inception=None if asked.inception is None else load_inception(asked.inception),
         encoder=None if asked.encoder is None else load_encoder(asked.encoder),
     )
-    facts = {"source": images.name, "num_images": len(compared.images)}
+    facts: dict[str, str | int] = {"source": images.name, "num_images": len(compared.images)}
     _print(f"{asked.store.name}: {facts['num_images']} images of {images.name}", figures, stated)
     path = path or figures_name(asked.store.expanduser(), asked, images.name)
     asked_for = {"protocols": list(asked.protocol), "max_images": asked.max_images}

@@ -14,11 +14,16 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypeAlias
 
+from ssgear.errors import undoing
+
+Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | Path | str | float | None"
+"""What can be written as JSON; a path becomes its text."""
 PREFIX = ".ssgear-partial-"
 """How the name of everything begins that is not finished yet."""
 _CANNOT_SYNC_DIRECTORIES = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP}
@@ -41,11 +46,9 @@ def write_files(files: Mapping[Path, bytes | memoryview], *, mode: int = 0o666) 
     `mode` are their permissions, less what the process's mask forbids.
     """
     staged = {path: staging_path(path) for path in files}
-    try:
+    with undoing(lambda: _remove(staged.values())):
         for path, data in files.items():
-            with open(
-                staged[path], "xb", opener=lambda name, how: os.open(name, how, mode)
-            ) as file:
+            with open(staged[path], "xb", opener=partial(os.open, mode=mode)) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -53,26 +56,19 @@ def write_files(files: Mapping[Path, bytes | memoryview], *, mode: int = 0o666) 
             os.replace(staged[path], path)
         for parent in {path.parent for path in files}:
             _sync_directory(parent)
-    except BaseException:
-        for path in staged.values():
-            path.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
 def staged_file(final: Path) -> Iterator[IO[bytes]]:
     """Yield a file that becomes `final` when the block ends well, and else vanishes."""
     staged = staging_path(final)
-    try:
+    with undoing(lambda: _remove([staged])):
         with open(staged, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(staged, final)
         _sync_directory(final.parent)
-    except BaseException:
-        staged.unlink(missing_ok=True)
-        raise
 
 
 def place_file(source: Path, final: Path) -> None:
@@ -97,43 +93,26 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, obj: Any) -> None:
+def write_json(path: Path, obj: Json) -> None:
     """Write an object as JSON, whole or not at all; NaN and infinities become null."""
     write_text(path, json_text(obj))
 
 
-def json_text(obj: Any) -> str:
+def json_text(obj: Json) -> str:
     """Return the text that `write_json` writes."""
     return json.dumps(_plain(obj), indent=2, allow_nan=False) + "\n"
-
-
-@contextmanager
-def staged_directory(final: Path) -> Iterator[Path]:
-    """Yield an empty directory that becomes `final` when the block ends well, and else vanishes."""
-    staged = staging_path(final)
-    staged.mkdir(parents=True)
-    try:
-        yield staged
-        commit_directory(staged, final)
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise
 
 
 def commit_directory(staged: Path, final: Path) -> None:
     """Sync every file under `staged` and rename it to `final`, in place of what stood there."""
     _sync_tree(staged)
-    old = staging_path(final) if final.exists() else None
-    if old is not None:
-        os.rename(final, old)  # a directory cannot be renamed onto one that is not empty
-    try:
+    old = staging_path(final)
+    with ExitStack() as stack:
+        if final.exists():
+            os.rename(final, old)  # a directory cannot be renamed onto one that is not empty
+            stack.enter_context(undoing(lambda: os.rename(old, final)))
         os.rename(staged, final)
-    except BaseException:
-        if old is not None:
-            os.rename(old, final)
-        raise
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
     _sync_directory(final.parent)
 
 
@@ -146,6 +125,11 @@ def remove_stale(parent: Path) -> list[Path]:
         else:
             path.unlink(missing_ok=True)
     return stale
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def _sync_tree(root: Path) -> None:
@@ -171,7 +155,7 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def _plain(obj: Any) -> Any:
+def _plain(obj: Json) -> Json:
     if isinstance(obj, Mapping):
         return {key: _plain(value) for key, value in obj.items()}
     if isinstance(obj, (list, tuple)):

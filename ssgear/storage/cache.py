@@ -12,13 +12,13 @@ reads an entry has to know when it is out of date: `stamp_of` and `is_young` hel
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssgear.storage.atomic import write_bytes
+from ssgear.storage.lock import lock
 
 YOUNG_NS = 2 * 10**9
 """What changed this short a time ago may change again without a new time: some file systems count
 in seconds. It is not remembered."""
 
+Arrays = Mapping[str, NDArray[Any]]
+"""Arrays by name, of whatever types."""
+
 _MAGIC = b"ssgear cache 1\n"
+_UNWRITABLE = (OSError, RuntimeError)
+"""Where nothing can be remembered; RuntimeError: a user without a home."""
 _DIGEST_BYTES = 32
 _UNUSED_DAYS = 90
 _DAY_S = 24 * 3600
@@ -43,7 +49,7 @@ class Entry:
 
     info: Mapping[str, Any]
     """Plain values, as `save` got them."""
-    arrays: Mapping[str, NDArray[Any]]
+    arrays: Arrays
     """Arrays, not to be written to."""
 
 
@@ -70,25 +76,21 @@ def is_young(mtime_ns: int, now_ns: int) -> bool:
 
 def load(kind: str, path: Path) -> Entry | None:
     """Return what was remembered of a path; None if that is nothing, or damaged."""
-    try:
-        file = _file(kind, path)
-        if file.stat().st_uid != os.geteuid():
-            return None
-        entry = _unpacked(file.read_bytes(), _place(path))
-        if time.time() - file.stat().st_mtime > _DAY_S:
-            os.utime(file)  # it is in use
-        return entry
     # a damaged file may raise almost anything; it only costs the time to find out again
-    except Exception:
-        return None
+    with contextlib.suppress(Exception):
+        file = _file(kind, path)
+        if file.stat().st_uid == os.geteuid():
+            entry = _unpacked(file.read_bytes(), _place(path))
+            if time.time() - file.stat().st_mtime > _DAY_S:
+                os.utime(file)  # it is in use
+            return entry
+    return None
 
 
-def save(
-    kind: str, path: Path, info: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
-) -> None:
+def save(kind: str, path: Path, info: Mapping[str, Any], arrays: Arrays) -> None:
     """Remember something of a path; where that cannot be written, it is not remembered."""
-    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: a user without a home
-        folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(*_UNWRITABLE):
+        _make_folder()
         write_bytes(_file(kind, path), _packed(_place(path), info, arrays), mode=0o600)
         _remove_unused()
 
@@ -100,21 +102,19 @@ def locked(kind: str, path: Path, waiting: Callable[[], object] = lambda: None) 
     Where there are no locks, or nothing can be written, all go on at once. `waiting` is called
     before this process waits for another.
     """
-    descriptor = None
-    try:
-        with contextlib.suppress(OSError, RuntimeError):
-            folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-            file = _file(kind, path).with_suffix(".lock")
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(*_UNWRITABLE):
+            _make_folder()
+            name = _file(kind, path).with_suffix(".lock")
+            file = stack.enter_context(open(name, "ab", opener=partial(os.open, mode=0o600)))
+            if lock(file) is None:
                 waiting()
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                lock(file, wait=True)
         yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
+
+
+def _make_folder() -> None:
+    folder().mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _place(path: Path) -> str:
@@ -126,7 +126,7 @@ def _file(kind: str, path: Path) -> Path:
     return folder() / f"{kind}-{name}"
 
 
-def _packed(place: str, info: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
+def _packed(place: str, info: Mapping[str, Any], arrays: Arrays) -> bytes:
     kinds = {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()}
     header = json.dumps({"place": place, "info": dict(info), "arrays": kinds}).encode()
     parts = [len(header).to_bytes(8, "little"), header]

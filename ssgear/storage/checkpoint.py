@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from ssgear.errors import CheckpointError, first_line
+from ssgear.errors import CheckpointError, first_line, refusing
 from ssgear.storage.atomic import write_bytes, write_text
+from ssgear.storage.json_files import read_object, reading
 
 MANIFEST = "manifest.json"
 LATEST = "latest"
@@ -36,13 +37,14 @@ def save_tensors(path: Path, state: Mapping[str, Any]) -> None:
 
 def load_tensors(path: Path) -> dict[str, Any]:
     """Read what `save_tensors` wrote, on the CPU, running no code from the file."""
-    try:
+
+    def refusal(error: Exception) -> CheckpointError:
+        if isinstance(error, FileNotFoundError):
+            return CheckpointError(f"{path}: not there; the checkpoint is incomplete")
+        return CheckpointError(f"{path}: cannot be read as a checkpoint: {first_line(error)}")
+
+    with refusing(Exception, refusal):
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: not there; the checkpoint is incomplete") from None
-    except Exception as error:
-        reason = first_line(error)
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {reason}") from None
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path}: holds {type(loaded).__name__}, not a checkpoint")
     return loaded
@@ -72,17 +74,14 @@ def write_manifest(folder: Path, meta: Mapping[str, Any]) -> None:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's meta data after checking that every file is whole."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        files, meta = manifest["files"], manifest["meta"]
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder}: no {MANIFEST} in it; this is no complete checkpoint"
-        ) from None
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(
-            f"{folder / MANIFEST}: damaged; resume from an older checkpoint"
-        ) from None
+    absent = CheckpointError(f"{folder}: no {MANIFEST} in it; this is no complete checkpoint")
+    file = folder / MANIFEST
+    with (
+        reading(file, CheckpointError, hint=_older(folder)),
+        refusing(FileNotFoundError, lambda _: absent),
+    ):
+        manifest = read_object(file)
+        files, meta = dict(manifest["files"]), dict(manifest["meta"])
     for name, entry in files.items():
         path = folder / name
         size = path.stat().st_size if path.is_file() else 0
@@ -95,7 +94,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"{path}: its content has changed since it was written{_older(folder)}"
             )
-    return dict(meta)
+    return meta
 
 
 def _older(folder: Path) -> str:

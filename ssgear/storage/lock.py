@@ -7,17 +7,17 @@ on for some seconds, have no part in a run's. File systems without locks go with
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import os
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from ssgear.errors import CheckpointError
+from ssgear.errors import CheckpointError, refusing, undoing
 
 NAME = ".lock"
 _held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
@@ -48,61 +48,56 @@ def hold(directory: Path) -> IO[str]:
     Raises:
         CheckpointError: another process writes there, or the directory cannot be made.
     """
-    try:
+    with refusing(OSError, lambda error: CheckpointError(unwritable(directory, error))):
         directory.mkdir(parents=True, exist_ok=True)
         file = (directory / NAME).open("a+", encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(
-            f"--output: {directory} cannot be written ({error.strerror}); name another directory"
-        ) from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    claim = lock(file)
+    if claim is None:
         file.seek(0)
         who = file.read().strip()
         file.close()
         raise CheckpointError(
             f"--output: another run writes into {directory} (process {who}); wait for it, or name "
             "another directory"
-        ) from None
-    except OSError:
-        return file  # no locks on this file system
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    _held.add(file)
-    _close_in_forks()
+        )
+    if claim.exclusive:
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        _held.add(file)
+        _close_in_forks()
     return file
 
 
-@contextmanager
+def unwritable(directory: Path, error: OSError) -> str:
+    """Say that an output cannot be written, and why."""
+    return f"--output: {directory} cannot be written ({error.strerror}); name another directory"
+
+
+@contextlib.contextmanager
 def claimed(path: Path, *, wait: bool = False) -> Iterator[Claim | None]:
     """Hold the lock on a file for as long as the block lasts; the file goes with it.
 
     Where another process holds it, None is yielded, or with `wait` that process is waited for.
     """
-    how = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
     while True:
         file = path.open("ab")
-        try:
-            claim = _lock(file, how)
+        with undoing(file.close):
+            claim = lock(file, wait=wait)
             if claim is None or _stands_at(file, path):
                 break
-        except BaseException:
-            file.close()
-            raise
         file.close()  # its holder has taken the file away
-    try:
-        yield claim
-    finally:
+    with file, contextlib.ExitStack() as stack:
         if claim is not None:
-            path.unlink(missing_ok=True)  # before the lock: who comes next makes a file of its own
-        file.close()
+            # before the lock: who comes next makes a file of its own
+            stack.callback(path.unlink, missing_ok=True)
+        yield claim
 
 
-def _lock(file: IO[bytes], how: int) -> Claim | None:
+def lock(file: IO[Any], *, wait: bool = False) -> Claim | None:
+    """Lock an open file until it is closed; None where another process holds it."""
     try:
-        fcntl.flock(file, how)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return None
     except OSError:
@@ -111,7 +106,6 @@ def _lock(file: IO[bytes], how: int) -> Claim | None:
 
 
 def _stands_at(file: IO[bytes], path: Path) -> bool:
-    try:
+    with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+    return False

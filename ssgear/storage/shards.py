@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ssgear.errors import DataError
+from ssgear.errors import DataError, reason_of, refusing
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -48,11 +48,6 @@ def tar_blocks(members: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
     yield bytes(end + -end % tarfile.RECORDSIZE - length)
 
 
-def tar_bytes(members: Iterable[tuple[str, bytes]]) -> bytes:
-    """Return the same in one piece."""
-    return b"".join(tar_blocks(members))
-
-
 def spans(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return where members of these sizes begin in a tar file that `tar_blocks` made."""
     taken = _BLOCK - (-sizes // _BLOCK) * _BLOCK
@@ -66,29 +61,31 @@ def list_members(path: Path) -> list[Member]:
     Raises:
         DataError: it cannot be read, is cut, or is no tar file of plain members.
     """
-    try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-            return list(_members(data))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, tarfile.TarError) as error:  # an empty file cannot be mapped
-        raise DataError(f"{path}: damaged or cut: {error}") from None
+    damage = (ValueError, tarfile.TarError)  # an empty file cannot be mapped
+    with (
+        refusing(damage, lambda error: DataError(f"{path}: damaged or cut: {error}")),
+        refusing(OSError, lambda error: DataError(f"{path}: {_unreadable(error)}")),
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data,
+    ):
+        return list(_members(data))
 
 
 def read_span(path: Path, offset: int, size: int) -> bytes:
     """Return a part of a shard; one that ends before it raises `DataError`."""
-    try:
-        # opened anew each time: handles of a thousand shards in every worker are too many
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            data = os.pread(descriptor, size, offset)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}") from None
+    # opened anew each time: handles of a thousand shards in every worker are too many
+    with (
+        refusing(OSError, lambda error: DataError(_unreadable(error))),
+        open(path, "rb", buffering=0) as file,
+    ):
+        data = os.pread(file.fileno(), size, offset)
     if len(data) != size:
         raise DataError("the shard ends before this file does")
     return data
+
+
+def _unreadable(error: OSError) -> str:
+    return f"cannot be read: {reason_of(error)}"
 
 
 def _members(data: mmap.mmap) -> Iterator[Member]:

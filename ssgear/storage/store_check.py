@@ -20,7 +20,6 @@ from ssgear.storage import shards
 from ssgear.storage.store_marker import Marker, digest_of_file, marker_path, read_marker
 from ssgear.storage.view_store import (
     UPSCALED,
-    WITHOUT_MARKERS,
     Shard,
     StoreInfo,
     digest_of,
@@ -48,19 +47,15 @@ def _check_shard(root: Path, info: StoreInfo, number: int) -> list[str]:
     if not (path.exists() or marker_path(root, number).exists()):
         return [f"{path}: has not been made"]
     try:
-        shard = list_shard(path)
-        marker = None if info.format == WITHOUT_MARKERS else read_marker(root, number)
+        shard, marker = list_shard(path), read_marker(root, number)
     except DataError as error:
         return [str(error)]
-    if marker is None and info.format != WITHOUT_MARKERS:
+    if marker is None:
         return [f"{marker_path(root, number)}: is missing"]
-    there = len(shard.names) if marker is None else marker.tasks
-    wanted = len(info.items_of(number))
-    problems = [f"{path}: holds {there} of {wanted} images"] if there < wanted else []
+    tasks, planned = marker.tasks, len(info.items_of(number))
+    problems = [f"{path}: holds {tasks} of {planned} images"] if tasks < planned else []
     problems += _wrong_items(shard, info)
-    if marker is not None and not problems:
-        problems += _wrong_file(root, marker, shard)
-    return problems
+    return problems or _wrong_file(root, marker, shard)
 
 
 def _wrong_file(root: Path, marker: Marker, shard: Shard) -> list[str]:

@@ -11,12 +11,14 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
 from ssgear.errors import DataError
 from ssgear.storage.atomic import write_text
+from ssgear.storage.json_files import read_object, reading
 
 PACKAGES = (
     "ssgear", "torch", "numpy", "pillow", "diffusers", "transformers", "spandrel", "onnxruntime",
@@ -76,21 +78,16 @@ def read_marker(root: Path, shard: int) -> Marker | None:
         DataError: it is damaged, or that of another shard.
     """
     path = marker_path(root, shard)
-    try:
-        fields = json.loads(path.read_text("utf-8"))
+    with suppress(FileNotFoundError), reading(path, DataError):
+        fields = read_object(path)
         fields["items"] = tuple(_item(*item) for item in fields["items"])
         fields["failed"] = tuple(Failed(**each) for each in fields["failed"])
         marker = Marker(**fields)
         numbers = (marker.shard, marker.tasks, marker.bytes)
         if numbers[0] != shard or not all(type(value) is int and value >= 0 for value in numbers):
             raise ValueError(f"shard, tasks and bytes are {numbers}")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: damaged: {error}") from None
-    return marker
+        return marker
+    return None
 
 
 def digest_of_file(path: Path) -> str:
@@ -106,13 +103,11 @@ def new_digest() -> hashlib.blake2b:
 
 def software() -> dict[str, str]:
     """Return the versions of what is installed of `PACKAGES`, and Python's."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def _item(name: str, image: int, text: int) -> tuple[str, int, int]:

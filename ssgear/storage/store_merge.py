@@ -10,14 +10,15 @@ shard is taken; two that stand for the same views must be equal.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ssgear.errors import OUT_OF_SPACE, ConfigError, DataError, StorageError
+from ssgear.errors import ConfigError, DataError, refusing
 from ssgear.storage.atomic import place_file
 from ssgear.storage.store_marker import digest_of_file, marker_path, read_marker, write_marker
-from ssgear.storage.store_writer import Writer, create, differences
-from ssgear.storage.view_store import FORMAT, STORE, StoreInfo, is_whole, read_info, shard_path
+from ssgear.storage.store_writer import Writer, create, differences, unless_full
+from ssgear.storage.view_store import STORE, StoreInfo, is_whole, read_info, shard_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ def merge(
     info = _common([*stores, root] if known else stores)
     held = {shard: _held(stores, shard) for shard in range(info.num_shards)}
     for shard, best in held.items():
-        _same(best, _version(root, shard, is_ours=True) if known else None, shard)
+        _same(best, _own_version(root, shard) if known else None, shard)
     writer, taken = create(root, info), 0
     for shard, best in held.items():
         taken += best is not None and _take(writer, shard, best)
@@ -69,8 +70,6 @@ def _common(stores: Sequence[Path]) -> StoreInfo:
     """Return the settings that all stores share, with the largest number of views."""
     infos = [read_info(store, f"--merge: {store}") for store in stores]
     for store, info in zip(stores, infos, strict=True):
-        if info.format != FORMAT:
-            raise ConfigError(f"--merge: {store} is of format {info.format}, which has no markers")
         changed = differences(infos[0], info)
         if changed:
             raise ConfigError(
@@ -91,24 +90,24 @@ def _held(stores: Sequence[Path], shard: int) -> _Held | None:
     return best
 
 
-def _version(root: Path, shard: int, *, is_ours: bool = False) -> _Held | None:
-    """Return what a store has of a shard; what is not whole in our own counts as not there."""
-    try:
-        marker = read_marker(root, shard)
-    except DataError:
-        if is_ours:
-            return None
-        raise
+def _version(root: Path, shard: int) -> _Held | None:
+    """Return what a store has of a shard."""
+    marker = read_marker(root, shard)
     if marker is None:
         return None
     if is_whole(root, marker):
         return _Held(root=root, tasks=marker.tasks, blake2b=marker.blake2b)
-    if is_ours:
-        return None
     raise DataError(
         f"--merge: {shard_path(root, shard)} has not the {marker.bytes} bytes that its marker "
         f"says: damaged or cut; remove {marker_path(root, shard).name} to do without it"
     )
+
+
+def _own_version(root: Path, shard: int) -> _Held | None:
+    """Return what the store that is written has of a shard; one that is damaged is not there."""
+    with suppress(DataError):
+        return _version(root, shard)
+    return None
 
 
 def _same(one: _Held | None, other: _Held | None, shard: int) -> None:
@@ -125,11 +124,12 @@ def _same(one: _Held | None, other: _Held | None, shard: int) -> None:
 def _take(writer: Writer, shard: int, held: _Held) -> bool:
     """Put a shard into the store, unless it has it, or a longer one."""
     with writer.claim(shard, wait=True):
-        there = _version(writer.root, shard, is_ours=True)
+        there = _own_version(writer.root, shard)
         if there is not None and there.tasks >= held.tasks:
             return False
         marker, path = read_marker(held.root, shard), shard_path(held.root, shard)
-        try:
+        what = f"--merge: {path} cannot be copied to {writer.root}"
+        with refusing(OSError, lambda error: unless_full(error, f"{what} ({error.strerror})")):
             if marker is None or digest_of_file(path) != marker.blake2b:
                 raise DataError(
                     f"--merge: {path} is not the file that was written: its digest differs; remove "
@@ -139,10 +139,4 @@ def _take(writer: Writer, shard: int, held: _Held) -> bool:
             marker_path(writer.root, shard).unlink(missing_ok=True)
             place_file(path, shard_path(writer.root, shard))
             write_marker(writer.root, marker)
-        except OSError as error:
-            if error.errno in OUT_OF_SPACE:
-                raise
-            raise StorageError(
-                f"--merge: {path} cannot be copied to {writer.root} ({error.strerror})"
-            ) from None
     return True

@@ -16,7 +16,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import ssgear
-from ssgear.errors import OUT_OF_SPACE, ConfigError, DataError, StorageError
+from ssgear.errors import OUT_OF_SPACE, ConfigError, DataError, StorageError, refusing
 from ssgear.storage.atomic import PREFIX, json_text, staged_file, write_text
 from ssgear.storage.lock import NAME as LOCK
-from ssgear.storage.lock import Claim, claimed
+from ssgear.storage.lock import Claim, claimed, unwritable
 from ssgear.storage.shards import tar_blocks
 from ssgear.storage.store_marker import (
     Failed,
@@ -102,12 +102,11 @@ class Writer:
 
     def is_whole(self, shard: int) -> bool:
         """Whether a shard stands for all views that it is to hold; its bytes are not looked at."""
-        try:
+        planned = len(self.info.items_of(shard))
+        with suppress(DataError):
             marker = read_marker(self.root, shard)
-        except DataError:
-            return False
-        wanted = len(self.info.items_of(shard))
-        return marker is not None and marker.tasks >= wanted and is_whole(self.root, marker)
+            return marker is not None and marker.tasks >= planned and is_whole(self.root, marker)
+        return False
 
     def claim(self, shard: int, *, wait: bool = False) -> AbstractContextManager[Claim | None]:
         """Keep a shard to this process for as long as the block lasts; None: another has it."""
@@ -172,22 +171,20 @@ def create(root: Path, info: StoreInfo) -> Writer:
         StorageError: nothing can be written there.
     """
     _refuse_foreign(root)
-    try:
+    with refusing(OSError, lambda error: unless_full(error, unwritable(root, error))):
         root.mkdir(parents=True, exist_ok=True)
         with claimed(root / f"{_CLAIM}store", wait=True) as mine:
             if (root / STORE).exists():
                 info = continued(root, info)
-            fields = {key: value for key, value in asdict(info).items() if key != "format"}
-            known = {"format": FORMAT, "ssgear": ssgear.__version__, **fields}
+            known = {"format": FORMAT, "ssgear": ssgear.__version__, **asdict(info)}
             _write_changed(root / STORE, known)
             remove_stale(root, whole=mine is not None and mine.exclusive)
-    except OSError as error:
-        if error.errno in OUT_OF_SPACE:
-            raise
-        raise StorageError(
-            f"--output: {root} cannot be written ({error.strerror}); name another directory"
-        ) from None
     return Writer(root=root, info=info)
+
+
+def unless_full(error: OSError, text: str) -> StorageError | None:
+    """Return the error to raise in place of the system's, or None where a disk is full."""
+    return None if error.errno in OUT_OF_SPACE else StorageError(text)
 
 
 def remove_stale(root: Path, *, whole: bool = False) -> None:
@@ -252,11 +249,6 @@ def continued(root: Path, info: StoreInfo) -> StoreInfo:
         ConfigError: it was made with other settings.
     """
     there = read_info(root, f"--output: {root}")
-    if there.format != FORMAT:
-        raise ConfigError(
-            f"--output: {root} is of format {there.format}, which is read but not written any "
-            "more; name another directory, or remove this one and make it anew"
-        )
     changed = differences(there, info)
     if changed:
         raise ConfigError(

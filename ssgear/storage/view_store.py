@@ -12,16 +12,15 @@ it is not complete. `store.json` holds the settings that all items share, and ho
 The id of a source image is `source_id` of its name within its data set; the json has the name as
 `source` and the image's `Source.digest` as `source_blake2b`, which is compared with some of the
 images before a store is used, as sets of other images may have the same names. Written by
-storage/store_writer.py, read as a whole by storage/store_check.py. Stores of format 1, which have
-no markers and neither failed views nor upscaled sources beside what was planned, are read too.
+storage/store_writer.py, read as a whole by storage/store_check.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +28,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssgear.errors import DataError
+from ssgear.errors import DataError, refusing
 from ssgear.storage import shards
+from ssgear.storage.json_files import parse_object, read_object, reading
 from ssgear.storage.store_marker import Failed, Marker, read_marker
 
 STORE = "store.json"
 FORMAT = 2
-WITHOUT_MARKERS = 1
-"""The format before, which is read only."""
 UPSCALED = "up"
 """K of a source itself, upscaled."""
 _UPSCALED_NUMBER = -1
@@ -67,8 +65,6 @@ class StoreInfo:
     """Generator, seed and whatever else decides the pixels."""
     images: Mapping[str, Any] | None = None
     """Options that named the images when it was last written to, and may not any more."""
-    format: int = FORMAT
-    """How it is laid out."""
 
     @property
     def num_shards(self) -> int:
@@ -119,7 +115,8 @@ class ViewStore:
             DataError: there is no store, a shard is damaged, or some are missing.
         """
         self.root = root
-        where = f"{option}: {root}" if option else str(root)
+        self._asked = f"{option}: " if option else ""
+        where = f"{self._asked}{root}"
         self.info = read_info(root, where)
         found = [listed(root, self.info, shard) for shard in range(self.info.num_shards)]
         have = sum(each.tasks for each in found)
@@ -152,12 +149,11 @@ class ViewStore:
         return shards.read_span(self._path_of(item), offset, size)
 
     def metadata(self, item: int) -> dict[str, Any]:
-        """Return what stands in the json of an item."""
+        """Return what stands in the json of an item; one that is damaged is a `DataError`."""
         _, _, offset, size = (int(value) for value in self._spans[item])
-        found = json.loads(shards.read_span(self._path_of(item), offset, size))
-        if not isinstance(found, dict):
-            raise DataError(f"{self.where(item)}: its json is no object")
-        return found
+        where = f"{self._asked}{self.where(item)}"
+        with refusing((DataError, ValueError), lambda e: DataError(f"{where}: damaged: {e}")):
+            return parse_object(shards.read_span(self._path_of(item), offset, size))
 
     def where(self, item: int) -> str:
         """Return the shard and the number of an item for messages."""
@@ -195,10 +191,9 @@ def shard_of(root: Path, marker: Marker) -> Shard:
 
 def is_whole(root: Path, marker: Marker) -> bool:
     """Whether the shard of a marker has the size that it says."""
-    try:
+    with suppress(OSError):
         return shard_path(root, marker.shard).stat().st_size == marker.bytes
-    except OSError:
-        return False
+    return False
 
 
 def source_id(name: str) -> str:
@@ -208,13 +203,18 @@ def source_id(name: str) -> str:
 
 def read_info(root: Path, where: str) -> StoreInfo:
     """Read `store.json`; `where` names the store in errors."""
-    try:
-        fields = json.loads((root / STORE).read_text("utf-8"))
-        found = fields.pop("format")
-        if found not in (WITHOUT_MARKERS, FORMAT):
-            raise DataError(f"{where}: format {found!r} is not one that this version reads")
+    absent = DataError(
+        f"{where}: is no view store (there is no {STORE} in it); make one with "
+        "python -m ssgear.generate"
+    )
+    gone = (FileNotFoundError, NotADirectoryError)
+    with reading(f"{where}/{STORE}", DataError), refusing(gone, lambda _: absent):
+        fields = read_object(root / STORE)
+        written = fields.pop("format")
+        if written != FORMAT:
+            raise DataError(f"{where}: format {written!r} is not one that this version reads")
         del fields["ssgear"]
-        info = StoreInfo(**fields, format=found)
+        info = StoreInfo(**fields)
         numbers = (info.count, info.shard_size, info.size)
         if not all(type(value) is int and value >= 1 for value in numbers):
             raise ValueError(f"count, shard_size and size are {numbers}")
@@ -222,13 +222,6 @@ def read_info(root: Path, where: str) -> StoreInfo:
             raise ValueError(f"encoding is {info.encoding!r}, settings {info.settings!r}")
         if not isinstance(info.images, dict | None):
             raise ValueError(f"images is {info.images!r}")
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(
-            f"{where}: is no view store (there is no {STORE} in it); make one with "
-            "python -m ssgear.generate"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{where}: {STORE} is damaged: {error}") from None
     return info
 
 
@@ -239,8 +232,6 @@ def digest_of(data: bytes) -> str:
 
 def listed(root: Path, info: StoreInfo, number: int) -> Listed:
     """Return what a store holds of a shard; one that is damaged is a `DataError`."""
-    if info.format == WITHOUT_MARKERS:
-        return _listed_1(root, info, number)
     path, marker = shard_path(root, number), read_marker(root, number)
     if marker is None or not path.is_file():
         return Listed(shard=_shard(path, [], ()), tasks=0)
@@ -252,17 +243,9 @@ def listed(root: Path, info: StoreInfo, number: int) -> Listed:
     return Listed(shard=shard_of(root, marker), tasks=tasks, failed=marker.failed)
 
 
-def _listed_1(root: Path, info: StoreInfo, shard: int) -> Listed:
-    """List a shard of format 1, as far as it was planned."""
-    path, wanted = shard_path(root, shard), len(info.items_of(shard))
-    if not path.is_file():
-        return Listed(shard=_shard(path, [], ()), tasks=0)
-    found = list_shard(path)
-    part = _shard(path, found.names[:wanted], found.spans[:wanted])
-    return Listed(shard=part, tasks=len(part.names))
-
-
-def _shard(path: Path, names: list[str], spans: Any) -> Shard:
+def _shard(
+    path: Path, names: list[str], spans: NDArray[np.int64] | Sequence[tuple[int, ...]]
+) -> Shard:
     ids, ks = [], []
     for name in names:
         match = _NAME.fullmatch(name)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ssgear.errors import undoing
 from ssgear.storage import atomic
 
 
@@ -33,6 +36,16 @@ def failing(code: int, at: int) -> Callable[..., Any]:
             raise OSError(code, os.strerror(code))
 
     return call
+
+
+@contextmanager
+def committed(final: Path) -> Iterator[Path]:
+    """Yield a directory that is committed as `final`, or removed where that fails."""
+    staged = atomic.staging_path(final)
+    staged.mkdir(parents=True)
+    with undoing(lambda: shutil.rmtree(staged)):
+        yield staged
+        atomic.commit_directory(staged, final)
 
 
 def test_files_have_their_content_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -75,9 +88,9 @@ def test_files_that_belong_together(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
-def test_staged_directory_appears_complete(tmp_path: Path) -> None:
+def test_a_committed_directory_appears_complete(tmp_path: Path) -> None:
     final = tmp_path / "deep" / "step-7"
-    with atomic.staged_directory(final) as staged:
+    with committed(final) as staged:
         assert staged.parent == final.parent and staged.name.startswith(atomic.PREFIX)
         (staged / "sub").mkdir()
         (staged / "sub" / "x").write_text("1")
@@ -86,9 +99,9 @@ def test_staged_directory_appears_complete(tmp_path: Path) -> None:
     assert names(final.parent) == ["step-7"]
 
 
-def test_staged_directory_replaces_an_older_one(tmp_path: Path) -> None:
+def test_a_committed_directory_replaces_an_older_one(tmp_path: Path) -> None:
     for content in ("old", "new"):
-        with atomic.staged_directory(tmp_path / "step-7") as staged:
+        with committed(tmp_path / "step-7") as staged:
             (staged / content).touch()
     assert names(tmp_path / "step-7") == ["new"] and names(tmp_path) == ["step-7"]
 
@@ -97,7 +110,7 @@ def test_staged_directory_replaces_an_older_one(tmp_path: Path) -> None:
 def test_an_error_inside_leaves_nothing(error: BaseException, tmp_path: Path) -> None:
     with (
         pytest.raises(type(error)),
-        atomic.staged_directory(tmp_path / "step-7") as staged,
+        committed(tmp_path / "step-7") as staged,
     ):
         (staged / "half").write_text("x")
         raise error
@@ -108,7 +121,7 @@ def test_an_error_inside_leaves_nothing(error: BaseException, tmp_path: Path) ->
 def test_full_disk_at_every_call_of_a_commit(
     call: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with atomic.staged_directory(tmp_path / "step-7") as staged:
+    with committed(tmp_path / "step-7") as staged:
         (staged / "old").touch()
     real = os.rename
     broken = failing(errno.ENOSPC, at)
@@ -127,7 +140,7 @@ def test_full_disk_at_every_call_of_a_commit(
     with (
         monkeypatch.context() as patch,
         pytest.raises(OSError) as caught,
-        atomic.staged_directory(tmp_path / "step-7") as staged,
+        committed(tmp_path / "step-7") as staged,
     ):
         (staged / "new").touch()
         patch.setattr(os, call, once)
@@ -172,10 +185,11 @@ def test_kill_between_write_and_rename(tmp_path: Path) -> None:
         def stop(*args):
             print("ready", flush=True)
             time.sleep(60)
-        with atomic.staged_directory(root / "step-2") as staged:
-            (staged / "weights").write_bytes(b"x" * 10_000)
-            os.replace = stop
-            atomic.write_text(root / "latest", "step-2")
+        staged = atomic.staging_path(root / "step-2")
+        staged.mkdir()
+        (staged / "weights").write_bytes(b"x" * 10_000)
+        os.replace = stop
+        atomic.write_text(root / "latest", "step-2")
         """,
         tmp_path,
     )

@@ -3,16 +3,20 @@ from __future__ import annotations
 import io
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ssgear.errors import DataError
-from ssgear.storage.shards import list_members, read_span, spans, tar_blocks, tar_bytes
+from ssgear.storage.shards import list_members, read_span, spans, tar_blocks
 
 FILES = [("a.0.webp", b"x" * 513), ("a.0.json", b"{}"), ("b.0.webp", b""), ("b.0.json", b"y" * 512)]
+
+
+def tar_bytes(members: Iterable[tuple[str, bytes]]) -> bytes:
+    return b"".join(tar_blocks(members))
 
 
 def test_members_are_read_back_at_their_places(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from ssgear.errors import ConfigError, DataError, StorageError
-from ssgear.storage.shards import tar_bytes
+from ssgear.storage.shards import tar_blocks
 from ssgear.storage.store_check import verify
 from ssgear.storage.store_marker import Failed, read_marker
 from ssgear.storage.store_writer import Sample, Writer, create
@@ -191,9 +191,10 @@ def set_info(**changes: object) -> Callable[[Path], object]:
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no store": (lambda root: (root / "store.json").unlink(), "is no view store"),
-    "no json": (lambda root: (root / "store.json").write_text("{"), "store.json is damaged"),
-    "a list": (lambda root: (root / "store.json").write_text("[]"), "store.json is damaged"),
+    "no json": (lambda root: (root / "store.json").write_text("{"), "store.json: damaged"),
+    "a list": (lambda root: (root / "store.json").write_text("[]"), "store.json: damaged"),
     "format": (set_info(format=9), "format 9 is not one"),
+    "older format": (set_info(format=1), "format 1 is not one"),
     "count": (set_info(count="7"), "count, shard_size and size are"),
     "shard size": (set_info(shard_size=0), "count, shard_size and size are"),
     "encoding": (set_info(encoding="bmp"), "encoding is 'bmp'"),
@@ -282,7 +283,7 @@ def test_verify_names_an_upscaled_source_of_another_size_than_its_json(tmp_path:
 def test_verify_names_a_shard_with_names_of_another_kind(name: str, tmp_path: Path) -> None:
     make(tmp_path)
     members = [(f"{name}.webp", b""), (f"{name}.json", b"")] * 3
-    (tmp_path / "000001.tar").write_bytes(tar_bytes(members))
+    (tmp_path / "000001.tar").write_bytes(b"".join(tar_blocks(members)))
     problems = verify(tmp_path)
     assert len(problems) == 1 and "stands where ID.K should" in problems[0]
 
@@ -343,22 +344,6 @@ def test_a_reader_of_many_shards_opens_none_of_them(
     monkeypatch.setattr("builtins.open", counting)
     assert len(ViewStore(tmp_path)) == 60
     assert not [path for path in opened if path.endswith(".tar")]
-
-
-def test_a_store_of_format_1_is_read_and_not_written(tmp_path: Path) -> None:
-    for marker in make(tmp_path).glob("0*.json"):
-        marker.unlink()
-    fields = json.loads((tmp_path / "store.json").read_text())
-    (tmp_path / "store.json").write_text(json.dumps({**fields, "format": 1}))
-    store = ViewStore(tmp_path)
-    assert [store.metadata(i)["id"] for i in range(7)] == [f"{i:05d}" for i in range(7)]
-    assert verify(tmp_path) == []
-    with pytest.raises(ConfigError, match="is of format 1, which is read but not written"):
-        create(tmp_path, INFO)
-    (tmp_path / "000001.tar").unlink()
-    with pytest.raises(DataError, match="holds 4 of 7 images"):
-        ViewStore(tmp_path)
-    assert verify(tmp_path) == [f"{tmp_path / '000001.tar'}: has not been made"]
 
 
 def test_members_are_not_kept_in_memory(tmp_path: Path) -> None:

@@ -116,8 +116,9 @@ def seal(engine: Path, key: str) -> None:
     files = [path for path in engine.iterdir() if path.name != LIST]
     for path in files:
         path.chmod(0o600)
-    listed = {"key": key, "files": {path.name: _digest(path) for path in files}}
-    atomic.write_bytes(engine / LIST, atomic.json_text(listed).encode(), mode=0o600)
+    digests = {path.name: _digest(path) for path in files}
+    text = atomic.json_text({"key": key, "files": digests})
+    atomic.write_bytes(engine / LIST, text.encode(), mode=0o600)
 
 
 def remove(key: str) -> None:
