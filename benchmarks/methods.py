@@ -39,7 +39,7 @@ from benchmarks.kernels import Parser
 from benchmarks.method_rows import Row, keep, kept, mean_and_deviation, own_figures, table
 from benchmarks.timing import MIB, resident
 from ssgear import registry
-from ssgear.callbacks import readings as watch
+from ssgear.callbacks import FinalFigures, Readings
 from ssgear.config import cli, presets
 from ssgear.engine.build import prepare
 from ssgear.engine.callbacks import Callback, Reason
@@ -123,12 +123,12 @@ def train(job: Job) -> Row:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         run = prepare(cli.parse(scaled(job, Path(name))))
-        readings, peak = watch.Readings(), Peak()
-        Trainer(run, (readings, peak, watch.FinalFigures(readings))).run()
+        readings, peak = Readings(), Peak()
+        Trainer(run, (readings, peak, FinalFigures(readings))).run()
         minutes = (time.perf_counter() - start) / 60
         lines = (run.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         found = [json.loads(line) for line in lines]
-        summary = run.results.get("summary", {})
+        summary = run.results.summary
         step_ms, encoder_ms, views_ms = take_apart(run)
     speeds = [line["images_per_second"] for line in found if line["kind"] == "train"]
     return Row(

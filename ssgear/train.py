@@ -75,30 +75,27 @@ def resolved(launch: cli.Launch) -> Config:
 
 def train(launch: cli.Launch) -> int:
     """Train, evaluate and report; the heavy imports happen here."""
-    from ssgear import distributed
-    from ssgear.callbacks import critic as watch_critic
-    from ssgear.callbacks import readings as watch
-    from ssgear.callbacks import report as watch_report
-    from ssgear.callbacks import samples as watch_generator
+    from ssgear import callbacks, distributed
+    from ssgear.callbacks.samples import check_inception
     from ssgear.engine.build import prepare
     from ssgear.engine.trainer import Stopped, Trainer
 
     run = None
     try:
-        watch_generator.check(launch.config)
+        check_inception(launch.config)
         run = prepare(launch)
-        readings = watch.Readings()
-        callbacks = [
+        readings, samples = callbacks.Readings(), callbacks.Samples()
+        watching = (
             readings,
-            watch.Export(),
-            watch_generator.Samples(),
-            watch_critic.CriticWatch(),
-            watch.FinalFigures(readings),
-            watch_report.Report(readings),
-        ]
-        Trainer(run, callbacks).run()
+            callbacks.Export(),
+            samples,
+            callbacks.CriticWatch(),
+            callbacks.FinalFigures(readings),
+            callbacks.Report(readings, samples),
+        )
+        Trainer(run, watching).run()
         if run.world.is_main:
-            print(run.results["report"])
+            print(run.results.report)
         return 0
     except KeyboardInterrupt as interrupt:
         if run is None:

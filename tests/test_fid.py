@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ssgear.callbacks import samples as watch_generator
+from ssgear.callbacks import samples
 from ssgear.config.schema import DataConfig
 from ssgear.data.sources import load_images, open_source
 from ssgear.data.sources.decode import to_tensor
@@ -50,9 +50,9 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         assert path.read_text() == "weights"
         return found
 
-    for module in (room, watch_generator):
+    for module in (room, samples):
         monkeypatch.setattr(module, "load_inception", load)
-    monkeypatch.setattr(watch_generator, "COMPARED", 40)  # the other distance is not looked at
+    monkeypatch.setattr(samples, "COMPARED", 40)  # the other distance is not looked at
     (tmp_path / "weights.pth").write_text("weights")
     return tmp_path / "weights.pth"
 

@@ -5,7 +5,9 @@ them.
 """
 
 from ssgear.callbacks.critic import CriticWatch
-from ssgear.callbacks.readings import Export, FinalFigures, Readings
+from ssgear.callbacks.export import Export
+from ssgear.callbacks.figures import FinalFigures
+from ssgear.callbacks.readings import Readings
 from ssgear.callbacks.report import Report
 from ssgear.callbacks.samples import Samples
 

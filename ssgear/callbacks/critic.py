@@ -66,7 +66,7 @@ class CriticWatch(Callback):
     def on_end(self, run: Run, reason: Reason) -> None:
         """Leave the verdict to the summary."""
         if _game(run) is not None and len(self.readings) == WINDOW:
-            run.results.setdefault("generator", {})["critic"] = self.failed or "fine"
+            run.results = run.results.with_generator({"critic": self.failed or "fine"})
 
     def state_dict(self) -> dict[str, Any]:
         """Return the readings and what was told."""

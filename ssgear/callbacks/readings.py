@@ -1,18 +1,12 @@
-"""The callbacks that `ssgear.train` puts around a run.
+"""Readings while a run trains: kNN where there are labels, and whether features collapse.
 
-Readings while it trains, the export, final figures; the report has `report.py`. They stand
-on the top layer because they join rooms that do not know each other: engine and evaluation. Only
-rank 0 measures, inside `run.export_weights()`, at whose end the others wait for it, however long it
-takes.
+Only rank 0 measures, inside `run.export_weights()`, at whose end the others wait for it, however
+long it takes.
 """
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, field
-from importlib import metadata
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,15 +16,13 @@ from ssgear.data.loaders.batch import Batch
 from ssgear.data.loaders.resident import ResidentLoader
 from ssgear.data.sources import Source, open_probe_source
 from ssgear.data.sources.loading import load_readable
-from ssgear.engine.callbacks import Callback, Reason
+from ssgear.engine.callbacks import Callback
 from ssgear.engine.run import Run
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.health import YOUNG_STEPS, health
 from ssgear.evaluation.knn import knn_accuracy
 from ssgear.evaluation.protocols import EvalData
-from ssgear.evaluation.summary import evaluate_encoder
-from ssgear.models.encoders import Normalized, build_encoder, save_encoder
-from ssgear.storage.atomic import write_json
+from ssgear.storage.atomic import Json
 
 HEALTH_IMAGES = 512
 
@@ -89,15 +81,12 @@ def labelled_source(run: Run) -> Source:
 
 
 class Readings(Callback):
-    """Every few epochs.
-
-    KNN where there are labels, and label-free health with a warning when features collapse.
-    """
+    """Every few epochs: kNN and label-free health, with a warning when features collapse."""
 
     def __init__(self) -> None:
         """Start without images; they are loaded at the first reading."""
         self.splits: Splits | None = None
-        self._last: tuple[int, dict[str, Any]] = (-1, {})
+        self._last: tuple[int, dict[str, Json]] = (-1, {})
 
     def on_epoch(self, run: Run) -> None:
         """Take a reading where one is due."""
@@ -115,20 +104,22 @@ class Readings(Callback):
             self.splits = Splits(run, run.config.eval.max_images)
         return self.splits.load()
 
-    def read(self, run: Run) -> dict[str, Any]:
+    def read(self, run: Run) -> dict[str, Json]:
         """Measure, log and return the figures; those of this very step are not measured twice."""
         if self._last[0] != run.step:
             self._last = run.step, self._measure(run)
         return self._last[1]
 
-    def _measure(self, run: Run) -> dict[str, Any]:
+    def _measure(self, run: Run) -> dict[str, Json]:
         data = self.images(run)
         encoder = run.inference_encoder()
         test = extract(encoder, data.test_images, device=run.device)
-        figures: dict[str, Any] = {"epoch": round(run.epoch, 4)}
+        figures: dict[str, Json] = {"epoch": round(run.epoch, 4)}
+        said = ""
         if data.train_labels is not None and data.test_labels is not None:
             train = extract(encoder, data.train_images, device=run.device)
-            figures["knn"] = knn_accuracy(train, data.train_labels, test, data.test_labels)
+            knn = knn_accuracy(train, data.train_labels, test, data.test_labels)
+            figures["knn"], said = knn, f"kNN {100 * knn:.1f} %, "
         z1, z2 = embed_two_views(run, data.test_images[:HEALTH_IMAGES])
         state = health(z1, z2, test, young=run.step < YOUNG_STEPS)
         figures |= {
@@ -141,9 +132,8 @@ class Readings(Callback):
             figures["collapse"] = f"{state.sign}; {run.method.collapse_hint}"
         if not run.log.holds("eval", run.step):
             run.log.write("eval", run.step, figures)
-        knn = f"kNN {100 * figures['knn']:.1f} %, " if "knn" in figures else ""
         run.log.say(
-            f"epoch {run.epoch:.4g}: {knn}effective rank {state.effective_rank:.1f}, alignment "
+            f"epoch {run.epoch:.4g}: {said}effective rank {state.effective_rank:.1f}, alignment "
             f"{state.alignment:.3f}, uniformity {state.uniformity:.3f}"
         )
         if state.collapsed:
@@ -167,115 +157,3 @@ def embed_two_views(run: Run, images: Tensor) -> tuple[Tensor, Tensor]:
     batch = Batch(views=views, index=rows, position=rows, seed=run.config.seed, device=run.device)
     first, second, *_ = run.method.compared(run.method.phases[-1], batch)
     return first.float(), second.float()
-
-
-class Export(Callback):
-    """At the end: `encoder.safetensors` and `encoder.json`."""
-
-    def on_end(self, run: Run, reason: Reason) -> None:
-        """Write the encoder, averaged weights where an average is kept."""
-        with run.export_weights():
-            if run.world.is_main:
-                spec = run.plan.specs[0]
-                save_encoder(run.method.encoder, run.directory, mean=spec.mean, std=spec.std)
-
-
-class FinalFigures(Callback):
-    """At the end of a finished run: probe and kNN against the untrained encoder and raw pixels.
-
-    `summary.json`.
-    """
-
-    def __init__(self, readings: Readings) -> None:
-        """Share the readings' images."""
-        self.readings = readings
-
-    def on_end(self, run: Run, reason: Reason) -> None:
-        """Measure and write the summary."""
-        with run.export_weights():
-            if run.world.is_main and reason == "finished":
-                self._measure(run)
-
-    def _measure(self, run: Run) -> None:
-        if not run.config.eval.final or not run.method.trains_encoder:
-            write_json(run.directory / "summary.json", self._facts(run))
-            return
-        figures = self.readings.read(run)
-        data = self.readings.images(run)
-        if data.labelled:
-            run.log.say(
-                "final figures: linear probe and kNN, against the untrained encoder and raw pixels"
-            )
-        untrained = build_encoder(run.config.model, run.plan.size, seed=run.config.seed)
-        spec = run.plan.specs[0]
-        summary = evaluate_encoder(
-            run.inference_encoder().eval(),
-            data,
-            untrained=Normalized(untrained, spec.mean, spec.std).to(run.device).eval(),
-            also=run.method.final,
-            device=run.device,
-        )
-        for name, reason in summary.get("left_out", {}).items():
-            run.log.note(run.step, f"final figures without {name}: {reason}")
-        if run.method.judged_by:
-            summary["judged_by"] = run.method.judged_by
-        summary["health"] = {
-            k: v for k, v in figures.items() if k not in ("epoch", "knn", "collapse")
-        }
-        run.results["summary"] = summary
-        write_json(run.directory / "summary.json", {**summary, **self._facts(run)})
-
-    def _facts(self, run: Run) -> dict[str, Any]:
-        splits = self.readings.splits
-        data = splits.load() if splits is not None else None
-        sources = (*run.sources, *([run.test] if run.test else []))
-        unread = [bad for source in sources for bad in source.bad]
-        lost = run.loader.lost.files() if run.loader.lost else []
-        facts = {
-            "method": run.config.method_name,
-            "source": run.source.name,
-            "num_train": len(run.source),
-            "num_synthetic": 0 if run.synthetic is None else len(run.synthetic),
-            "num_stored": 0 if run.stored is None else len(run.stored.source),
-            "num_test": None if data is None else len(data.test_images),
-            "classes": list(labelled_source(run).classes or ()),
-            "epochs": run.epoch,
-            "steps": run.step,
-            "images_seen": run.images_seen,
-            "wall_time_s": round(run.seconds, 2),
-            "device": device_name(run.device),
-            "world_size": run.world.size,
-            "runtime": run.runtime.name,
-            "loader": run.loader.name,
-            "size": run.plan.size,
-            "bad_files": [f"{bad.where}: {bad.reason}" for bad in (*unread, *lost)],
-            "versions": versions(),
-        }
-        if "generator" in run.results:
-            facts["generator"] = run.results["generator"]
-        return facts
-
-
-def device_name(device: torch.device) -> str:
-    """Return the name of a GPU or of the processor with its threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU {_processor()}, {torch.get_num_threads()} thread(s)"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that decide a run's numbers."""
-    named = {"python": platform.python_version()}
-    for package in ("ssgear", "torch", "torchvision", "timm", "deepspeed", "numpy"):
-        try:
-            named[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return named

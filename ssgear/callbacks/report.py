@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ssgear.callbacks.previews import as_pixels, make_views
 from ssgear.callbacks.readings import Readings
+from ssgear.callbacks.samples import Samples
 from ssgear.data.loaders.batch import Batch
+from ssgear.data.sources.digits import SHIFTS
 from ssgear.data.sources.loading import GREY, load_images
 from ssgear.engine.callbacks import Callback, Reason
 from ssgear.engine.run import Run
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.knn import nearest
 from ssgear.evaluation.protocols import EvalData
-from ssgear.evaluation.shifts import shift_maps, shifted_features
+from ssgear.evaluation.shifts import Shifted, shifted_features
+from ssgear.report.contents import ColouredMaps, Colouring, Contents, Map, Neighbours, Pixels, Views
 from ssgear.report.plots import project_2d
 from ssgear.report.report import write_report
 
@@ -33,56 +34,53 @@ SHOWN_IMAGES = 8
 SHOWN_VIEWS = 4
 SHOWN_NEIGHBOURS = 6
 
-Grid = list[list[np.ndarray[Any, Any]]]
-"""Rows of pictures [h, w, 3] uint8: an image and its views."""
-
 
 class Report(Callback):
     """At the end: gather what a person wants to look at and write `report.html`."""
 
-    def __init__(self, readings: Readings) -> None:
-        """Share the readings' images."""
+    def __init__(self, readings: Readings, samples: Samples) -> None:
+        """Share the readings' images; `samples` are those of the generator, where there is one."""
         self.readings = readings
+        self.samples = samples
 
     def on_end(self, run: Run, reason: Reason) -> None:
         """Write the report on rank 0."""
         with run.export_weights():
             if not run.world.is_main:
                 return
+            contents = Contents(samples=self.samples.shown)
             if reason == "finished" and run.config.eval.final and run.method.trains_encoder:
-                self._pictures(run)
-            path = write_report(run.directory, run.results)
-            run.results["report"] = path
+                contents = self._with_pictures(run, contents)
+            path = write_report(run.directory, contents)
+            run.results = dataclasses.replace(run.results, report=path)
 
-    def _pictures(self, run: Run) -> None:
+    def _with_pictures(self, run: Run, contents: Contents) -> Contents:
         data = self.readings.images(run)
         encoder = run.inference_encoder().eval()
         test = extract(encoder, data.test_images, device=run.device)
         train = extract(encoder, data.train_images, device=run.device)
-        if run.original is not None:
-            run.results["views"] = own_grid(run)
-        elif run.stored is None:
-            shown = data.train_images[:: max(1, len(data.train_images) // SHOWN_IMAGES)]
-            run.results["views"] = view_grid(run, shown[:SHOWN_IMAGES])
-        else:
-            run.results["views"], run.results["stored_views"] = batch_grid(run)
-        run.results["aim"] = run.method.aim
-        run.results["neighbours"] = neighbours(data, train, test)
-        some = torch.linspace(0, len(test) - 1, min(MAP_IMAGES, len(test))).round().long()
-        if len(some) >= 3:
-            plane = test.shape[1] == 2
-            run.results["map"] = {
-                "xy": test[some].numpy() if plane else project_2d(test[some]),
-                "projected": not plane,
-                "labels": None if data.test_labels is None else data.test_labels[some].numpy(),
-                "classes": data.classes,
-            }
+        maps = None
         if test.shape[1] == 2 and "shifts" in run.method.final and data.test_labels is not None:
             moved = shifted_features(encoder, data.test_images, data.test_labels, device=run.device)
-            run.results["shift_maps"] = shift_maps(moved, data.classes, MAP_IMAGES)
+            maps = shift_maps(moved, data.classes)
+        return dataclasses.replace(
+            contents,
+            views=dataclasses.replace(self._views(run, data), aim=run.method.aim),
+            neighbours=neighbours(data, train, test),
+            map=feature_map(data, test),
+            shift_maps=maps,
+        )
+
+    def _views(self, run: Run, data: EvalData) -> Views:
+        if run.original is not None:
+            return own_grid(run)
+        if run.stored is not None:
+            return batch_grid(run)
+        shown = data.train_images[:: max(1, len(data.train_images) // SHOWN_IMAGES)]
+        return view_grid(run, shown[:SHOWN_IMAGES])
 
 
-def view_grid(run: Run, images: Tensor) -> Grid:
+def view_grid(run: Run, images: Tensor) -> Views:
     """Return each image and views that the encoder saw of such images, each of its own size.
 
     Where views are made differently, one of each kind at least.
@@ -93,10 +91,10 @@ def view_grid(run: Run, images: Tensor) -> Grid:
         Batch(views=views, index=rows, position=rows, seed=run.config.seed, device=run.device)
     )
     chosen = seen[:: max(1, len(seen) // count)][:count]
-    return _grid(images, [as_pixels(run, view) for view in chosen])
+    return Views(rows=_grid(images, [as_pixels(run, view) for view in chosen]))
 
 
-def own_grid(run: Run) -> Grid:
+def own_grid(run: Run) -> Views:
     """Return the same of a set that the method makes of the images: its first batch.
 
     Where the encoder is shown one image of each, the grid goes on through the epochs.
@@ -109,13 +107,14 @@ def own_grid(run: Run) -> Grid:
     whole = load_images(run.source, batch.index, run.plan.sides[0], missing=GREY)
     margin = (whole.shape[-1] - seen[0].shape[-1]) // 2
     side = slice(margin, margin + seen[0].shape[-1])
-    return _grid(whole[:, :, side, side], [as_pixels(run, each) for each in seen])
+    rows = _grid(whole[:, :, side, side], [as_pixels(run, view) for view in seen])
+    return Views(rows=rows)
 
 
-def batch_grid(run: Run) -> tuple[Grid, np.ndarray[Any, Any]]:
+def batch_grid(run: Run) -> Views:
     """Return the same of the first images of the run, and which views are stored generated ones.
 
-    [rows, views] bool; the views are those of the first batch.
+    The views are those of the first batch.
     """
     batch = next(iter(run.loader.epoch(0, 0, lambda _: [""])))
     real = (batch.index < len(run.source)).nonzero()[:SHOWN_IMAGES, 0]
@@ -124,30 +123,68 @@ def batch_grid(run: Run) -> tuple[Grid, np.ndarray[Any, Any]]:
     assert batch.generated is not None
     marks = batch.generated.cpu()[:, real].T.numpy()
     real = real.to(run.device)
-    return _grid(images, [as_pixels(run, view[real]) for view in batch.views]), marks
+    rows = _grid(images, [as_pixels(run, view[real]) for view in batch.views])
+    return Views(rows=rows, stored=marks)
 
 
-def _grid(images: Tensor, shown: Sequence[Tensor]) -> Grid:
+def _grid(images: Tensor, shown: Sequence[Tensor]) -> list[list[Pixels]]:
+    """Return rows of pictures: an image and its views."""
     columns = [column.permute(0, 2, 3, 1).numpy() for column in (images.cpu(), *shown)]
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def neighbours(data: EvalData, train: Tensor, test: Tensor) -> dict[str, Any]:
+def _spread(count: int, most: int) -> Tensor:
+    """Return at most that many rows, evenly spread."""
+    return torch.linspace(0, count - 1, min(most, count)).round().long()
+
+
+def neighbours(data: EvalData, train: Tensor, test: Tensor) -> Neighbours:
     """Return a few test images and the training images whose features are nearest to theirs."""
-    some = torch.linspace(0, len(test) - 1, min(SHOWN_IMAGES, len(test))).round().long()
-    similarities, nearby = nearest(test[some], train, SHOWN_NEIGHBOURS)
-    labelled = data.classes is not None and data.test_labels is not None
-    named: dict[str, Any] = {"query_labels": None, "neighbour_labels": None}
-    if labelled and data.classes and data.test_labels is not None and data.train_labels is not None:
-        names = data.classes
-        named["query_labels"] = [names[i] for i in data.test_labels[some].tolist()]
-        named["neighbour_labels"] = [
-            [names[i] for i in row] for row in data.train_labels[nearby].tolist()
-        ]
-    return {
-        "queries": data.test_images[some].permute(0, 2, 3, 1).numpy(),
-        "neighbours": data.train_images[nearby].permute(0, 1, 3, 4, 2).numpy(),
-        "similarities": similarities.tolist(),
-        "measure": "1 - d² / 2 on the map" if test.shape[1] == 2 else "cosine similarity",
-        **named,
-    }
+    rows = _spread(len(test), SHOWN_IMAGES)
+    similarities, nearby = nearest(test[rows], train, SHOWN_NEIGHBOURS)
+    shown = Neighbours(
+        queries=data.test_images[rows].permute(0, 2, 3, 1).numpy(),
+        neighbours=data.train_images[nearby].permute(0, 1, 3, 4, 2).numpy(),
+        similarities=similarities.tolist(),
+        measure="1 - d² / 2 on the map" if test.shape[1] == 2 else "cosine similarity",
+    )
+    names = data.classes
+    if not names or data.test_labels is None or data.train_labels is None:
+        return shown
+    return dataclasses.replace(
+        shown,
+        query_labels=[names[i] for i in data.test_labels[rows].tolist()],
+        neighbour_labels=[[names[i] for i in row] for row in data.train_labels[nearby].tolist()],
+    )
+
+
+def feature_map(data: EvalData, test: Tensor) -> Map | None:
+    """Return where features of test images lie; None of fewer than three."""
+    rows = _spread(len(test), MAP_IMAGES)
+    if len(rows) < 3:
+        return None
+    plane = test.shape[1] == 2
+    return Map(
+        xy=test[rows].numpy() if plane else project_2d(test[rows]),
+        projected=not plane,
+        labels=None if data.test_labels is None else data.test_labels[rows].numpy(),
+        classes=data.classes,
+    )
+
+
+def shift_maps(moved: Shifted, classes: tuple[str, ...] | None) -> ColouredMaps:
+    """Return the map of moved images, coloured by shift and by class."""
+    rows = _spread(len(moved.features), MAP_IMAGES)
+    names = tuple(f"{by:+d} px" if by else "unmoved" for by in SHIFTS)
+    return ColouredMaps(
+        xy=moved.features[rows].numpy(),
+        colourings=(
+            Colouring(title="by shift", labels=moved.shifts[rows].numpy(), classes=names),
+            Colouring(
+                title="by class",
+                labels=moved.labels[rows].numpy(),
+                classes=classes,
+                images=moved.images[rows].permute(0, 2, 3, 1).numpy(),
+            ),
+        ),
+    )

@@ -7,6 +7,7 @@ Noise and real images are the same at every look, so that rows through time show
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from ssgear.engine.run import Run
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.fid import frechet_distance
 from ssgear.evaluation.inception import About, fid, load_inception
+from ssgear.report import contents
 from ssgear.storage.atomic import write_files
 
 SHOWN = 64
@@ -41,7 +43,7 @@ BLOCK = 500
 SEED = 0
 
 
-def check(config: Config) -> None:
+def check_inception(config: Config) -> None:
     """Find out before the run begins whether --eval.inception can be used at its end."""
     if config.eval.inception is not None:
         load_inception(config.eval.inception, option="--eval.inception")
@@ -55,6 +57,7 @@ class Samples(Callback):
         self.early: Tensor | None = None
         self.looks: list[tuple[int, Tensor]] = []
         self.collapsed = False
+        self.shown: contents.Samples | None = None
         self._real: tuple[Tensor, Tensor | None] | None = None
 
     def on_start(self, run: Run) -> None:
@@ -89,22 +92,18 @@ class Samples(Callback):
                 return
             if not self.looks or self.looks[-1][0] != run.step:
                 self._keep(run, made[:SHOWN])
-            figures = run.results.setdefault("generator", {})
-            figures["collapsed"] = self.collapsed
-            distances: dict[str, float] = {}
+            run.results = run.results.with_generator({"collapsed": self.collapsed})
+            shown = contents.Samples(
+                real=_pixels(images[:SHOWN]),
+                steps=[(step, _pixels(look)) for step, look in self.looks],
+                count=len(images),
+                paired=getattr(run.config.method, "condition", "none") != "none",
+                pairs=_pairs(run, images[:PAIRS], made[:PAIRS]),
+            )
             if reason == "finished":
-                distances = self._distances(run, images, made)
-                figures |= _fid(run)
-            run.results["samples"] = {
-                "real": _pixels(images[:SHOWN]),
-                "steps": [(step, _pixels(look)) for step, look in self.looks],
-                "paired": getattr(run.config.method, "condition", "none") != "none",
-                "pairs": _pairs(run, images[:PAIRS], made[:PAIRS]),
-                "frechet": distances,
-                "count": len(images),
-                "fid": figures.get("fid"),
-                "fid_protocol": figures.get("fid_protocol"),
-            }
+                shown = replace(shown, frechet=self._distances(run, images, made))
+                shown = _fid(run, shown)
+            self.shown = shown
 
     def real(self, run: Run) -> tuple[Tensor, Tensor | None]:
         """Return the real images of every look, uint8 [N, 3, S, S], and their labels."""
@@ -172,15 +171,15 @@ class Samples(Callback):
             return extract(encoder, resized, device=run.device)
 
         real = features(images)
-        found = {"at the end": frechet_distance(features(made), real)}
-        figures = run.results.setdefault("generator", {})
+        end = frechet_distance(features(made), real)
+        distances, figures = {"at the end": end}, {}
         if self.early is not None:
             when, key = _early(run)
-            found = {when: frechet_distance(features(self.early), real), **found}
-            figures[key] = found[when]
-        figures["frechet_own_encoder"] = found["at the end"]
-        figures["images_compared"] = len(images)
-        return found
+            early = frechet_distance(features(self.early), real)
+            distances, figures = {when: early, **distances}, {key: early}
+        figures |= {"frechet_own_encoder": end, "images_compared": len(images)}
+        run.results = run.results.with_generator(figures)
+        return distances
 
 
 def _early(run: Run) -> tuple[str, str]:
@@ -201,13 +200,13 @@ def _played(run: Run, share: float) -> float:
     return (begin + share * (1 - begin)) * run.total_steps
 
 
-def _fid(run: Run) -> dict[str, Any]:
-    """Return the FID of as many synthetic images as there are test images, where it is wanted."""
+def _fid(run: Run, shown: contents.Samples) -> contents.Samples:
+    """Add the FID of as many synthetic images as there are test images, where it is wanted."""
     config = run.config
     source: Source = run.test or run.source
     count = min(len(source), config.eval.max_images)
     if config.eval.inception is None or count < 2:
-        return {}
+        return shown
     index = torch.linspace(0, len(source) - 1, count).round().long()
     images, index = load_readable(source, index, run.plan.size, workers=config.data.workers)
     made = run.method.samples(
@@ -223,12 +222,13 @@ def _fid(run: Run) -> dict[str, Any]:
         seed=SEED,
     )
     inception = load_inception(config.eval.inception, option="--eval.inception")
-    found = fid(inception, made, images, about=about, device=run.device)
-    run.log.say(f"FID {found['fid']:.2f}: {found['fid_protocol']}")
-    return found
+    figures = fid(inception, made, images, about=about, device=run.device)
+    run.log.say(f"FID {figures['fid']:.2f}: {figures['fid_protocol']}")
+    run.results = run.results.with_generator(figures)
+    return replace(shown, **figures)
 
 
-def _pairs(run: Run, images: Tensor, made: Tensor) -> dict[str, Any] | None:
+def _pairs(run: Run, images: Tensor, made: Tensor) -> contents.Pairs | None:
     """Return positives [N, 2, S, S, 3] uint8 as the encoder sees them; None where there are none.
 
     A synthetic image beside the real one of its row, or two views of it.
@@ -240,7 +240,7 @@ def _pairs(run: Run, images: Tensor, made: Tensor) -> dict[str, Any] | None:
     # the real row is the first view; synthetic ones are drawn as views of their own
     both = [*make_views(run, second, 1), *make_views(run, made, 1, first=len(run.plan.specs))]
     shown = torch.stack([as_pixels(run, view) for view in both], dim=1)
-    return {"kind": kind, "images": shown.permute(0, 1, 3, 4, 2).numpy()}
+    return contents.Pairs(kind=kind, images=shown.permute(0, 1, 3, 4, 2).numpy())
 
 
 def _resized(images: Tensor, size: int) -> Tensor:
@@ -252,8 +252,9 @@ def _resized(images: Tensor, size: int) -> Tensor:
     return wide.round().clamp(0, 255).byte()
 
 
-def _pixels(images: Tensor) -> Any:
-    return images.permute(0, 2, 3, 1).numpy()
+def _pixels(images: Tensor) -> contents.Pixels:
+    pixels: contents.Pixels = images.permute(0, 2, 3, 1).numpy()
+    return pixels
 
 
 def _grid(images: Tensor) -> bytes:

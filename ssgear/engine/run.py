@@ -1,15 +1,16 @@
-"""A run as its callbacks see it.
+"""A run as its callbacks see it, and the figures that they hand to those after them.
 
-`ssgear.engine.build.prepare` builds a `Run`, `ssgear.engine.trainer.Trainer` trains it.
+`ssgear.engine.build.prepare` builds a `Run`, `ssgear.engine.trainer.Trainer` trains it. `Results`
+is frozen: a callback puts another one in its place (`run.results = replace(run.results, ...)`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,6 +24,23 @@ from ssgear.engine.log import Log
 from ssgear.engine.runtime import Runtime
 from ssgear.methods.base import Method
 from ssgear.models.encoders import Normalized
+from ssgear.storage.atomic import Json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What callbacks have measured of a run."""
+
+    summary: Mapping[str, Json] = field(default_factory=dict)
+    """Final figures, as summary.json has them; empty before the end and where none are taken."""
+    generator: Mapping[str, Json] = field(default_factory=dict)
+    """Figures of the generator and its critic; empty where none is trained."""
+    report: Path | None = None
+    """The page, once it is written."""
+
+    def with_generator(self, figures: Mapping[str, Json]) -> Results:
+        """Return these results with more figures of the generator."""
+        return dataclasses.replace(self, generator={**self.generator, **figures})
 
 
 @dataclass(kw_only=True)
@@ -59,8 +77,8 @@ class Run:
     """Losses and their parts as they were last logged, means over ranks; the same on every rank."""
     figures_step: int = 0
     """Step of `figures`; 0 before the first."""
-    results: dict[str, Any] = field(default_factory=dict)
-    """What callbacks pass on: figures, images for the report."""
+    results: Results = Results()
+    """What callbacks have measured."""
     seconds: float = 0.0
     """Wall time of the run so far, pieces before a resume included."""
 

@@ -7,7 +7,6 @@ image's shift, on one that knows that shifts change nothing they do not. Distanc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,17 +62,3 @@ def vote_accuracy(bank: Tensor, answers: Tensor, queries: Tensor, right: Tensor)
         votes.scatter_add_(1, answers[rows.indices], torch.ones(rows.indices.shape))
         hits += int((votes.argmax(1) == wanted).sum())
     return hits / len(queries)
-
-
-def shift_maps(shown: Shifted, classes: tuple[str, ...] | None, most: int) -> dict[str, Any]:
-    """Return what the report draws of a map of at most `most` moved images."""
-    rows = torch.linspace(0, len(shown.features) - 1, min(most, len(shown.features))).round().long()
-    named = tuple(f"{by:+d} px" if by else "unmoved" for by in SHIFTS)
-    return {
-        "xy": shown.features[rows].numpy(),
-        "images": shown.images[rows].permute(0, 2, 3, 1).numpy(),
-        "colourings": [
-            ("by shift", shown.shifts[rows].numpy(), named),
-            ("by class", shown.labels[rows].numpy(), classes),
-        ],
-    }

@@ -1,4 +1,5 @@
 """The report of a run: one self-contained HTML file that shows what was trained and how well.
 
-`write_report(run_dir, results)` writes it; `project_2d(features)` makes the coordinates of its map.
+`write_report(run_dir, contents)` writes it (contents.py has what it is given);
+`project_2d(features)` makes the coordinates of its map.
 """

@@ -12,8 +12,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
+
+from ssgear.report.contents import Pixels
 
 MAX_SIDE = 128
 """Largest side of a picture in the report: images are shown at up to 96 CSS pixels."""
@@ -21,8 +22,6 @@ LOSSLESS_SIDE = 48
 """Up to this side an image is kept as PNG, to the bit."""
 THUMBNAIL_SIDE = 32
 """Side of the thumbnails on the map's sheet."""
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,14 +8,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ssgear.report.pictures import percent
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, **values: object) -> str:
     """Fill a template of this folder."""
     environment = Environment(
         loader=PackageLoader("ssgear.report", ""),
@@ -28,7 +27,7 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(values)
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 

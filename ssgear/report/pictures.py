@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
-from ssgear.report import charts, images, plots
+from ssgear.report import charts, plots
+from ssgear.report.contents import Map, Neighbours, Pairs, Pixels, Samples, Views
+from ssgear.report.images import Picture, Sheet, picture, sheet
 from ssgear.report.reading import RunFiles
+from ssgear.storage.atomic import Json
 
 MAX_ROWS = 12
 """Rows of views."""
@@ -109,7 +112,7 @@ def curves(run: RunFiles) -> list[charts.Chart]:
 
 
 def _curve(
-    lines: Sequence[Mapping[str, Any]],
+    lines: Sequence[Mapping[str, Json]],
     key: str,
     title: str,
     *,
@@ -137,132 +140,208 @@ def _curve(
     )
 
 
-def views(views: Any, stored: Any = None, aim: str = "") -> dict[str, Any] | None:
-    """Rows of an original and the views of it, each of any size; `stored` marks generated ones.
+@dataclass(frozen=True, kw_only=True)
+class ViewRows:
+    """Rows of an original and the views of it."""
 
-    `stored` is [rows, views]; `aim` says what training does with them. `shares` are the widths in
-    percent of the row's widest picture, so that a smaller view is seen smaller.
-    """
-    if views is None or not len(views):
+    aim: str
+    count: int
+    """Views of a row that are shown."""
+    total: int
+    """Views of a row."""
+    rows: list[list[Picture]]
+    shares: list[list[int]]
+    """Widths in percent of the row's widest picture, so that a smaller view is seen smaller."""
+    smaller: bool
+    """Whether any view is."""
+    stored: list[list[bool]]
+    any_stored: bool
+
+
+def views(views: Views | None) -> ViewRows | None:
+    """Rows of an original and the views of it, each of any size."""
+    if views is None or not len(views.rows):
         return None
-    rows = [list(row[: MAX_VIEWS + 1]) for row in views[:MAX_ROWS]]
+    rows = [list(row[: MAX_VIEWS + 1]) for row in views.rows[:MAX_ROWS]]
     marks = np.zeros((len(rows), len(rows[0])), dtype=bool)
-    if stored is not None:
-        marks[:, 1:] = np.asarray(stored)[:MAX_ROWS, :MAX_VIEWS]
-    widths = [[np.shape(image)[1] for image in row] for row in rows]
-    return {
-        "aim": aim,
-        "count": len(rows[0]) - 1,
-        "total": len(views[0]) - 1,
-        "rows": [[images.picture(np.asarray(image)) for image in row] for row in rows],
-        "shares": [[round(100 * width / max(row)) for width in row] for row in widths],
-        "smaller": any(min(row) < max(row) for row in widths),
-        "stored": marks.tolist(),
-        "any_stored": bool(marks.any()),
-    }
-
-
-def samples(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Synthetic images of the same noise through time, under the real ones beside them."""
-    if not found or not found.get("steps"):
-        return None
-    kept = list(found["steps"])
-    chosen = sorted(
-        set(np.linspace(0, len(kept) - 1, min(len(kept), MAX_TIMES)).round().astype(int))
+    if views.stored is not None:
+        marks[:, 1:] = views.stored[:MAX_ROWS, :MAX_VIEWS]
+    widths = [[image.shape[1] for image in row] for row in rows]
+    return ViewRows(
+        aim=views.aim,
+        count=len(rows[0]) - 1,
+        total=len(views.rows[0]) - 1,
+        rows=[[picture(image) for image in row] for row in rows],
+        shares=[[round(100 * width / max(row)) for width in row] for row in widths],
+        smaller=any(min(row) < max(row) for row in widths),
+        stored=marks.tolist(),
+        any_stored=bool(marks.any()),
     )
 
-    def row(pixels: Any) -> list[images.Picture]:
-        return [images.picture(image) for image in np.asarray(pixels, dtype=np.uint8)]
 
-    return {
-        "real": row(found["real"][:MAX_SAMPLES]),
-        "paired": bool(found.get("paired")),
-        "steps": [
-            {"name": f"step {kept[i][0]:,}", "row": row(kept[i][1][:MAX_SAMPLES])} for i in chosen
-        ],
-        "frechet": [
-            (str(name), charts.number_text(float(value), 3))
-            for name, value in (found.get("frechet") or {}).items()
-        ],
-        "count": found.get("count"),
-        "fid": _fid(found),
-        "pairs": _pairs(found.get("pairs")),
-    }
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """Synthetic images of one point in time."""
+
+    name: str
+    row: list[Picture]
 
 
-def _fid(found: Mapping[str, Any]) -> tuple[str, str] | None:
+@dataclass(frozen=True, kw_only=True)
+class PairRows:
+    """Positives, two pictures each."""
+
+    real: bool
+    """Whether the first one is of a real image."""
+    rows: list[list[Picture]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strips:
+    """Synthetic images of the same noise through time, under the real ones beside them."""
+
+    real: list[Picture]
+    paired: bool
+    steps: list[Strip]
+    frechet: list[tuple[str, str]]
+    count: int
+    fid: tuple[str, str] | None
     """FID and its protocol, which is never left out."""
-    value = charts.as_number(found.get("fid"))
-    if not math.isfinite(value):
+    pairs: PairRows | None
+
+
+def samples(samples: Samples | None) -> Strips | None:
+    """Synthetic images through time; of many points in time a few, evenly spread."""
+    if samples is None or not samples.steps:
         return None
-    return charts.number_text(value, 4), str(found.get("fid_protocol"))
+    last = len(samples.steps) - 1
+    chosen = sorted({*np.linspace(0, last, min(last + 1, MAX_TIMES)).round().astype(int).tolist()})
+    looks = [samples.steps[place] for place in chosen]
+    fid = charts.as_number(samples.fid)
+    return Strips(
+        real=_pictures(samples.real[:MAX_SAMPLES]),
+        paired=samples.paired,
+        steps=[
+            Strip(name=f"step {step:,}", row=_pictures(images[:MAX_SAMPLES]))
+            for step, images in looks
+        ],
+        frechet=[(name, charts.number_text(value, 3)) for name, value in samples.frechet.items()],
+        count=samples.count,
+        fid=(charts.number_text(fid, 4), samples.fid_protocol) if math.isfinite(fid) else None,
+        pairs=_pairs(samples.pairs),
+    )
 
 
-def _pairs(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Positives of which at least one is synthetic, two pictures each."""
-    if not found or not len(found["images"]):
+def _pairs(pairs: Pairs | None) -> PairRows | None:
+    if pairs is None or not len(pairs.images):
         return None
-    pairs = np.asarray(found["images"], dtype=np.uint8)[:MAX_PAIRS]
-    return {
-        "real": found["kind"] == "real",
-        "rows": [[images.picture(image) for image in pair] for pair in pairs],
-    }
+    rows = [_pictures(pair) for pair in pairs.images[:MAX_PAIRS]]
+    return PairRows(real=pairs.kind == "real", rows=rows)
 
 
-def neighbours(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _pictures(images: Pixels) -> list[Picture]:
+    return [picture(image) for image in images]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbour:
+    """A training image near a query."""
+
+    picture: Picture
+    name: str
+    """Of its class, where classes are known."""
+    right: bool | None
+    """Whether that is the query's."""
+    similarity: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """A test image and its neighbours."""
+
+    picture: Picture
+    name: str
+    near: list[Neighbour]
+
+    @property
+    def hits(self) -> int:
+        """Return how many neighbours are of the query's class."""
+        return sum(1 for neighbour in self.near if neighbour.right)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighbourRows:
+    """Queries, and how often their neighbours are of the same class."""
+
+    rows: list[Query]
+    known: bool
+    """Whether classes are."""
+    hits: int
+    total: int
+    share: str
+    measure: str
+
+
+def neighbours(shown: Neighbours | None) -> NeighbourRows | None:
     """Queries with their nearest neighbours, each marked right or wrong where classes are known."""
-    if not found or not len(found["queries"]):
+    if shown is None or not len(shown.queries):
         return None
-    rows: list[dict[str, Any]] = []
-    labels, others = found.get("query_labels"), found.get("neighbour_labels")
-    similarities = found.get("similarities")
-    known = labels is not None and others is not None
-    for i, query in enumerate(found["queries"][:MAX_QUERIES]):
-        name = str(labels[i]) if labels is not None else ""
-        names = [] if labels is None or others is None else [str(name) for name in others[i]]
-        near = [
-            {
-                "picture": images.picture(image),
-                "name": names[j] if known else "",
-                "right": names[j] == name if known else None,
-                "similarity": "" if similarities is None else f"{float(similarities[i][j]):.2f}",
-            }
-            for j, image in enumerate(found["neighbours"][i][:MAX_NEIGHBOURS])
-        ]
-        hits = sum(1 for one in near if one["right"])
-        rows.append({"picture": images.picture(query), "name": name, "near": near, "hits": hits})
-    total = sum(len(row["near"]) for row in rows)
-    hits = sum(row["hits"] for row in rows)
-    return {
-        "rows": rows,
-        "known": known,
-        "hits": hits,
-        "total": total,
-        "share": percent(hits / max(1, total)),
-        "measure": found.get("measure", "cosine similarity"),
-    }
+    rows = [_query(shown, row) for row in range(min(len(shown.queries), MAX_QUERIES))]
+    total, hits = sum(len(row.near) for row in rows), sum(row.hits for row in rows)
+    return NeighbourRows(
+        rows=rows,
+        known=shown.query_labels is not None and shown.neighbour_labels is not None,
+        hits=hits,
+        total=total,
+        share=percent(hits / max(1, total)),
+        measure=shown.measure,
+    )
 
 
-def feature_map(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _query(shown: Neighbours, row: int) -> Query:
+    labels, others = shown.query_labels, shown.neighbour_labels
+    name = "" if labels is None else str(labels[row])
+    names = None if labels is None or others is None else others[row]
+    near = [
+        Neighbour(
+            picture=picture(image),
+            name="" if names is None else str(names[place]),
+            right=None if names is None else str(names[place]) == name,
+            similarity=f"{shown.similarities[row][place]:.2f}",
+        )
+        for place, image in enumerate(shown.neighbours[row][:MAX_NEIGHBOURS])
+    ]
+    return Query(picture=picture(shown.queries[row]), name=name, near=near)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapPlot:
     """The scatter of the test features, with a sheet of thumbnails where there are any."""
-    if not found or not len(found["xy"]):
+
+    plot: plots.Scatter
+    sheet: Sheet | None
+    labelled: bool
+    projected: bool
+    count: int
+
+
+def feature_map(shown: Map | None) -> MapPlot | None:
+    """Lay the map out; of more points than it takes, some are chosen evenly."""
+    if shown is None or not len(shown.xy):
         return None
-    count = len(found["xy"])
+    count = len(shown.xy)
     chosen = np.linspace(0, count - 1, min(count, plots.MAX_POINTS)).round().astype(int)
-    labels = found.get("labels")
-    picked = None if labels is None else np.asarray(labels)[chosen]
-    plot = plots.scatter(np.asarray(found["xy"])[chosen], picked, found.get("classes"))
+    labels = None if shown.labels is None else shown.labels[chosen]
+    plot = plots.scatter(shown.xy[chosen], labels, shown.classes)
     if plot is None:
         return None
-    thumbnails = found.get("thumbnails")
-    sheet = None if thumbnails is None else images.sheet(np.asarray(thumbnails)[chosen])
-    return {
-        "plot": plot,
-        "sheet": sheet,
-        "labelled": labels is not None,
-        "projected": bool(found.get("projected", True)),
-        "count": len(plot.points),
-    }
+    return MapPlot(
+        plot=plot,
+        sheet=None if shown.thumbnails is None else sheet(shown.thumbnails[chosen]),
+        labelled=labels is not None,
+        projected=shown.projected,
+        count=len(plot.points),
+    )
 
 
 def percent(share: float) -> str:

@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ssgear.report import images, plots
+from ssgear.report import plots
 from ssgear.report.charts import UNITS
+from ssgear.report.contents import ColouredMaps, Pixels
+from ssgear.report.images import Picture, picture
+
+Placed = tuple[float, float, Picture]
+"""Left and top in percent, and the picture."""
 
 THUMBNAILS = 24
 """Images shown on a map."""
 
 
-def shift_maps(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the maps, each with its title, its scatter plot and the images shown on it."""
-    if not found or not len(found["xy"]):
+@dataclass(frozen=True, kw_only=True)
+class Planes:
+    """The maps: of each its title, its scatter plot and the images shown on it."""
+
+    maps: list[tuple[str, plots.Scatter, list[Placed]]]
+    count: int
+
+
+def shift_maps(shown: ColouredMaps | None) -> Planes | None:
+    """Lay the maps out; None where there is nothing to show."""
+    if shown is None or not len(shown.xy):
         return None
-    xy = np.asarray(found["xy"], dtype=np.float64)
     maps = []
-    for title, labels, classes in found["colourings"]:
-        plot = plots.scatter(xy, labels, classes)
+    for colouring in shown.colourings:
+        plot = plots.scatter(shown.xy, colouring.labels, colouring.classes)
         if plot is None:
             return None
-        shown = _thumbnails(plot, found["images"]) if title == "by class" else []
-        maps.append((title, plot, shown))
-    return {"maps": maps, "count": len(maps[0][1].points)}
+        pictures = [] if colouring.images is None else _thumbnails(plot, colouring.images)
+        maps.append((colouring.title, plot, pictures))
+    return Planes(maps=maps, count=len(maps[0][1].points))
 
 
-def _thumbnails(
-    plot: plots.Scatter, pixels: NDArray[np.uint8]
-) -> list[tuple[float, float, images.Picture]]:
+def _thumbnails(plot: plots.Scatter, pixels: Pixels) -> list[Placed]:
     """Return left and top in percent, and the picture, of images that lie far from each other."""
     places = np.array([(x, y) for x, y, _, _ in plot.points], dtype=np.float64)
     chosen = [0]
@@ -44,7 +52,7 @@ def _thumbnails(
         (
             round(plot.points[place][0] * 100 / UNITS, 1),
             round(plot.points[place][1] * 100 / plot.height, 1),
-            images.picture(pixels[plot.points[place][2]]),
+            picture(pixels[plot.points[place][2]]),
         )
         for place in chosen
     ]

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from ssgear.errors import CheckpointError
+from ssgear.errors import CheckpointError, refusing
 from ssgear.report.charts import as_number
+from ssgear.storage.atomic import Json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +24,14 @@ class RunFiles:
     """A run's own files."""
 
     directory: Path
-    config: dict[str, Any]
-    summary: dict[str, Any] | None
-    train: list[dict[str, Any]] = field(default_factory=list)
-    evals: list[dict[str, Any]] = field(default_factory=list)
+    config: Mapping[str, Json]
+    summary: Mapping[str, Json] | None
+    train: list[Mapping[str, Json]] = field(default_factory=list)
+    evals: list[Mapping[str, Json]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
-    def facts(self) -> Mapping[str, Any]:
+    def facts(self) -> Mapping[str, Json]:
         """The summary, empty where there is none."""
         return self.summary or {}
 
@@ -49,9 +49,9 @@ class RunFiles:
         times = [path.stat().st_mtime for path in paths if path.is_file()]
         return datetime.fromtimestamp(times[0]) if times else datetime.now()
 
-    def option(self, dotted: str, default: Any = None) -> Any:
+    def option(self, dotted: str, default: Json = None) -> Json:
         """Return a setting by its dotted name."""
-        found: Any = self.config
+        found: Json = self.config
         for part in dotted.split("."):
             if not isinstance(found, Mapping) or part not in found:
                 return default
@@ -74,7 +74,7 @@ class RunFiles:
 
     def summary_number(self, *keys: str) -> float:
         """Return a number of the summary by its nested keys; NaN where it is not there."""
-        found: Any = self.facts
+        found: Json = self.facts
         for key in keys:
             found = found.get(key) if isinstance(found, Mapping) else None
         return as_number(found)
@@ -111,22 +111,23 @@ def read_run(directory: Path) -> RunFiles:
     )
 
 
-def _read_object(path: Path) -> dict[str, Any] | None:
+def _read_object(path: Path) -> Mapping[str, Json] | None:
     if not path.is_file():
         return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: no JSON ({error}); a run writes this file whole") from None
+    with refusing(
+        ValueError,
+        lambda error: CheckpointError(f"{path}: no JSON ({error}); a run writes this file whole"),
+    ):
+        found: Json = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: {type(found).__name__}; a JSON object is expected")
     return found
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path) -> list[Mapping[str, Json]]:
     if not path.is_file():
         return []
-    lines = []
+    lines: list[Mapping[str, Json]] = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)

@@ -1,9 +1,8 @@
 """Write a run's `report.html`: one file with everything in it, that asks the network for nothing.
 
-`write_report(run_dir, results)` reads what the run left in its directory, takes images and
-coordinates from `results` (`views`, `neighbours`, `map`; each may be missing) and fills
-template.html, where every value is escaped. The page is whole without JavaScript; with it, charts
-and map answer to a pointer.
+`write_report(run_dir, contents)` reads what the run left in its directory, takes images and
+coordinates from `contents` (contents.py) and fills template.html, where every value is escaped. The
+page is whole without JavaScript; with it, charts and map answer to a pointer.
 """
 
 from __future__ import annotations
@@ -12,21 +11,20 @@ import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ssgear.report import pictures
 from ssgear.report.charts import as_number, nice_ticks, number_text
+from ssgear.report.contents import Contents
 from ssgear.report.measures import measures
 from ssgear.report.page import render
 from ssgear.report.pictures import percent
 from ssgear.report.plane import shift_maps
 from ssgear.report.reading import RunFiles, read_run
 from ssgear.report.verdict import judge, standard_error
-from ssgear.storage.atomic import write_text
+from ssgear.storage.atomic import Json, write_text
 
-AIM = "Training pulls the features of one image's views together."
-"""What the views are for, where the method says nothing else."""
 MAX_FILES = 200
 """Bad files listed by name."""
 _SPELLING = {
@@ -43,7 +41,7 @@ _SPELLING = {
 """How methods are written; others appear under the name of their option."""
 
 
-def write_report(run_dir: Path, results: Mapping[str, Any]) -> Path:
+def write_report(run_dir: Path, contents: Contents) -> Path:
     """Write `run_dir`/report.html and return its path."""
     run = read_run(Path(run_dir))
     page = render(
@@ -54,13 +52,11 @@ def write_report(run_dir: Path, results: Mapping[str, Any]) -> Path:
         tiles=_tiles(run),
         charts=pictures.curves(run),
         verdict=judge(run),
-        views=pictures.views(
-            results.get("views"), results.get("stored_views"), str(results.get("aim", AIM))
-        ),
-        samples=pictures.samples(results.get("samples")),
-        neighbours=pictures.neighbours(results.get("neighbours")),
-        map=pictures.feature_map(results.get("map")),
-        shift_maps=shift_maps(results.get("shift_maps")),
+        views=pictures.views(contents.views),
+        samples=pictures.samples(contents.samples),
+        neighbours=pictures.neighbours(contents.neighbours),
+        map=pictures.feature_map(contents.map),
+        shift_maps=shift_maps(contents.shift_maps),
         settings=_settings(run.config),
         usage=_usage(run),
         versions=_versions(run),
@@ -72,8 +68,24 @@ def write_report(run_dir: Path, results: Mapping[str, Any]) -> Path:
     return path
 
 
-def _head(run: RunFiles) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Head:
     """What was run, as the words of one sentence and a few facts beside it."""
+
+    name: str
+    method: str
+    encoder: str
+    source: str
+    num_train: str
+    labelled: bool
+    """Whether the images have labels, and the encoder did not see them."""
+    epochs: str
+    planned: str
+    finished: bool
+    facts: list[tuple[str, str]]
+
+
+def _head(run: RunFiles) -> Head:
     method = str(run.option("method_name", "an unnamed method"))
     done, planned = run.furthest("epoch"), as_number(run.option("optim.epochs"))
     count = run.summary_number("num_train")
@@ -89,20 +101,23 @@ def _head(run: RunFiles) -> dict[str, Any]:
         ("Seed", run.option("seed")),
         ("Date", f"{run.written:%d %B %Y, %H:%M}".lstrip("0")),
     ]
-    return {
-        "name": run.directory.resolve().name,
-        "method": _SPELLING.get(method, method),
-        "encoder": run.option("model.name", "an unnamed encoder"),
-        "source": run.facts.get("source")
-        or ("the embedded images" if source == "auto" else source),
-        "num_train": f"{count:,.0f}" if math.isfinite(count) else "",
+    if run.facts.get("source"):
+        source = run.facts["source"]
+    elif source == "auto":
+        source = "the embedded images"
+    return Head(
+        name=run.directory.resolve().name,
+        method=_SPELLING.get(method, method),
+        encoder=str(run.option("model.name", "an unnamed encoder")),
+        source=str(source),
+        num_train=f"{count:,.0f}" if math.isfinite(count) else "",
         # a generator that is conditioned on labels lets the encoder know of them
-        "labelled": bool(run.text_list("classes")) and run.option("method.condition") != "label",
-        "epochs": number_text(done, 3) if math.isfinite(done) else "",
-        "planned": number_text(planned) if math.isfinite(planned) else "",
-        "finished": run.finished,
-        "facts": [(name, str(value)) for name, value in facts if value not in (None, "")],
-    }
+        labelled=bool(run.text_list("classes")) and run.option("method.condition") != "label",
+        epochs=number_text(done, 3) if math.isfinite(done) else "",
+        planned=number_text(planned) if math.isfinite(planned) else "",
+        finished=run.finished,
+        facts=[(name, str(value)) for name, value in facts if value not in (None, "")],
+    )
 
 
 def duration(seconds: float) -> str:
@@ -118,28 +133,44 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _figures(run: RunFiles) -> list[dict[str, Any]]:
-    """Accuracies with what they must be compared with."""
-    found = []
-    for key, title, what in (
-        ("linear_probe", "Linear probe", "a linear classifier trained on the frozen features"),
-        (
-            "knn",
-            "Nearest neighbours",
-            "a weighted vote of the nearest training images, nothing trained",
-        ),
-    ):
-        value = run.summary_number(key)
-        reading = not math.isfinite(value) and key == "knn"
-        value = run.last("knn") if reading else value
-        if math.isfinite(value):
-            figure = _figure(run, key, value)
-            note = what + (", as last read during training" if reading else "")
-            found.append(figure | {"title": title, "note": note})
-    return found
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """An accuracy with what it must be compared with."""
+
+    title: str
+    note: str
+    value: str
+    error: str
+    count: str
+    """Test images."""
+    top5: str
+    bars: list[tuple[str, str, float, str]]
+    """Name, value, width in percent and style."""
+    gains: list[tuple[str, str, str]]
+    """What is compared with, by how much, and "over" or "below"."""
 
 
-def _figure(run: RunFiles, key: str, value: float) -> dict[str, Any]:
+def _figures(run: RunFiles) -> list[Figure]:
+    figures = [
+        _figure(run, key, title, note)
+        for key, title, note in (
+            ("linear_probe", "Linear probe", "a linear classifier trained on the frozen features"),
+            (
+                "knn",
+                "Nearest neighbours",
+                "a weighted vote of the nearest training images, nothing trained",
+            ),
+        )
+    ]
+    return [figure for figure in figures if figure is not None]
+
+
+def _figure(run: RunFiles, key: str, title: str, note: str) -> Figure | None:
+    value = run.summary_number(key)
+    if key == "knn" and not math.isfinite(value):
+        value, note = run.last("knn"), f"{note}, as last read during training"
+    if not math.isfinite(value):
+        return None
     classes = run.text_list("classes")
     baselines = {
         "untrained encoder": run.summary_number("baselines", "untrained", key),
@@ -157,14 +188,16 @@ def _figure(run: RunFiles, key: str, value: float) -> dict[str, Any]:
     count = run.summary_number("num_test")
     told = key == "linear_probe" and (not classes or len(classes) > 5)  # of five it is always right
     top5 = run.summary_number("linear_probe_top5") if told else math.nan
-    return {
-        "value": f"{100 * value:.1f}",
-        "error": f"{100 * standard_error(value, count):.1f}" if count > 0 else "",
-        "count": f"{count:,.0f}" if count > 0 else "",
-        "top5": percent(top5) if math.isfinite(top5) else "",
-        "bars": [(name, percent(v), round(100 * v / top, 2), style) for name, v, style in bars],
-        "gains": gains,
-    }
+    return Figure(
+        title=title,
+        note=note,
+        value=f"{100 * value:.1f}",
+        error=f"{100 * standard_error(value, count):.1f}" if count > 0 else "",
+        count=f"{count:,.0f}" if count > 0 else "",
+        top5=percent(top5) if math.isfinite(top5) else "",
+        bars=[(name, percent(v), round(100 * v / top, 2), style) for name, v, style in bars],
+        gains=gains,
+    )
 
 
 def _tiles(run: RunFiles) -> list[tuple[str, str, str]]:
@@ -187,7 +220,7 @@ def _tiles(run: RunFiles) -> list[tuple[str, str, str]]:
     ]
 
 
-def _settings(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+def _settings(config: Mapping[str, Json]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Every setting by section, under the name of its option."""
     top = [(key, value) for key, value in config.items() if not isinstance(value, Mapping)]
     groups = [("run", [(_option(key), _value(value)) for key, value in top])]
@@ -198,7 +231,7 @@ def _settings(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]
     return [(name, rows) for name, rows in groups if rows]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(values: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
@@ -210,23 +243,33 @@ def _option(dotted: str) -> str:
     return "--method" if dotted == "method_name" else "--" + dotted.replace("_", "-")
 
 
-def _value(value: Any) -> str:
+def _value(value: Json) -> str:
     if isinstance(value, list | tuple):
         return " ".join(_value(item) for item in value)
     return "not set" if value is None else str(value)
 
 
-def _usage(run: RunFiles) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Usage:
     """Commands with the run's path as seen from where it was started, or its bare name."""
+
+    shown: str
+    python_path: str
+    shell_path: str
+    has_encoder: bool
+    has_checkpoint: bool
+
+
+def _usage(run: RunFiles) -> Usage:
     directory, here = run.directory.resolve(), Path.cwd()
     shown = str(directory.relative_to(here)) if directory.is_relative_to(here) else directory.name
-    return {
-        "shown": shown,
-        "python_path": json.dumps(shown, ensure_ascii=False),
-        "shell_path": shlex.quote(shown),
-        "has_encoder": (run.directory / "encoder.safetensors").is_file(),
-        "has_checkpoint": (run.directory / "checkpoints").is_dir(),
-    }
+    return Usage(
+        shown=shown,
+        python_path=json.dumps(shown, ensure_ascii=False),
+        shell_path=shlex.quote(shown),
+        has_encoder=(run.directory / "encoder.safetensors").is_file(),
+        has_checkpoint=(run.directory / "checkpoints").is_dir(),
+    )
 
 
 def _versions(run: RunFiles) -> list[tuple[str, str]]:
@@ -234,16 +277,25 @@ def _versions(run: RunFiles) -> list[tuple[str, str]]:
     return [(str(k), str(v)) for k, v in versions.items()] if isinstance(versions, Mapping) else []
 
 
-def _bad_files(run: RunFiles) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class BadFiles:
     """Files that could not be read, with the reason where one is given."""
-    entries = run.facts.get("bad_files") or []
-    rows = []
-    for entry in entries[:MAX_FILES]:
-        if isinstance(entry, Mapping):
-            fields = [str(value) for value in entry.values()]
-        else:
-            fields = (
-                [str(value) for value in entry] if isinstance(entry, list | tuple) else [str(entry)]
-            )
-        rows.append((fields[0] if fields else "", ": ".join(fields[1:])))
-    return {"rows": rows, "count": len(entries), "more": len(entries) - len(rows)}
+
+    rows: list[tuple[str, str]]
+    count: int
+    more: int
+
+
+def _bad_files(run: RunFiles) -> BadFiles:
+    entries = run.facts.get("bad_files")
+    if not isinstance(entries, list):
+        return BadFiles(rows=[], count=0, more=0)
+    rows = [_bad_file(entry) for entry in entries[:MAX_FILES]]
+    return BadFiles(rows=rows, count=len(entries), more=len(entries) - len(rows))
+
+
+def _bad_file(entry: Json) -> tuple[str, str]:
+    if isinstance(entry, Mapping):
+        entry = list(entry.values())
+    fields = [str(value) for value in entry] if isinstance(entry, list) else [str(entry)]
+    return fields[0] if fields else "", ": ".join(fields[1:])

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw
 
 from ssgear.data.sources.source import Source
-from ssgear.report.images import picture
+from ssgear.report.contents import Pixels
+from ssgear.report.images import Picture, picture
 from ssgear.report.page import render
-from ssgear.report.store_rows import SIDE, Pixels, Row, Seen, Shown, look
-from ssgear.storage.atomic import write_bytes, write_text
+from ssgear.report.store_rows import SIDE, Row, Seen, look
+from ssgear.storage.atomic import Json, write_bytes, write_text
 
 PAGE = "preview.html"
 SHEET = "preview.png"
@@ -57,7 +58,7 @@ def page(seen: Seen, name: str) -> str:
     )
 
 
-def _title(seen: Seen) -> dict[str, Any]:
+def _title(seen: Seen) -> dict[str, str]:
     settings = seen.info.settings
     return {
         "generator": str(settings.get("generator", "an unknown generator")),
@@ -77,19 +78,45 @@ def _facts(seen: Seen) -> Iterator[tuple[str, str]]:
     yield "Seed", str(info.settings.get("seed", ""))
 
 
-def _card(row: Row) -> dict[str, Any]:
-    """Return a source and its views, for the template."""
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """A view for the template."""
 
-    def shot(view: Shown) -> dict[str, Any]:
-        image = None if view.pixels is None else picture(view.pixels, SIDE)
-        seed = "" if view.seed is None else str(view.seed)
-        return {"k": view.k, "state": view.state, "picture": image, "seed": seed, "text": view.text}
-
-    source = None if row.source is None else picture(row.source, SIDE)
-    return {"name": row.name, "source": source, "views": [shot(view) for view in row.views]}
+    k: int
+    state: str
+    picture: Picture | None
+    seed: str
+    text: str
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A source and its views for the template."""
+
+    name: str
+    source: Picture | None
+    views: list[Shot]
+
+
+def _card(row: Row) -> Card:
+    shots = [
+        Shot(
+            k=view.k,
+            state=view.state,
+            picture=_picture(view.pixels),
+            seed="" if view.seed is None else str(view.seed),
+            text=view.text,
+        )
+        for view in row.views
+    ]
+    return Card(name=row.name, source=_picture(row.source), views=shots)
+
+
+def _picture(pixels: Pixels | None) -> Picture | None:
+    return None if pixels is None else picture(pixels, SIDE)
+
+
+def _flat(settings: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")

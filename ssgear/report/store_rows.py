@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from ssgear.data.sources.decode import BadImageError, open_rgb
 from ssgear.data.sources.names import printable
 from ssgear.data.sources.source import Source
 from ssgear.errors import DataError, first_line
+from ssgear.report.contents import Pixels
+from ssgear.storage.atomic import Json
 from ssgear.storage.shards import read_span
 from ssgear.storage.store_marker import Failed
 from ssgear.storage.view_store import Listed, Shard, StoreInfo, listed, read_info, source_id
@@ -36,8 +38,6 @@ VIEWS = 8
 SIDE = 256
 """Largest side of an image that is shown."""
 _UPSCALED = -1
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,15 +167,16 @@ def _read(
             about.views[k] = Shown(k=k, state="there", pixels=pixels, seed=seed, text=said)
 
 
-def _text(fields: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+def _text(fields: Mapping[str, Json], settings: Mapping[str, Json]) -> str:
     """Return what a view shows, in words: its prompt, or the name of its class."""
-    label, classes = fields.get("label"), settings.get("classes") or ()
+    label, classes = fields.get("label"), settings.get("classes")
     if fields.get("prompt"):
         return str(fields["prompt"])
     if label is None:
         return ""
-    known = isinstance(label, int) and 0 <= label < len(classes)
-    return str(classes[label]) if known else f"class {label}"
+    if isinstance(label, int) and isinstance(classes, list) and 0 <= label < len(classes):
+        return str(classes[label])
+    return f"class {label}"
 
 
 def _from(source: Source, found: dict[bytes, _Found]) -> None:

@@ -53,7 +53,7 @@ def test_a_critic_that_fails_is_told_once(
     options: tuple[str, ...], kind: str, said: str, tmp_path: Path
 ) -> None:
     run, watch, told = watched(tmp_path / "run", *options)
-    assert run.results["generator"] == {"critic": kind} and watch.failed == kind
+    assert run.results.generator == {"critic": kind} and watch.failed == kind
     assert len(told) == 1 and said in told[0]["message"]
     # logged every step, from 13 steps of 125 on: the first window is full at step 33
     assert told[0]["step"] == 33 and len(watch.readings) == WINDOW
@@ -71,7 +71,7 @@ def test_a_resumed_run_goes_on_watching(tmp_path: Path) -> None:
 def test_where_realism_counts_for_nothing_nobody_watches(tmp_path: Path) -> None:
     off = ("--method.adversarial-weight", "0", "--method.generator-ssl-weight", "1")
     run, watch, told = watched(tmp_path / "run", *BLIND, *off, steps=2)
-    assert (watch.readings, told) == ([], []) and "generator" not in run.results
+    assert (watch.readings, told) == ([], []) and not run.results.generator
 
 
 def test_a_lazy_penalty_is_logged_in_every_step_as_it_was_when_last_due(tmp_path: Path) -> None:

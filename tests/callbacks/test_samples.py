@@ -20,6 +20,8 @@ from ssgear.evaluation import frechet_distance
 from ssgear.evaluation.features import extract
 from ssgear.models.gan.generators import load_generator
 from ssgear.models.gan.sampling import sample
+from ssgear.report.contents import Contents
+from ssgear.report.contents import Samples as Shown
 from ssgear.report.report import write_report
 from tests.engine.training import SMALL as QUICK
 from tests.methods.gan import SMALL
@@ -59,38 +61,40 @@ def test_looks_and_distances(
     steps = [step for step, _ in samples.looks]
     assert steps == list(range(2, 41, 2))  # every twentieth of the run, the end among them
     assert samples.early is not None and samples.early.shape == (36, 3, 32, 32)
-    found = run.results["samples"]
+    found = samples.shown
+    assert found is not None
     images, labels = samples.real(run)
     final = run.method.samples(images, labels, seed=SEED)
     assert final is not None
-    assert np.array_equal(found["steps"][-1][1], final.permute(0, 2, 3, 1).numpy())
+    assert np.array_equal(found.steps[-1][1], final.permute(0, 2, 3, 1).numpy())
     encoder = run.inference_encoder()
 
     def distance(made: Tensor) -> float:
         return frechet_distance(extract(encoder, made), extract(encoder, images))
 
-    assert found["frechet"]["at the end"] == pytest.approx(distance(final), rel=1e-6)
-    early = found["frechet"]["at 5 % of training"]
+    assert found.frechet["at the end"] == pytest.approx(distance(final), rel=1e-6)
+    early = found.frechet["at 5 % of training"]
     assert early == pytest.approx(distance(samples.early), rel=1e-6)
-    assert run.results["generator"]["frechet_own_encoder_at_5_percent"] == early
+    assert run.results.generator["frechet_own_encoder_at_5_percent"] == early
     picture = Image.open(tmp_path / "run" / "samples" / "step-40.png")
     assert picture.size == (8 * 32, 5 * 32)  # 36 of at most 64
     tile = np.asarray(picture)[32:64, :32]  # the ninth sample
-    assert np.array_equal(tile, found["steps"][-1][1][8])
+    assert np.array_equal(tile, found.steps[-1][1][8])
     saved = load_generator(tmp_path / "run")  # the average, which is what was looked at
     assert torch.allclose(sample(saved, 5, SEED), sample_of(run, 5), atol=1e-5)
-    page = write_report(run.directory, run.results).read_text()
+    page = write_report(run.directory, Contents(samples=found)).read_text()
     assert "What the generator makes" in page and "step 40" in page and "not FID" in page
 
 
 def test_a_run_that_was_cut_short_names_the_step(few: tuple[str, ...], tmp_path: Path) -> None:
     """--optim.max-steps leaves the schedule as it is, so 5 % of it are not 5 % of the run."""
-    run, _ = trained(tmp_path / "run", "--method.n-critic", "1", *few, steps=3)
+    run, samples = trained(tmp_path / "run", "--method.n-critic", "1", *few, steps=3)
     assert run.total_steps == 40
-    figures = run.results["generator"]
+    figures = run.results.generator
     assert "frechet_own_encoder_at_5_percent" not in figures
     early = figures["frechet_own_encoder_at_step_2"]
-    assert run.results["samples"]["frechet"] == {
+    assert samples.shown is not None
+    assert samples.shown.frechet == {
         "at step 2 of 3": early, "at the end": figures["frechet_own_encoder"],
     }  # fmt: skip
 
@@ -105,7 +109,7 @@ def test_a_method_without_a_generator_is_left_alone(tmp_path: Path) -> None:
     output = tmp_path / "run"
     off = ("--method.adversarial-weight", "0", "--method.generator-ssl-weight", "0")
     run, samples = trained(output, *off, steps=3, method=ALONE)
-    assert not samples.looks and "samples" not in run.results
+    assert not samples.looks and samples.shown is None and not run.results.generator
     assert not (output / "samples").exists()
 
 
@@ -126,12 +130,14 @@ def test_a_collapse_is_told_once(tmp_path: Path) -> None:
     assert [line["step"] for line in told] == [8]
 
 
-def ended(output: Path, *options: str) -> tuple[Run, dict[str, object]]:
+def ended(output: Path, *options: str) -> tuple[Run, Shown]:
     """What the callback leaves of a run that was stopped before its first step."""
     run = prepare(cli.parse([*QUICK, *SMALL, *options, "--output", str(output)]))
-    Samples().on_end(run, "stopped")
+    samples = Samples()
+    samples.on_end(run, "stopped")
     run.log.close()
-    return run, run.results["samples"]
+    assert samples.shown is not None
+    return run, samples.shown
 
 
 @pytest.mark.parametrize("condition", ["none", "label", "instance"])
@@ -140,7 +146,8 @@ def test_positives_stand_side_by_side(condition: str, tmp_path: Path) -> None:
     options = ("--method.condition", condition)
     plain = ("--data.augmentation", "none", "--data.min-scale", "None")
     run, found = ended(tmp_path / "plain", *options, *plain)
-    pairs = found["pairs"]["images"]  # type: ignore[index]
+    assert found.pairs is not None
+    pairs = found.pairs.images
     assert pairs.shape == (12, 2, 32, 32, 3) and pairs.dtype == np.uint8
     images, labels = Samples().real(run)
     made = run.method.samples(images[:64], None if labels is None else labels[:64], seed=SEED)
@@ -150,9 +157,10 @@ def test_positives_stand_side_by_side(condition: str, tmp_path: Path) -> None:
         pixels = wanted[:12].permute(0, 2, 3, 1).numpy().astype(int)
         assert np.abs(pairs[:, place] - pixels).max() <= 1, place
     run, found = ended(tmp_path / "augmented", *options)
-    drawn = found["pairs"]["images"]  # type: ignore[index]
+    assert found.pairs is not None
+    drawn = found.pairs.images
     assert (drawn[:, 0] != drawn[:, 1]).any(axis=(1, 2, 3)).all()
-    page = write_report(run.directory, run.results).read_text()
+    page = write_report(run.directory, Contents(samples=found)).read_text()
     said = "Two views of each synthetic image" if condition == "none" else "Left a view of a real"
     assert said in page and page.count('<div class="pair">') == 12
 
@@ -160,5 +168,5 @@ def test_positives_stand_side_by_side(condition: str, tmp_path: Path) -> None:
 def test_where_no_ssl_loss_sees_synthetic_images_there_are_no_pairs(tmp_path: Path) -> None:
     alone = ("--method.generator-ssl-weight", "0", "--method.phi", "constant")
     run, found = ended(tmp_path / "run", *alone, "--method.no-synthetic-rows")
-    assert found["pairs"] is None
-    assert "side by side" not in write_report(run.directory, run.results).read_text()
+    assert found.pairs is None
+    assert "side by side" not in write_report(run.directory, Contents(samples=found)).read_text()

@@ -222,7 +222,9 @@ def test_the_report_shows_views_as_the_run_saw_them(
         "--data.min-scale", "None", "--data.loader", loader, "--data.synthetic", str(synthetic),
         "--data.synthetic-ratio", "0.3",
     )  # fmt: skip
-    grid, marks = batch_grid(made)
+    shown = batch_grid(made)
+    grid, marks = shown.rows, shown.stored
+    assert marks is not None
     assert np.shape(grid) == (8, 3, 16, 16, 3) and marks.shape == (8, 2)
     for row, (image, *views) in enumerate(grid):
         for view, stored in zip(views, marks[row], strict=True):

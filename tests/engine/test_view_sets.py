@@ -14,6 +14,7 @@ from ssgear.data.augment.spec import view_set
 from ssgear.engine.build import prepare
 from ssgear.engine.trainer import Trainer
 from ssgear.kernels import philox
+from ssgear.report.contents import Contents
 from ssgear.report.report import write_report
 from tests.engine.training import SMALL, losses
 from tests.methods.gan import ROWS, SIDE, build, make_batch
@@ -36,12 +37,12 @@ def test_a_set_trains(name: str, sides: list[int], loader: str, tmp_path: Path) 
     Trainer(run, ()).run()
     assert len(losses(tmp_path / "run")) == 2
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-    grid = view_grid(run, images)
+    views = view_grid(run, images)
     shown = (sides * 2)[: max(4, len(sides))]
-    assert [[view.shape for view in row] for row in grid] == [
+    assert [[view.shape for view in row] for row in views.rows] == [
         [(side, side, 3) for side in (32, *shown)]
     ] * 3
-    assert write_report(tmp_path / "run", {"views": grid}).is_file()
+    assert write_report(tmp_path / "run", Contents(views=views)).is_file()
 
 
 def test_gradient_caching_takes_views_of_several_sizes(tmp_path: Path) -> None:

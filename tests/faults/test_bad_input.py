@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssgear.callbacks.readings import FinalFigures, Readings
+from ssgear.callbacks import FinalFigures, Readings
 from ssgear.storage.lock import hold
 from ssgear.train import main as command
 from tests.engine.training import SMALL, losses, train

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from ssgear import load_encoder, registry
-from ssgear.callbacks.readings import Export
+from ssgear.callbacks import Export
 from ssgear.engine.run import Run
 from ssgear.errors import ConfigError, SsgearError
 from ssgear.storage.checkpoint import find_latest, load_tensors

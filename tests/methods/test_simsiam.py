@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssgear.callbacks import readings as watch
+from ssgear.callbacks import Readings
 from ssgear.config import cli
 from ssgear.config.schema import OptimConfig
 from ssgear.distributed import World
@@ -84,7 +84,7 @@ def test_a_collapse_is_told_with_its_usual_cause(tmp_path: Path) -> None:
     with torch.no_grad():
         run.method.predictor[-1].weight.zero_()
     run.step = YOUNG_STEPS  # before, embeddings are not judged
-    watch.Readings().read(run)
+    Readings().read(run)
     run.log.close()
     found = read_run(tmp_path / "run")
     (told,) = [note for note in found.notes if "collapsed" in note]

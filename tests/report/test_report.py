@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from ssgear.errors import ArgumentError, CheckpointError
 from ssgear.report import charts, plots
+from ssgear.report.contents import Contents, Map, Neighbours, Pixels, Views
 from ssgear.report.pictures import MAX_ROWS
 from ssgear.report.plots import project_2d
 from ssgear.report.reading import read_run
@@ -126,41 +128,40 @@ def make_run(
     return path
 
 
-def make_results(*, labelled: bool = True, names: tuple[str, ...] = CLASSES) -> dict[str, Any]:
+def make_contents(*, labelled: bool = True, names: tuple[str, ...] = CLASSES) -> Contents:
     rng = np.random.default_rng(0)
 
-    def pixels(*shape: int) -> np.ndarray[Any, Any]:
+    def pixels(*shape: int) -> Pixels:
         return rng.integers(0, 256, shape, dtype=np.uint8)
 
     near = [[names[(i + j) % 3] for j in range(5)] for i in range(3)]
-    return {
-        "views": pixels(4, 3, 32, 32, 3),
-        "neighbours": {
-            "queries": pixels(3, 32, 32, 3),
-            "neighbours": pixels(3, 5, 32, 32, 3),
-            "query_labels": list(names) if labelled else None,
-            "neighbour_labels": near if labelled else None,
-            "similarities": [[0.9 - 0.1 * j for j in range(5)] for _ in range(3)],
-        },
-        "map": {
-            "xy": rng.normal(size=(60, 2)),
-            "labels": np.arange(60) % 3 if labelled else None,
-            "classes": names if labelled else None,
-            "thumbnails": pixels(60, 32, 32, 3),
-        },
-        "somebody_else": object(),
-    }
+    return Contents(
+        views=Views(rows=pixels(4, 3, 32, 32, 3)),
+        neighbours=Neighbours(
+            queries=pixels(3, 32, 32, 3),
+            neighbours=pixels(3, 5, 32, 32, 3),
+            query_labels=list(names) if labelled else None,
+            neighbour_labels=near if labelled else None,
+            similarities=[[0.9 - 0.1 * j for j in range(5)] for _ in range(3)],
+        ),
+        map=Map(
+            xy=rng.normal(size=(60, 2)),
+            labels=np.arange(60) % 3 if labelled else None,
+            classes=names if labelled else None,
+            thumbnails=pixels(60, 32, 32, 3),
+        ),
+    )
 
 
-def read(run: Path, results: dict[str, Any]) -> Page:
-    path = write_report(run, results)
+def read(run: Path, contents: Contents) -> Page:
+    path = write_report(run, contents)
     assert path == run / "report.html"
     assert [entry.name for entry in run.iterdir() if "partial" in entry.name] == []
     return Page(path.read_text(encoding="utf-8"))
 
 
 def test_whole_run(tmp_path: Path) -> None:
-    page = read(make_run(tmp_path / "run-1"), make_results())
+    page = read(make_run(tmp_path / "run-1"), make_contents())
     ids = page.values("id")
     wanted = "figures curves health views neighbours map use configuration versions bad-files notes"
     assert [name for name in ids if name in wanted.split()] == wanted.split()
@@ -200,19 +201,21 @@ def test_whole_run(tmp_path: Path) -> None:
 
 def test_the_page_is_alone_and_small(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    results = make_results()
-    results["views"] = rng.integers(0, 256, (40, 11, 224, 224, 3), dtype=np.uint8)
-    results["map"] = {
-        "xy": rng.normal(size=(4000, 2)),
-        "labels": rng.integers(0, 200, 4000),
-        "classes": tuple(f"class number {i}" for i in range(200)),
-        "thumbnails": np.repeat(rng.integers(0, 256, (4000, 8, 8, 3), dtype=np.uint8), 8, 1).repeat(
-            8, 2
+    contents = replace(
+        make_contents(),
+        views=Views(rows=rng.integers(0, 256, (40, 11, 224, 224, 3), dtype=np.uint8)),
+        map=Map(
+            xy=rng.normal(size=(4000, 2)),
+            labels=rng.integers(0, 200, 4000),
+            classes=tuple(f"class number {i}" for i in range(200)),
+            thumbnails=np.repeat(
+                rng.integers(0, 256, (4000, 8, 8, 3), dtype=np.uint8), 8, 1
+            ).repeat(8, 2),
         ),
-    }
+    )
     metrics = [line | {"step": 80 * i + line["step"]} for i in range(60) for line in lines()]
     run = make_run(tmp_path / "run", metrics=metrics)
-    page = read(run, results)
+    page = read(run, contents)
     html = (run / "report.html").read_text(encoding="utf-8")
     assert len(html) < 3_000_000, len(html)
     assert html.count("<img") < 40 * 11
@@ -229,26 +232,30 @@ def test_the_page_is_alone_and_small(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["views", "neighbours", "map", "all"])
-def test_missing_results(tmp_path: Path, missing: str) -> None:
-    results = {k: v for k, v in make_results().items() if missing not in (k, "all")}
-    page = read(make_run(tmp_path / "run"), results)
+def test_missing_contents(tmp_path: Path, missing: str) -> None:
+    contents = Contents() if missing == "all" else replace(make_contents(), **{missing: None})
+    page = read(make_run(tmp_path / "run"), contents)
     for section in ("views", "neighbours", "map"):
         assert (section in page.values("id")) == (missing not in (section, "all"))
         assert (f"#{section}" in page.values("href")) == (missing not in (section, "all"))
 
 
-def test_empty_results_are_missing_results(tmp_path: Path) -> None:
-    results: dict[str, Any] = {
-        "views": np.zeros((0, 3, 8, 8, 3), np.uint8),
-        "neighbours": {"queries": np.zeros((0, 8, 8, 3), np.uint8)},
-        "map": {"xy": np.full((2, 2), np.nan)},
-    }
-    page = read(make_run(tmp_path / "run"), results)
+def test_empty_contents_are_missing_contents(tmp_path: Path) -> None:
+    contents = Contents(
+        views=Views(rows=np.zeros((0, 3, 8, 8, 3), np.uint8)),
+        neighbours=Neighbours(
+            queries=np.zeros((0, 8, 8, 3), np.uint8),
+            neighbours=np.zeros((0, 5, 8, 8, 3), np.uint8),
+            similarities=[],
+        ),
+        map=Map(xy=np.full((2, 2), np.nan)),
+    )
+    page = read(make_run(tmp_path / "run"), contents)
     assert not {"views", "neighbours", "map"} & set(page.values("id"))
 
 
 def test_missing_files(tmp_path: Path) -> None:
-    page = read(tmp_path, {})
+    page = read(tmp_path, Contents())
     assert "No figure was measured" in page.words
     assert "Too few figures for a verdict" in page.words
     assert "not a number" not in page.words and "None" not in page.words
@@ -257,15 +264,16 @@ def test_missing_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [5, 6])
 def test_top5_is_told_where_it_can_be_wrong(count: int, tmp_path: Path) -> None:
     summary = SUMMARY | {"classes": [f"class {each}" for each in range(count)]}
-    page = read(make_run(tmp_path / "run", summary=summary), {})
+    page = read(make_run(tmp_path / "run", summary=summary), Contents())
     assert ("Top-5: 93.0 %" in page.words) == (count > 5)
 
 
 def test_map_of_two_numbers_is_no_projection(tmp_path: Path) -> None:
-    results = make_results()
-    assert "(t-SNE). Distances between" in read(make_run(tmp_path / "run"), results).words
-    results["map"]["projected"] = False
-    words = read(make_run(tmp_path / "other"), results).words
+    contents = make_contents()
+    assert "(t-SNE). Distances between" in read(make_run(tmp_path / "run"), contents).words
+    assert contents.map is not None
+    plane = replace(contents, map=replace(contents.map, projected=False))
+    words = read(make_run(tmp_path / "other"), plane).words
     assert "60 test images, where the encoder puts them: its features are two numbers." in words
     assert "t-SNE" not in words and "placed so that" not in words
 
@@ -274,7 +282,7 @@ def test_unlabelled_run(tmp_path: Path) -> None:
     accuracies = ("linear_probe", "linear_probe_top5", "knn", "baselines", "classes")
     summary = {key: value for key, value in SUMMARY.items() if key not in accuracies}
     run = make_run(tmp_path / "run", metrics=lines(labelled=False), summary=summary)
-    page = read(run, make_results(labelled=False))
+    page = read(run, make_contents(labelled=False))
     assert "these figures need none" in page.words
     assert "Effective rank 11" in page.words
     assert "kNN" not in page.words and "chance" not in page.words
@@ -288,14 +296,14 @@ def test_interrupted_run(tmp_path: Path) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "step": 51, "lo')
     (run / "checkpoints").mkdir()
-    page = read(run, {})
+    page = read(run, Contents())
     assert "was training a resnet_tiny on the embedded images when the run stopped" in page.words
     assert "after 5 of 8 epochs" in page.words
     assert "The run is not finished" in page.words
     assert "as last read during training" in page.words
     assert "--resume run" in page.words and "load_encoder" not in page.words
     (run / "checkpoints").rmdir()
-    assert "--resume" not in read(run, {}).words
+    assert "--resume" not in read(run, Contents()).words
 
 
 def test_a_run_without_final_evaluation_is_finished(tmp_path: Path) -> None:
@@ -319,7 +327,7 @@ def test_text_of_the_user_is_text(tmp_path: Path) -> None:
         | {"bad_files": [{"path": EVIL, "reason": EVIL}]},
     }
     run = make_run(tmp_path / "a '<b>&\" $(id)", **evil)
-    page = read(run, make_results(names=names))
+    page = read(run, make_contents(names=names))
     assert page.words.count("alert(1)") > 10
     assert {tag for tag, _, value in page.attributes if "alert" in value} <= {
         "div", "img", "svg", "span", "g"
@@ -342,13 +350,15 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
             line["loss"] = value
     summary = SUMMARY | {"knn": None, "wall_time_s": math.nan, "num_test": None}
     run = make_run(tmp_path / "run", metrics=metrics, summary=summary)
-    page = read(run, make_results())
+    page = read(run, make_contents())
     assert "The loss was not a finite number" in page.words
     assert "missing" in page.values("class")
     for points in page.values("data-points"):
         json.loads(points, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert not re.search(r"\b(nan|inf)\b", " ".join(page.values("d")), re.I)
-    page = read(make_run(tmp_path / "all", metrics=[line | {"loss": None} for line in lines()]), {})
+    page = read(
+        make_run(tmp_path / "all", metrics=[line | {"loss": None} for line in lines()]), Contents()
+    )
     assert "Loss" not in page.words.split("Curves")[2]
 
 
@@ -356,7 +366,7 @@ def test_collapse_is_told_first(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", metrics=lines(collapsed=True))
     verdict = judge(read_run(run))
     assert (verdict.level, verdict.headline) == ("bad", "The features have collapsed")
-    assert "The features have collapsed" in read(run, {}).words.split("Curves")[0]
+    assert "The features have collapsed" in read(run, Contents()).words.split("Curves")[0]
     passed = lines()
     next(line for line in passed if line.get("epoch") == 3 and "collapsed" in line)["collapsed"] = (
         True
@@ -399,18 +409,17 @@ def test_standard_error_is_that_of_a_binomial() -> None:
 def test_files_that_are_not_json_objects(tmp_path: Path, name: str, text: str) -> None:
     (make_run(tmp_path / "run") / name).write_text(text)
     with pytest.raises(CheckpointError, match=name):
-        write_report(tmp_path / "run", {})
+        write_report(tmp_path / "run", Contents())
 
 
 def test_no_such_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such run"):
-        write_report(tmp_path / "nothing", {})
+        write_report(tmp_path / "nothing", Contents())
 
 
 def test_views_and_sizes(tmp_path: Path) -> None:
-    results = make_results()
-    results["views"] = np.zeros((MAX_ROWS + 3, 10, 96, 80, 3), np.uint8)
-    page = read(make_run(tmp_path / "run"), results)
+    views = Views(rows=np.zeros((MAX_ROWS + 3, 10, 96, 80, 3), np.uint8))
+    page = read(make_run(tmp_path / "run"), replace(make_contents(), views=views))
     assert sum(value.startswith("original") for value in page.values("alt")) == MAX_ROWS
     assert "its 9 views" in page.words and "(8 are shown)" in page.words
     assert "views many" in page.values("class")
@@ -419,12 +428,14 @@ def test_views_and_sizes(tmp_path: Path) -> None:
 
 
 def test_smaller_views_are_drawn_smaller(tmp_path: Path) -> None:
-    results = make_results()
-    assert "drawn smaller" not in read(make_run(tmp_path / "plain"), results).words
+    contents = make_contents()
+    assert "drawn smaller" not in read(make_run(tmp_path / "plain"), contents).words
     sides = (32, 32, 14)
-    results["views"] = [[np.zeros((side, side, 3), np.uint8) for side in sides]] * 2
-    results["stored_views"] = np.array([[False, True], [False, False]])
-    page = read(make_run(tmp_path / "run"), results)
+    views = Views(
+        rows=[[np.zeros((side, side, 3), np.uint8) for side in sides]] * 2,
+        stored=np.array([[False, True], [False, False]]),
+    )
+    page = read(make_run(tmp_path / "run"), replace(contents, views=views))
     assert "drawn smaller" in page.words and "its 2 views" in page.words
     shapes = zip(page.values("width"), page.values("height"), strict=True)
     assert sum(shape == ("14", "14") for shape in shapes) == 2
@@ -432,11 +443,13 @@ def test_smaller_views_are_drawn_smaller(tmp_path: Path) -> None:
 
 
 def test_stored_views_are_marked(tmp_path: Path) -> None:
-    results = make_results()
-    page = read(make_run(tmp_path / "plain"), results)
+    contents = make_contents()
+    page = read(make_run(tmp_path / "plain"), contents)
     assert "dashed frame" not in page.words and "small stored" not in page.values("class")
-    results["stored_views"] = np.array([[False, True], [True, True], [False, False], [False, True]])
-    page = read(make_run(tmp_path / "mixed"), results)
+    stored = np.array([[False, True], [True, True], [False, False], [False, True]])
+    assert contents.views is not None
+    mixed = replace(contents, views=replace(contents.views, stored=stored))
+    page = read(make_run(tmp_path / "mixed"), mixed)
     assert "With a dashed frame, views of a stored generated image" in page.words
     texts = page.values("alt")
     assert page.values("class").count("small stored") == 4
