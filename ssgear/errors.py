@@ -11,6 +11,7 @@ import difflib
 import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 E = TypeVar("E", bound=BaseException)
@@ -122,6 +123,13 @@ def refusing(
         if translated is None:
             raise
         raise translated from None
+
+
+def unreadable(
+    where: Path | str, kind: type[SsgearError] = DataError
+) -> Callable[[BaseException], SsgearError]:
+    """Return the refusal that says of a file that it cannot be read, and why."""
+    return lambda error: kind(f"{where}: cannot be read: {reason_of(error)}")
 
 
 @contextmanager

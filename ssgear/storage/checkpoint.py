@@ -77,7 +77,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     absent = CheckpointError(f"{folder}: no {MANIFEST} in it; this is no complete checkpoint")
     file = folder / MANIFEST
     with (
-        reading(file, CheckpointError, hint=_older(folder)),
+        reading(file, CheckpointError, hint=lambda: _older(folder)),
         refusing(FileNotFoundError, lambda _: absent),
     ):
         manifest = read_object(file)

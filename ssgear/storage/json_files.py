@@ -7,12 +7,12 @@ marker = Marker(**read_object(path))
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ssgear.errors import SsgearError, reason_of, refusing
+from ssgear.errors import SsgearError, refusing, unreadable
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -22,29 +22,30 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def parse_object(data: bytes) -> dict[str, Any]:
     """Return the JSON object that some bytes are; anything else is a ValueError."""
-    content = json.loads(data.decode("utf-8"))
+    content = json.loads(data)
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
     return content
 
 
 @contextmanager
-def reading(where: Path | str, kind: type[SsgearError], *, hint: str = "") -> Iterator[None]:
+def reading(
+    where: Path | str, kind: type[SsgearError], *, hint: Callable[[], str] = str
+) -> Iterator[None]:
     """Refuse a file that cannot be read or whose content is not what we write.
 
     `hint` says what to do about damage. That a file is not there is for the caller to tell:
     FileNotFoundError passes.
     """
 
-    def unreadable(error: OSError) -> SsgearError | None:
-        if isinstance(error, FileNotFoundError):
-            return None
-        return kind(f"{where}: cannot be read: {reason_of(error)}")
+    def refusal(error: OSError) -> SsgearError | None:
+        is_absent = isinstance(error, FileNotFoundError)
+        return None if is_absent else unreadable(where, kind)(error)
 
     def damaged(error: Exception) -> SsgearError:
         reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
-        return kind(f"{where}: damaged: {reason}{hint}")
+        return kind(f"{where}: damaged: {reason}{hint()}")
 
     wrong = (ValueError, KeyError, TypeError, AttributeError)
-    with refusing(wrong, damaged), refusing(OSError, unreadable):
+    with refusing(wrong, damaged), refusing(OSError, refusal):
         yield

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ssgear.errors import DataError, reason_of, refusing
+from ssgear.errors import DataError, reason_of, refusing, unreadable
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -64,7 +64,7 @@ def list_members(path: Path) -> list[Member]:
     damage = (ValueError, tarfile.TarError)  # an empty file cannot be mapped
     with (
         refusing(damage, lambda error: DataError(f"{path}: damaged or cut: {error}")),
-        refusing(OSError, lambda error: DataError(f"{path}: {_unreadable(error)}")),
+        refusing(OSError, unreadable(path)),
         open(path, "rb") as file,
         mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data,
     ):
@@ -75,17 +75,13 @@ def read_span(path: Path, offset: int, size: int) -> bytes:
     """Return a part of a shard; one that ends before it raises `DataError`."""
     # opened anew each time: handles of a thousand shards in every worker are too many
     with (
-        refusing(OSError, lambda error: DataError(_unreadable(error))),
+        refusing(OSError, lambda error: DataError(f"cannot be read: {reason_of(error)}")),
         open(path, "rb", buffering=0) as file,
     ):
         data = os.pread(file.fileno(), size, offset)
     if len(data) != size:
         raise DataError("the shard ends before this file does")
     return data
-
-
-def _unreadable(error: OSError) -> str:
-    return f"cannot be read: {reason_of(error)}"
 
 
 def _members(data: mmap.mmap) -> Iterator[Member]:

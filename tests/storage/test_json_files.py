@@ -26,7 +26,7 @@ def test_damage_is_one_line_with_the_file_and_the_reason(case: str, tmp_path: Pa
     path.write_bytes(content)
     with (
         pytest.raises(CheckpointError, match=f"^{path}: damaged: .*{reason}.*; an older one") as e,
-        reading(path, CheckpointError, hint="; an older one is there"),
+        reading(path, CheckpointError, hint=lambda: "; an older one is there"),
     ):
         int(read_object(path)["size"])
     assert "\n" not in str(e.value)

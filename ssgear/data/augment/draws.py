@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ssgear.data.augment.spec import AugmentSpec
-from ssgear.errors import ArgumentError
+from ssgear.errors import ArgumentError, refusing
 from ssgear.kernels import philox
 from ssgear.kernels.augment import colour
 from ssgear.kernels.augment.params import BLUR, BOX, COLUMNS, FLIP, GREY, JITTER, ORDER, SOLARISE
@@ -171,10 +171,8 @@ def _drawn(
     """Return the packed parameters by the fastest form."""
     # operator.index: a whole number of NumPy has the key of Python's
     names = {"seed": seed, "epoch": epoch, "view": view}
-    try:
+    with refusing(TypeError, lambda _: ArgumentError(f"augment: {names}; give whole numbers")):
         key = philox.derive_key(*map(operator.index, names.values()), "augment")
-    except TypeError:
-        raise ArgumentError(f"augment: {names}; give whole numbers") from None
     if philox.is_fast(indices) and heights.device == widths.device == indices.device:
         packed: Tensor = torch.ops.ssgear_native.augment_params(
             philox.signed(key), indices, heights, widths, numbers

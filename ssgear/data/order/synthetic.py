@@ -14,15 +14,15 @@ from torch import Tensor
 
 from ssgear.config.schema import DataConfig
 from ssgear.data.sources.decode import BadImageError
-from ssgear.data.sources.readers import EncodedReader
+from ssgear.data.sources.readers import Reader
 from ssgear.data.sources.source import Images, Source
-from ssgear.errors import DataError
+from ssgear.errors import DataError, refusing
 from ssgear.storage.view_store import ViewStore
 
 NO_LABEL = -1
 
 
-class StoreReader(EncodedReader):
+class StoreReader(Reader):
     """The images of a view store."""
 
     def __init__(self, store: ViewStore) -> None:
@@ -42,13 +42,11 @@ class StoreReader(EncodedReader):
         return str(index)
 
     def _read(self, index: int, limit: int | None) -> bytes:
-        try:
+        with refusing(DataError, lambda error: BadImageError(str(error))):
             return self.store.encoded(index)
-        except DataError as error:
-            raise BadImageError(str(error)) from error
 
 
-class JoinedReader:
+class JoinedReader(Reader):
     """The images of one source, and after them those of another."""
 
     def __init__(self, first: Source, second: Source) -> None:

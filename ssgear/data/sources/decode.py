@@ -9,15 +9,14 @@ a camera wrote is applied, of an animation the first frame counts. What cannot b
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, suppress
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ssgear.errors import DataError, first_line
+from ssgear.errors import DataError, first_line, refusing
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 """Formats that are tried. Others stay closed: Pillow hands EPS to an external program."""
@@ -89,29 +88,28 @@ def _open(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
-@contextmanager
-def _reasons() -> Iterator[None]:
+def _reasons() -> AbstractContextManager[None]:
     """Say in words what a decoder found wrong."""
-    try:
-        yield
-    except BadImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise BadImageError("not an image that can be read") from error
-    except Image.DecompressionBombError as error:
-        raise BadImageError(f"too many pixels: {first_line(error)}") from error
+
+    def refusal(error: Exception) -> BadImageError | None:
+        if isinstance(error, BadImageError):
+            return None
+        if isinstance(error, UnidentifiedImageError):
+            return BadImageError("not an image that can be read")
+        is_bomb = isinstance(error, Image.DecompressionBombError)
+        what = "too many pixels" if is_bomb else "damaged"
+        return BadImageError(f"{what}: {first_line(error)}")
+
     # damaged files make decoders raise almost anything, from struct.error to ZeroDivisionError
-    except Exception as error:
-        raise BadImageError(f"damaged: {first_line(error)}") from error
+    return refusing(Exception, refusal)
 
 
 def _orientation(image: Image.Image) -> int:
     """Return the orientation that a camera wrote; a damaged note of it counts as upright."""
-    try:
+    with suppress(Exception):
         orientation = int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:
-        return 1
-    return orientation if orientation in _UPRIGHT else 1
+        return orientation if orientation in _UPRIGHT else 1
+    return 1
 
 
 def _upright(image: Image.Image) -> Image.Image:

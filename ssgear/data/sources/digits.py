@@ -18,10 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssgear.config.schema import DataConfig
-from ssgear.data.sources.published import Part
 from ssgear.data.sources.readers import ArrayReader
-from ssgear.data.sources.source import Images
-from ssgear.errors import ConfigError, DataError, first_line
+from ssgear.data.sources.source import Images, Split
+from ssgear.errors import ConfigError, DataError, refusing, unreadable
 
 EMBEDDED = Path(__file__).parents[1] / "mini" / "digits.npz"
 SIDE = 32
@@ -34,7 +33,7 @@ _MNIST = {"train": "train", "probe": "train", "test": "t10k"}
 _MAGIC = {"images": 0x803, "labels": 0x801}
 
 
-def read_digits(config: DataConfig, part: Part) -> Images:
+def read_digits(config: DataConfig, part: Split) -> Images:
     """Read the embedded digits; every fifth is a test image."""
     if config.path is not None:
         raise ConfigError(
@@ -51,7 +50,7 @@ def read_digits(config: DataConfig, part: Part) -> Images:
     return _images(f"digits {split}", large.round().byte(), labels[chosen])
 
 
-def read_mnist(config: DataConfig, part: Part) -> Images:
+def read_mnist(config: DataConfig, part: Split) -> Images:
     """Read MNIST's four files, packed or not, from the folder that --data.path names."""
     if config.path is None:
         raise ConfigError("--data.path: --data.source mnist needs the folder of its four files")
@@ -101,11 +100,9 @@ def _find(folder: Path, name: str) -> Path:
 
 def _read_idx(path: Path, kind: str) -> NDArray[np.uint8]:
     """Read an idx file: a magic number, the length of each axis, and the bytes."""
-    try:
+    with refusing((OSError, EOFError, zlib.error), unreadable(path)):
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {first_line(error)}") from None
     axes = 3 if kind == "images" else 1
     header = 4 + 4 * axes
     numbers = struct.unpack(f">{1 + axes}I", data[:header]) if len(data) >= header else (0,)

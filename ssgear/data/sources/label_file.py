@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ssgear.data.sources.decode import is_image_name
 from ssgear.data.sources.listing import Listing
-from ssgear.errors import DataError
+from ssgear.errors import DataError, refusing, unreadable
 
 _SHOWN = 3
 """Names that an error gives."""
@@ -38,12 +38,11 @@ def _member(name: str, known: set[str], prefix: str) -> str:
 
 
 def _read(path: Path) -> Mapping[str, str]:
-    try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            lines = [row for row in csv.reader(file, strict=True) if row]
-    except (OSError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"--data.labels: {path} cannot be read: {reason}") from error
+    with (
+        refusing((OSError, csv.Error), unreadable(f"--data.labels: {path}")),
+        open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
+    ):
+        lines = [row for row in csv.reader(file, strict=True) if row]
     if lines and not is_image_name(lines[0][0].strip()):
         lines = lines[1:]
     labels: dict[str, str] = {}

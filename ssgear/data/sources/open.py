@@ -8,6 +8,7 @@ only; `decode_all` and `scan` read the images, and find the files that cannot be
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from typing import Literal
 import torch
 
 from ssgear.config.schema import DataConfig
+from ssgear.data.augment.spec import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
 from ssgear.data.sources.digits import read_digits, read_mnist
 from ssgear.data.sources.label_file import read_labels
 from ssgear.data.sources.layout import (
@@ -27,44 +29,30 @@ from ssgear.data.sources.layout import (
     tiny_imagenet_layout,
 )
 from ssgear.data.sources.listing import Listing, list_files, list_zip
-from ssgear.data.sources.loading import decode_all, load_images, scan
 from ssgear.data.sources.names import printable
 from ssgear.data.sources.published import published_folder, read_published
 from ssgear.data.sources.shard_paths import holds_shards, is_pattern
-from ssgear.data.sources.source import BadFile, Images, Source, Triple
+from ssgear.data.sources.source import BadFile, Images, Source, Split, Triple
 from ssgear.data.sources.webdataset import list_shards, shard_layout, shard_part
-from ssgear.errors import ConfigError, DataError, did_you_mean, first_line
-
-__all__ = [
-    "SOURCES",
-    "BadFile",
-    "DataSet",
-    "Source",
-    "decode_all",
-    "load_images",
-    "open_probe_source",
-    "open_source",
-    "scan",
-]
+from ssgear.errors import ConfigError, DataError, did_you_mean, reason_of, refusing
 
 MINI = Path(__file__).parents[1] / "mini" / "images.zip"
 """The embedded images (data/mini/ORIGIN.md)."""
-IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation of ImageNet's colours, customary for photographs."""
-
-Wanted = Literal["train", "test", "probe"]
-"""A split; `probe` are labelled training images."""
 
 
-@dataclass(frozen=True, kw_only=True)
+Reading = Callable[[DataConfig, Split, Sequence[BadFile]], Images]
+"""Reads a split; names files that a resumed run has lost, as if they were there."""
+
+
+@dataclass(frozen=True)
 class DataSet:
     """An entry of `SOURCES`."""
 
-    read: Callable[[DataConfig, Wanted, Sequence[BadFile]], Images]
-    """Reads a split; names files that a resumed run has lost, as if they were there."""
-    mean: Triple = IMAGENET[0]
-    """Mean of red, green and blue in [0, 1]."""
-    std: Triple = IMAGENET[1]
+    read: Reading
+    """Reads a split."""
+    mean: Triple = IMAGENET_MEAN
+    """Mean of red, green and blue in [0, 1]; ImageNet's are customary for photographs."""
+    std: Triple = IMAGENET_STD
     """Standard deviation of the same."""
     labels_from_files: bool = True
     """Whether --data.labels can say what is on the images."""
@@ -93,7 +81,7 @@ def open_probe_source(config: DataConfig) -> Source:
     return _open(config, "probe")
 
 
-def _open(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile] = ()) -> Source:
+def _open(config: DataConfig, wanted: Split, lost: Sequence[BadFile] = ()) -> Source:
     for option, path in (("--data.path", config.path), ("--data.test-path", config.test_path)):
         if path is not None and not is_pattern(path):
             _check_reachable(option, path)
@@ -142,15 +130,17 @@ def _name(config: DataConfig) -> str:
 
 def _check_reachable(option: str, path: Path) -> None:
     """Refuse a path that the system does not let us look at; one that is absent is told later."""
-    try:
+    name = printable(str(path))
+    name = name if len(name) < 200 else f"{name[:100]}..."
+    # RuntimeError: no home, ValueError: a zero byte
+    with (
+        refusing(
+            (OSError, RuntimeError, ValueError),
+            lambda error: DataError(f"{option}: {name} cannot be looked at: {reason_of(error)}"),
+        ),
+        suppress(FileNotFoundError, NotADirectoryError),
+    ):
         path.expanduser().stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except (OSError, RuntimeError, ValueError) as error:  # no home, or a zero byte
-        reason = getattr(error, "strerror", None) or first_line(error)
-        name = printable(str(path))
-        name = name if len(name) < 200 else f"{name[:100]}..."
-        raise DataError(f"{option}: {name} cannot be looked at: {reason}") from error
 
 
 def _is_there(path: Path) -> bool:
@@ -164,7 +154,7 @@ def _list(config: DataConfig, lost: Sequence[BadFile]) -> Listing:
     return listing.with_images(file.name for file in lost)
 
 
-def _read_mini(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile]) -> Images:
+def _read_mini(config: DataConfig, wanted: Split, lost: Sequence[BadFile]) -> Images:
     if config.path is not None:
         raise ConfigError(
             f"--data.path: the embedded images need none; leave {config.path} or "
@@ -174,7 +164,7 @@ def _read_mini(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile]) -> I
     return replace(_images(config, wanted, listing, folder_layout(listing)), side=32)
 
 
-def _read_tiny_imagenet(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile]) -> Images:
+def _read_tiny_imagenet(config: DataConfig, wanted: Split, lost: Sequence[BadFile]) -> Images:
     listing = _list(config, lost)
     layout = tiny_imagenet_layout(listing)
     if layout is None:
@@ -185,33 +175,33 @@ def _read_tiny_imagenet(config: DataConfig, wanted: Wanted, lost: Sequence[BadFi
     return _images(config, wanted, listing, layout)
 
 
-def _read_folder(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile]) -> Images:
+def _read_folder(config: DataConfig, wanted: Split, lost: Sequence[BadFile]) -> Images:
     if config.path is not None and config.path.expanduser().is_file():
         raise ConfigError(f"--data.source: {config.path} is a file; use --data.source tar")
     return _read_files(config, wanted, lost)
 
 
-def _read_tar(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile]) -> Images:
+def _read_tar(config: DataConfig, wanted: Split, lost: Sequence[BadFile]) -> Images:
     if config.path is not None and config.path.expanduser().is_dir():
         raise ConfigError(f"--data.source: {config.path} is a folder; use --data.source folder")
     return _read_files(config, wanted, lost)
 
 
-def _read_shards(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile]) -> Images:
+def _read_shards(config: DataConfig, wanted: Split, lost: Sequence[BadFile]) -> Images:
     if config.path is None:
         raise ConfigError("--data.path: --data.source webdataset needs tar shards")
     listing = list_shards(config.path, "--data.path", remember=config.cache)
     return _images(config, wanted, listing, shard_layout(listing))
 
 
-def _read_files(config: DataConfig, wanted: Wanted, lost: Sequence[BadFile]) -> Images:
+def _read_files(config: DataConfig, wanted: Split, lost: Sequence[BadFile]) -> Images:
     listing = _list(config, lost)
     labels = None if config.labels is None else read_labels(config.labels, listing)
     layout = None if labels else tiny_imagenet_layout(listing)
     return _images(config, wanted, listing, layout or folder_layout(listing, labels))
 
 
-def _images(config: DataConfig, wanted: Wanted, listing: Listing, layout: Layout) -> Images:
+def _images(config: DataConfig, wanted: Split, listing: Listing, layout: Layout) -> Images:
     """Return a split of a layout, holding out a share for the test where it has none."""
     train, test = layout.train, layout.test
     if test is None and config.test_path is None:
@@ -252,55 +242,33 @@ def _read_test_path(config: DataConfig, entry: DataSet, path: Path) -> Images:
     return replace(images, classes=training.classes)
 
 
-def _published(name: str) -> Callable[[DataConfig, Wanted, Sequence[BadFile]], Images]:
+def _published(name: str) -> Reading:
     return lambda config, wanted, _: read_published(name, config, wanted)
 
 
+def _labelled(read: Reading, mean: Triple, std: Triple) -> DataSet:
+    """Return a set that has labels of its own."""
+    return DataSet(read, mean, std, labels_from_files=False)
+
+
 SOURCES: dict[str, DataSet] = {
-    "mini": DataSet(
-        read=_read_mini,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-        labels_from_files=False,
+    "mini": _labelled(_read_mini, CIFAR_MEAN, CIFAR_STD),
+    "cifar10": _labelled(_published("cifar10"), CIFAR_MEAN, CIFAR_STD),
+    "cifar100": _labelled(
+        _published("cifar100"), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
     ),
-    "cifar10": DataSet(
-        read=_published("cifar10"),
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-        labels_from_files=False,
+    "stl10": _labelled(_published("stl10"), (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)),
+    "digits": _labelled(
+        lambda config, wanted, _: read_digits(config, wanted), (0.0764,) * 3, (0.2072,) * 3
     ),
-    "cifar100": DataSet(
-        read=_published("cifar100"),
-        mean=(0.5071, 0.4865, 0.4409),
-        std=(0.2673, 0.2564, 0.2762),
-        labels_from_files=False,
+    "mnist": _labelled(
+        lambda config, wanted, _: read_mnist(config, wanted), (0.1000,) * 3, (0.2752,) * 3
     ),
-    "stl10": DataSet(
-        read=_published("stl10"),
-        mean=(0.4467, 0.4398, 0.4066),
-        std=(0.2603, 0.2566, 0.2713),
-        labels_from_files=False,
+    "tiny-imagenet": _labelled(
+        _read_tiny_imagenet, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
     ),
-    "digits": DataSet(
-        read=lambda config, wanted, _: read_digits(config, wanted),
-        mean=(0.0764,) * 3,
-        std=(0.2072,) * 3,
-        labels_from_files=False,
-    ),
-    "mnist": DataSet(
-        read=lambda config, wanted, _: read_mnist(config, wanted),
-        mean=(0.1000,) * 3,
-        std=(0.2752,) * 3,
-        labels_from_files=False,
-    ),
-    "tiny-imagenet": DataSet(
-        read=_read_tiny_imagenet,
-        mean=(0.4802, 0.4481, 0.3975),
-        std=(0.2770, 0.2691, 0.2821),
-        labels_from_files=False,
-    ),
-    "folder": DataSet(read=_read_folder),
-    "tar": DataSet(read=_read_tar),
-    "webdataset": DataSet(read=_read_shards, labels_from_files=False),
+    "folder": DataSet(_read_folder),
+    "tar": DataSet(_read_tar),
+    "webdataset": DataSet(_read_shards, labels_from_files=False),
 }
 """Every set by the name that --data.source takes."""

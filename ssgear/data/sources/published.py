@@ -8,14 +8,11 @@ that the authors published.
 
 from __future__ import annotations
 
-import fcntl
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +20,9 @@ from torch import Tensor
 
 from ssgear.config.schema import DataConfig
 from ssgear.data.sources.readers import ArrayReader
-from ssgear.data.sources.source import Images
-from ssgear.errors import ConfigError, DataError, first_line
-
-Part = Literal["train", "test", "probe"]
-"""Which images; `probe` are labelled training images for the linear probe."""
+from ssgear.data.sources.source import Images, Split
+from ssgear.errors import ConfigError, DataError, first_line, refusing, unreadable
+from ssgear.storage.lock import claimed
 
 FOLDERS = {
     "cifar10": "cifar-10-batches-py",
@@ -82,7 +77,7 @@ class Files:
         return None
 
 
-def read_published(name: str, config: DataConfig, part: Part) -> Images:
+def read_published(name: str, config: DataConfig, part: Split) -> Images:
     """Read a published set; `--data.download` gets what is absent."""
     if config.path is None:
         raise ConfigError(
@@ -112,11 +107,9 @@ def read_folds(name: str, config: DataConfig) -> tuple[Tensor, ...]:
         return ()
     files = Files(name, _root(name, config.path.expanduser()))
     path = files.folder / FOLDS
-    try:
+    with refusing((OSError, ValueError), unreadable(path)):
         lines = path.read_text(encoding="ascii").splitlines()
         folds = [[int(word) for word in line.split()] for line in lines if line.strip()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {first_line(error)}") from None
     count = len(_read_stl10(files, "probe").reader)
     if not folds or any(not 0 <= row < count for fold in folds for row in fold):
         raise DataError(f"{path}: is not the published file: its lines name training images")
@@ -135,7 +128,7 @@ def _root(name: str, path: Path) -> Path:
     return path.resolve().parent if path.resolve().name == FOLDERS[name] else path
 
 
-def _read_cifar(files: Files, part: Part) -> Images:
+def _read_cifar(files: Files, part: Split) -> Images:
     data = files.reader()(str(files.root), train=part != "test")
     # torchvision turns the published order of axes to the one of pictures
     pixels = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
@@ -148,7 +141,7 @@ def _read_cifar(files: Files, part: Part) -> Images:
     )
 
 
-def _read_stl10(files: Files, part: Part) -> Images:
+def _read_stl10(files: Files, part: Split) -> Images:
     """Read STL-10: training images are the unlabelled ones, where that file is there."""
     unlabelled = part == "train" and (files.folder / _UNLABELED).is_file()
     split = "unlabeled" if unlabelled else "train" if part == "probe" else part
@@ -164,25 +157,14 @@ def _download(files: Files) -> None:
     from torchvision.datasets.utils import download_and_extract_archive
 
     reader = files.reader()
-    try:
+    failed = f"--data.download: {files.name} could not be fetched into {files.root}"
+    with refusing(
+        (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError),
+        lambda error: DataError(f"{failed}: {first_line(error)}"),
+    ):
         files.root.mkdir(parents=True, exist_ok=True)
-        with _locked(files.root / f".{files.name}.lock"):
+        with claimed(files.root / f".{files.name}.lock", wait=True):
             if files.problem():
                 download_and_extract_archive(
                     reader.url, str(files.root), filename=reader.filename, md5=reader.tgz_md5
                 )
-    except (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError) as error:
-        raise DataError(
-            f"--data.download: {files.name} could not be fetched into {files.root}: "
-            f"{first_line(error)}"
-        ) from error
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import io
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ssgear.data.sources.decode import BadImageError, open_rgb, stored_size
+from ssgear.data.sources.decode import BadImageError, checked_size, open_rgb, stored_size
 from ssgear.data.sources.names import Names
 from ssgear.data.sources.stamps import mixed, state_of, states_of
+from ssgear.errors import reason_of, refusing
+from ssgear.storage.view_store import digest_of
 
 _HEADER = 1 << 16
 """Bytes that are read first where only the size of an image is asked for."""
@@ -29,36 +32,20 @@ _HANDLES = 64
 """Archives that a process keeps open; a thousand shards in every worker would be too many."""
 
 
-class Reader(Protocol):
-    """Images by number."""
+class Reader(ABC):
+    """Images by number. Readers of image files say how many there are, and read one."""
 
+    @abstractmethod
     def __len__(self) -> int:
         """Return how many images there are."""
-        ...
 
-    def encoded(self, index: int) -> bytes:
-        """Return the file as it is stored."""
-        ...
-
-    def image(self, index: int) -> Image.Image:
-        """Return an image, upright RGB, or raise `BadImageError`."""
-        ...
-
-    def stored_size(self, index: int) -> tuple[int, int]:
-        """Return height and width from the header, or raise `BadImageError`."""
-        ...
-
+    @abstractmethod
     def full_name(self, index: int) -> str:
         """Return where an image is, with whatever bytes its name has."""
-        ...
 
+    @abstractmethod
     def own_name(self, index: int) -> str:
         """Return the name of an image within its set, which stays when the set moves."""
-        ...
-
-
-class EncodedReader:
-    """What readers of image files share; they say how many there are, and read one."""
 
     def encoded(self, index: int) -> bytes:
         """Return the file as it is stored."""
@@ -66,21 +53,28 @@ class EncodedReader:
 
     def image(self, index: int) -> Image.Image:
         """Return an image, upright RGB, or raise `BadImageError`."""
-        return open_rgb(self._read(index, None))
+        return open_rgb(self.encoded(index))
 
     def stored_size(self, index: int) -> tuple[int, int]:
         """Return height and width from the header, or raise `BadImageError`."""
-        try:
+        with suppress(BadImageError):
             return stored_size(self._read(index, _HEADER))
-        except BadImageError:
-            # long notes, or a header at the end of the file
-            return stored_size(self._read(index, None))
+        # long notes, or a header at the end of the file
+        return stored_size(self._read(index, None))
+
+    def checked_size(self, index: int) -> tuple[int, int]:
+        """Return the upright height and width, having read all of the file."""
+        return checked_size(self.encoded(index))
+
+    def digest(self, index: int) -> str:
+        """Return what tells an image from others of its name: a digest of its file, or pixels."""
+        return digest_of(self.encoded(index))
 
     def _read(self, index: int, limit: int | None) -> bytes:
         raise NotImplementedError
 
 
-class FolderReader(EncodedReader):
+class FolderReader(Reader):
     """Files below a folder."""
 
     def __init__(self, root: Path, names: Names, digests: NDArray[np.uint64] | None = None) -> None:
@@ -108,14 +102,11 @@ class FolderReader(EncodedReader):
         return np.where(states[:, 0] < 0, np.uint64(0), stamps)
 
     def _read(self, index: int, limit: int | None) -> bytes:
-        try:
-            with open(self.full_name(index), "rb", buffering=0) as file:
-                return file.read(-1 if limit is None else limit)
-        except OSError as error:
-            raise BadImageError(f"cannot be read: {error.strerror or error}") from error
+        with refusing(OSError, _unreadable), open(self.full_name(index), "rb", buffering=0) as file:
+            return file.read(-1 if limit is None else limit)
 
 
-class ArchiveReader(EncodedReader):
+class ArchiveReader(Reader):
     """Uncompressed members of archives, by their places."""
 
     def __init__(
@@ -166,12 +157,10 @@ class ArchiveReader(EncodedReader):
     def _read(self, index: int, limit: int | None) -> bytes:
         offset, length = (int(value) for value in self.spans[index])
         wanted = length if limit is None else min(length, limit)
-        try:
+        with refusing(OSError, _unreadable):
             # a name of its own: it keeps the handle open where another thread replaces it
             handle = self._open(index)
             data = os.pread(handle.descriptor, wanted, offset)
-        except OSError as error:
-            raise BadImageError(f"cannot be read: {error.strerror or error}") from error
         if len(data) != wanted:
             raise BadImageError("the archive ends before this file does")
         return data
@@ -188,7 +177,7 @@ class ArchiveReader(EncodedReader):
     def _archive(self, index: int) -> int:
         return 0 if self.archives is None else int(self.archives[index])
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Leave the open handles out."""
         return {**self.__dict__, "_handles": [None] * _HANDLES}
 
@@ -205,7 +194,7 @@ class _Handle:
             os.close(self.descriptor)
 
 
-class ArrayReader:
+class ArrayReader(Reader):
     """Pixels that a published format keeps in one array."""
 
     def __init__(self, title: str, pixels: NDArray[np.uint8]) -> None:
@@ -231,6 +220,14 @@ class ArrayReader:
         """Return height and width."""
         return self.pixels.shape[2], self.pixels.shape[3]
 
+    def checked_size(self, index: int) -> tuple[int, int]:
+        """Return the same: nothing can be wrong with pixels in memory."""
+        return self.stored_size(index)
+
+    def digest(self, index: int) -> str:
+        """Return the digest of the pixels."""
+        return digest_of(self.image(index).tobytes())
+
     def full_name(self, index: int) -> str:
         """Return the set and the number."""
         return f"{self.title} image {index}"
@@ -244,3 +241,7 @@ class ArrayReader:
         if torch.equal(indices, torch.arange(len(self.pixels))):
             return torch.from_numpy(self.pixels)
         return torch.from_numpy(self.pixels[indices.numpy()])
+
+
+def _unreadable(error: OSError) -> BadImageError:
+    return BadImageError(f"cannot be read: {reason_of(error)}")

@@ -10,11 +10,12 @@ import glob
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ssgear.data.sources.decode import is_image_name
 from ssgear.data.sources.layout import TEST_FOLDERS
-from ssgear.errors import DataError
+from ssgear.errors import DataError, refusing, unreadable
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -40,10 +41,8 @@ def shard_paths(path: Path, option: str) -> list[Path]:
     """
     path = path.expanduser()
     if path.is_dir():
-        try:
+        with refusing(OSError, unreadable(f"{option}: {path}")):
             inner = [path / name for name in sorted(os.listdir(path)) if _is_split(name)]
-        except OSError as error:
-            raise DataError(f"{option}: {path}: cannot be read: {error.strerror}") from None
         found = [tar for folder in (path, *inner) for tar in _tars(folder)]
     elif is_pattern(path):
         found = [Path(name) for word in _expanded(str(path), option) for name in _matches(word)]
@@ -62,17 +61,15 @@ def _holds(folder: Path, deeper: tuple[str, ...]) -> bool:
     found = False
     inner: list[Path] = []
     others: list[Path] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if is_image_name(entry.name):
-                    return False
-                found |= _is_tar(entry.name)
-                if entry.is_dir():
-                    is_split = entry.name.lower() in deeper
-                    (inner if is_split else others).append(folder / entry.name)
-    except OSError:
-        return False  # whoever lists it will say so
+    # of a folder that cannot be read, whoever lists it says so
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if is_image_name(entry.name):
+                return False
+            found |= _is_tar(entry.name)
+            if entry.is_dir():
+                is_split = entry.name.lower() in deeper
+                (inner if is_split else others).append(folder / entry.name)
     if not (found or any(_holds(each, ()) for each in inner)):
         return False
     # tars beside the folders that they were packed from are no second set
@@ -82,17 +79,14 @@ def _holds(folder: Path, deeper: tuple[str, ...]) -> bool:
 def _has_images(folder: Path, depth: int) -> bool:
     """Whether the first files of a folder, or of the folders in it, are images."""
     deeper = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if is_image_name(entry.name):
-                    return True
-                if entry.is_dir():
-                    deeper.append(folder / entry.name)
-                elif not _is_tar(entry.name):
-                    break
-    except OSError:
-        return False
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if is_image_name(entry.name):
+                return True
+            if entry.is_dir():
+                deeper.append(folder / entry.name)
+            elif not _is_tar(entry.name):
+                break
     return depth > 1 and any(_has_images(each, depth - 1) for each in deeper[:_LOOKED_INTO])
 
 

@@ -8,7 +8,9 @@ return the source of the others with the bad ones named in `bad`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,16 +19,17 @@ from PIL import Image
 from torch import Tensor
 
 from ssgear.data.sources.checked import known_sizes
-from ssgear.data.sources.decode import BadImageError, checked_size, to_tensor
+from ssgear.data.sources.decode import BadImageError, to_tensor
 from ssgear.data.sources.names import printable
-from ssgear.data.sources.readers import ArrayReader, Reader
-from ssgear.errors import DataError
-from ssgear.storage.view_store import digest_of
+from ssgear.data.sources.readers import Reader
+from ssgear.errors import DataError, refusing
 
 _FEW = 1000
 """Headers that are read in less time than it takes to look up what is remembered."""
 
 Triple = tuple[float, float, float]
+Split = Literal["train", "test", "probe"]
+"""Which images of a set; `probe` are labelled training images, for a linear probe."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +110,8 @@ class Source:
 
     def decode(self, index: int) -> Tensor:
         """Return image `index` as uint8 [3, H, W], upright RGB."""
-        try:
+        with self._naming(index):
             return to_tensor(self.image(index))
-        except BadImageError as error:
-            raise self.named(error, index) from error
 
     def image(self, index: int) -> Image.Image:
         """Return image `index`; `BadImageError` gives the reason without the file's name."""
@@ -118,10 +119,8 @@ class Source:
 
     def encoded(self, index: int) -> bytes:
         """Return the file of image `index` as it is stored."""
-        try:
+        with self._naming(index):
             return self.stored(index)
-        except BadImageError as error:
-            raise self.named(error, index) from error
 
     def stored(self, index: int) -> bytes:
         """Return the same; `BadImageError` gives the reason without the file's name."""
@@ -129,9 +128,7 @@ class Source:
 
     def checked_size(self, index: int) -> tuple[int, int]:
         """Return the upright height and width of image `index`, having read all of its file."""
-        if isinstance(self.reader, ArrayReader):
-            return self.reader.stored_size(self._row(index))
-        return checked_size(self.reader.encoded(self._row(index)))
+        return self.reader.checked_size(self._row(index))
 
     def where(self, index: int) -> str:
         """Return the name of image `index` for messages, in one line."""
@@ -151,10 +148,7 @@ class Source:
         Raises:
             BadImageError: it cannot be read.
         """
-        row = self._row(index)
-        if isinstance(self.reader, ArrayReader):
-            return digest_of(self.reader.image(row).tobytes())
-        return digest_of(self.reader.encoded(row))
+        return self.reader.digest(self._row(index))
 
     def named(self, error: BadImageError, index: int) -> DataError:
         """Return the error with the file's name."""
@@ -179,6 +173,9 @@ class Source:
         part = self.subset(good.nonzero()[:, 0])
         part.bad = (*self.bad, *(BadFile(self.full_name(index), reason) for index, reason in bad))
         return part
+
+    def _naming(self, index: int) -> AbstractContextManager[None]:
+        return refusing(BadImageError, lambda error: self.named(error, index))
 
     def _row(self, index: int) -> int:
         return int(self.index[index])
@@ -205,7 +202,5 @@ class Source:
 
     def _headers(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         for row in rows:
-            try:
+            with suppress(BadImageError):
                 yield self.reader.stored_size(int(row))
-            except BadImageError:
-                continue

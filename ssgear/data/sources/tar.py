@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 from ssgear.data.sources.decode import EXTENSIONS
-from ssgear.errors import DataError
+from ssgear.errors import DataError, refusing, unreadable
 
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -30,21 +30,22 @@ def tar_members(path: Path) -> dict[str, Span]:
     """
     _refuse_other_archives(path)
     spans: dict[str, Span] = {}
-    try:
-        with tarfile.open(path, "r:") as archive:
-            while (member := archive.next()) is not None:
-                # a million headers are not to be kept
-                archive.members.clear()  # type: ignore[attr-defined]
-                name = _plain(member.name)
-                if member.islnk() and _plain(member.linkname) in spans:
-                    spans[name] = spans[_plain(member.linkname)]
-                elif member.isreg() and not member.issparse():
-                    spans[name] = (member.offset_data, member.size)
-            _require_end_mark(path, archive.offset)
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(
+
+    def refusal(error: Exception) -> DataError:
+        return DataError(
             f"{path}: is no folder and no whole tar file ({error}; {len(spans)} files found)"
-        ) from error
+        )
+
+    with refusing((tarfile.TarError, OSError), refusal), tarfile.open(path, "r:") as archive:
+        while (member := archive.next()) is not None:
+            # a million headers are not to be kept
+            archive.members.clear()  # type: ignore[attr-defined]
+            name = _plain(member.name)
+            if member.islnk() and _plain(member.linkname) in spans:
+                spans[name] = spans[_plain(member.linkname)]
+            elif member.isreg() and not member.issparse():
+                spans[name] = (member.offset_data, member.size)
+        _require_end_mark(path, archive.offset)
     return spans
 
 
@@ -63,11 +64,8 @@ def _require_end_mark(path: Path, offset: int) -> None:
 
 def _refuse_other_archives(path: Path) -> None:
     """Say what to do with an image, or an archive that cannot be read at any place."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(8)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    with refusing(OSError, unreadable(path)), open(path, "rb") as file:
+        start = file.read(8)
     for magic, kind in _COMPRESSED.items():
         if start.startswith(magic):
             raise DataError(

@@ -6,6 +6,7 @@ import heapq
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from ssgear.data.sources.names import Names, printable
 from ssgear.data.sources.progress import progress
-from ssgear.errors import DataError
+from ssgear.errors import DataError, refusing
 from ssgear.storage.cache import Entry, is_young
 
 Folders = Mapping[str, NDArray[np.generic]]
@@ -37,21 +38,22 @@ def walk(root: Path) -> tuple[list[str], Folders | None]:
     names: list[str] = []
     folders: list[str] = [""]
     links: list[str] = []
-    sure = True
-    with progress("Listing", None) as advance:
+    folder, sure = "", True
+
+    def refusal(error: OSError) -> DataError:
+        where = printable(str(root / folder))
+        return DataError(f"{where}: cannot be listed: {error.strerror}")
+
+    with refusing(OSError, refusal), progress("Listing", None) as advance:
         while folders or links:
             folder = folders.pop() if folders else heapq.heappop(links)
             before = len(names)
-            try:
-                now, here = time.time_ns(), os.stat(root / folder)
-                if (here.st_dev, here.st_ino) in seen:
-                    continue
-                seen[here.st_dev, here.st_ino] = (folder, here.st_mtime_ns)
-                sure &= _list(root, folder, names, folders, links)
-                sure &= not is_young(here.st_mtime_ns, now)
-            except OSError as error:
-                where = printable(str(root / folder))
-                raise DataError(f"{where}: cannot be listed: {error.strerror}") from error
+            now, here = time.time_ns(), os.stat(root / folder)
+            if (here.st_dev, here.st_ino) in seen:
+                continue
+            seen[here.st_dev, here.st_ino] = (folder, here.st_mtime_ns)
+            sure &= _list(root, folder, names, folders, links)
+            sure &= not is_young(here.st_mtime_ns, now)
             advance(len(names) - before)
     return names, _arrays(seen) if sure else None
 
@@ -60,11 +62,10 @@ def folders_changed(root: Path, entry: Entry) -> bool:
     """Whether a folder has another time than then, or is another one, or is gone."""
     names = Names.of_arrays("folders", entry.arrays)
     for name, (mtime_ns, inode) in zip(names, entry.arrays["states"].tolist(), strict=True):
-        try:
+        status = None
+        with suppress(OSError):
             status = os.stat(root / name)
-        except OSError:
-            return True
-        if (status.st_mtime_ns, status.st_ino) != (mtime_ns, inode):
+        if status is None or (status.st_mtime_ns, status.st_ino) != (mtime_ns, inode):
             return True
     return False
 

@@ -14,10 +14,10 @@ or time changes (storage/cache.py). Images are then read by their places, in any
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from ssgear.data.sources.stamps import mixed
 from ssgear.data.sources.tar import Span, tar_members
 from ssgear.errors import DataError
 from ssgear.storage import cache
+from ssgear.storage.json_files import parse_object
 
 WORTH = 256
 """Images of a shard from which on their places are remembered."""
@@ -184,19 +185,17 @@ def _text(descriptor: int, span: Span) -> str | None:
     offset, length = span
     if length > _LONGEST:
         return None
-    try:
+    with suppress(UnicodeDecodeError):
         return os.pread(descriptor, length, offset).decode().strip() or None
-    except UnicodeDecodeError:
-        return None
+    return None
 
 
 def _json_label(descriptor: int, span: Span) -> str | None:
     """Return the label in a `.json`, or None."""
     offset, length = span
-    try:
-        content = json.loads(os.pread(descriptor, length, offset))
-    except ValueError:
-        return None
-    values = [content.get(name) for name in _LABELS] if isinstance(content, dict) else []
-    found = [each for each in values if isinstance(each, int | str) and not isinstance(each, bool)]
-    return str(found[0]).strip() or None if found else None
+    with suppress(ValueError):
+        content = parse_object(os.pread(descriptor, length, offset))
+        for value in map(content.get, _LABELS):
+            if isinstance(value, int | str) and not isinstance(value, bool):
+                return str(value).strip() or None
+    return None

@@ -15,7 +15,9 @@ import pytest
 
 from ssgear.config.schema import DataConfig
 from ssgear.data.sources import checked, readers, source
-from ssgear.data.sources.open import Source, open_source, scan
+from ssgear.data.sources.loading import scan
+from ssgear.data.sources.open import open_source
+from ssgear.data.sources.source import Source
 from ssgear.errors import DataError
 from ssgear.storage import cache
 from tests.data.pictures import age, pack, picture, write_classes, write_shard
@@ -31,14 +33,14 @@ def _few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def counted() -> Iterator[Counter[bytes]]:
     """Count the files that are read whole."""
-    real, read = source.checked_size, Counter[bytes]()
+    real, read = readers.checked_size, Counter[bytes]()
 
     def counting(data: bytes) -> tuple[int, int]:
         read[data] += 1
         return real(data)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "checked_size", counting)
+        patch.setattr(readers, "checked_size", counting)
         yield read
 
 
@@ -172,7 +174,7 @@ def test_what_was_read_before_an_interruption_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tree(tmp_path, "folder")
-    real, calls = source.checked_size, iter(range(19))
+    real, calls = readers.checked_size, iter(range(19))
 
     def interrupted(data: bytes) -> tuple[int, int]:
         if next(calls) == 12:
@@ -180,7 +182,7 @@ def test_what_was_read_before_an_interruption_is_kept(
         return real(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(source, "checked_size", interrupted)
+        patch.setattr(readers, "checked_size", interrupted)
         with pytest.raises(KeyboardInterrupt):
             checked_set(path, workers=0)
     assert checked_set(path)[1] == 7
@@ -201,13 +203,13 @@ def test_the_common_side_of_many_images_is_remembered(
     monkeypatch.setattr(source, "_FEW", 2)
     path = tree(tmp_path, "folder")
     read: list[int] = []
-    real = readers.EncodedReader.stored_size
+    real = readers.Reader.stored_size
 
-    def stored_size(self: readers.EncodedReader, index: int) -> tuple[int, int]:
+    def stored_size(self: readers.Reader, index: int) -> tuple[int, int]:
         read.append(index)
         return real(self, index)
 
-    monkeypatch.setattr(readers.EncodedReader, "stored_size", stored_size)
+    monkeypatch.setattr(readers.Reader, "stored_size", stored_size)
     config = DataConfig(path=path, test_share=0)
     assert open_source(config, "train").native_size == 8 and len(read) == 19
     checked_set(path)

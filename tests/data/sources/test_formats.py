@@ -17,7 +17,8 @@ from ssgear.data.loaders.base import ViewPlan
 from ssgear.data.loaders.batch import Batch
 from ssgear.data.loaders.choose import build_loader
 from ssgear.data.order.sampler import Sampler
-from ssgear.data.sources.open import Source, open_source
+from ssgear.data.sources.open import open_source
+from ssgear.data.sources.source import Source
 from tests.data.pictures import encode, noise, pack, write_classes, write_shard
 from tests.data.sources.test_layout import VAL, write_tiny
 from tests.data.sources.test_published import cifar10, images, save, stl10  # noqa: F401

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ssgear.config.schema import DataConfig
-from ssgear.data.sources.open import Source, open_source
+from ssgear.data.sources.open import open_source
+from ssgear.data.sources.source import Source
 from ssgear.errors import DataError
 from tests.data.pictures import both, names, pack, write
 

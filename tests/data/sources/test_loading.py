@@ -14,8 +14,9 @@ from PIL import Image
 
 from ssgear.config.schema import DataConfig
 from ssgear.data.sources.decode import open_rgb, to_tensor
-from ssgear.data.sources.loading import GREY, load_readable
-from ssgear.data.sources.open import BadFile, Source, decode_all, load_images, open_source, scan
+from ssgear.data.sources.loading import GREY, decode_all, load_images, load_readable, scan
+from ssgear.data.sources.open import open_source
+from ssgear.data.sources.source import BadFile, Source
 from ssgear.data.sources.square import centre_squares
 from ssgear.errors import DataError
 from tests.data.pictures import encode, noise, pack, picture, write_classes

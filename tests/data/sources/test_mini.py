@@ -12,7 +12,9 @@ import torch
 from ssgear.config.schema import DataConfig
 from ssgear.data.mini.build import build, first_of_each_class
 from ssgear.data.sources.decode import checked_size
-from ssgear.data.sources.open import MINI, Source, decode_all, open_probe_source, open_source
+from ssgear.data.sources.loading import decode_all
+from ssgear.data.sources.open import MINI, open_probe_source, open_source
+from ssgear.data.sources.source import Source
 from ssgear.errors import ConfigError
 from tests.data.pictures import pack, write
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ssgear.config.schema import DataConfig
-from ssgear.data.sources.open import Source, open_probe_source, open_source
+from ssgear.data.sources.open import open_probe_source, open_source
+from ssgear.data.sources.source import Source
 from ssgear.errors import ConfigError, DataError
 from tests.data.pictures import both, names, pack, picture, write, write_classes
 

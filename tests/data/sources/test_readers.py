@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssgear.config.schema import DataConfig
 from ssgear.data.sources.names import Names
-from ssgear.data.sources.open import Source, open_source
+from ssgear.data.sources.open import open_source
 from ssgear.data.sources.readers import FolderReader
+from ssgear.data.sources.source import Source
 from tests.data.pictures import encode, noise, pack, write, write_classes
 
 

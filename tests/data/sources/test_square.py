@@ -21,7 +21,8 @@ from ssgear.data.loaders.choose import build_loader
 from ssgear.data.order.sampler import Sampler
 from ssgear.data.sources.decode import to_tensor
 from ssgear.data.sources.loading import load_images
-from ssgear.data.sources.open import Source, open_source
+from ssgear.data.sources.open import open_source
+from ssgear.data.sources.source import Source
 from ssgear.data.sources.square import centre_boxes, centre_squares
 from tests.data.loaders.test_dali_pipeline import smooth
 from tests.data.pictures import noise, write

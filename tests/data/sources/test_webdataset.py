@@ -14,7 +14,9 @@ import torch
 from ssgear.config.schema import DataConfig
 from ssgear.data.sources import readers, webdataset
 from ssgear.data.sources.decode import open_rgb, to_tensor
-from ssgear.data.sources.open import Source, open_probe_source, open_source, scan
+from ssgear.data.sources.loading import scan
+from ssgear.data.sources.open import open_probe_source, open_source
+from ssgear.data.sources.source import Source
 from ssgear.errors import ConfigError, DataError
 from ssgear.storage import cache
 from tests.data.pictures import age, both, picture, write_shard
