@@ -74,7 +74,7 @@ def interpret(path: str) -> None:
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     path = tmp_path_factory.mktemp("triton") / "views.pt"
-    program = f"import tests.kernels.test_augment_triton as t; t.interpret({str(path)!r})"
+    program = f"import tests.kernels.augment.test_triton as t; t.interpret({str(path)!r})"
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, check=True)
     views: dict[str, Tensor] = torch.load(path)
