@@ -50,7 +50,7 @@ types: $(VENV)/.dev ## mypy --strict over ssgear/
 	@$(PY) -m mypy --strict ssgear
 
 bench: $(VENV)/.bench ## check and time the kernels (ARGS goes to the benchmark)
-	@$(PY) -m benchmarks.kernels $(ARGS)
+	@$(PY) -m benchmarks kernels $(ARGS)
 
 clean: ## remove caches and build output
 	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Check and time the fused augmentation on one core: `python -m benchmarks.augment [--json FILE]`.
+"""Check and time the fused augmentation on one core.
 
 Every form is first held to the reference on `CASES`; then all that makes a view of an image in
 memory takes turns: ours (its draw of parameters included), torchvision v2 on PIL images (what most
@@ -9,24 +9,23 @@ time counts, so that neighbours disturb little; a peer that is not installed is 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from benchmarks import machine
-from benchmarks.kernels import Parser, count
-from benchmarks.machine import TRIES, Cost, Rates
-from benchmarks.peers import say
-from benchmarks.workloads import WrongResultError, require
+from benchmarks.common import table
+from benchmarks.common.command import Benchmark
+from benchmarks.common.machine import TRIES, Cost, Rates
+from benchmarks.common.peers import is_installed
+from benchmarks.common.timing import in_turns
+from benchmarks.common.workloads import require
 from ssgear.data.augment import AugmentParams, AugmentSpec, augment, sample
 from ssgear.kernels.augment.params import SOLARISE
 from ssgear.kernels.augment.views import CASES, FASTEST_FIRST, augment_views, why_not
@@ -77,20 +76,20 @@ class Row:
 
 def check() -> int:
     """Hold the fused forms to the reference on `CASES`; return the number of results."""
-    found = 0
+    num_results = 0
     for case in CASES:
         images, params = case.make()
         params[:, SOLARISE] = 0  # a rounding at its threshold would count as a jump
         for name in FASTEST_FIRST[:-1]:
             if why_not(name, images, case.size, torch.float32):
                 continue
-            ours, right = (
+            ours, truth = (
                 augment_views(images, params, case.settings, size=case.size, impl=impl)  # type: ignore[arg-type]
                 for impl in (name, "reference")
             )
-            require(f"{name} {case}", ours, right, 1e-3 / 255)
-            found += 1
-    return found
+            require(f"{name} {case}", ours, truth, 1e-3 / 255)
+            num_results += 1
+    return num_results
 
 
 def pictures(job: Job) -> Tensor:
@@ -112,13 +111,13 @@ def draw(spec: AugmentSpec, job: Job, epoch: int) -> AugmentParams:
 def cost_of(spec: AugmentSpec, job: Job) -> Cost:
     """Return bytes and operations of a view, on the average over many draws."""
     draws = [draw(spec, job, epoch) for epoch in range(20)]
-    tall, wide = torch.cat([each.box[:, 2:] for each in draws]).double().T
+    tall, wide = torch.cat([params.box[:, 2:] for params in draws]).double().T
     side, area = job.view, job.view**2
     shrink = (torch.stack((tall, wide)) / side).clamp(min=1) * KERNEL_WIDTH
     per_tap = 2 * 3 * side * (tall * shrink[1] + side * shrink[0])
     resize = per_tap + 4 * 3 * side * (tall + side)  # a rounding has four
     jittered = spec.jitter * sum(list(PER_PIXEL.values())[:4])
-    reach = 6.4 * torch.cat([each.blur for each in draws]).double()  # where a weight is 1e-9
+    reach = 6.4 * torch.cat([params.blur for params in draws]).double()  # where a weight is 1e-9
     reach = reach.ceil().clamp(max=max(spec.blur_radius(side), 0))
     blur = 3 * 2 * (1 + 3 * reach) * (reach > 0)
     pixels = area * (jittered + spec.grey * PER_PIXEL["grey"] + PER_PIXEL["last"] + blur)
@@ -162,14 +161,10 @@ def contenders(spec: AugmentSpec, job: Job) -> Iterator[tuple[str, Callable[[], 
     pillow = [v2.functional.to_pil_image(image) for image in images[few]]
     transform = torchvision_transform(spec, job.view)
     yield "torchvision", lambda: [transform(image) for image in pillow], few.stop
-    if importlib.util.find_spec("lightly") is None:
-        say("lightly is not installed and not compared; make bench installs it")
-    else:
+    if is_installed("lightly"):
         lightly = lightly_transform(spec, job.view)
         yield "lightly", lambda: [lightly(image) for image in pillow], few.stop
-    if importlib.util.find_spec("kornia") is None:
-        say("kornia is not installed and not compared; make bench installs it")
-    else:
+    if is_installed("kornia"):
         on_batches = kornia_transform(spec, job.view)
         yield "kornia", lambda: on_batches(images.float() / 255), job.batch
 
@@ -232,63 +227,58 @@ def kornia_transform(spec: AugmentSpec, size: int) -> torch.nn.Module:
     )
 
 
-def measure(job: Job, rounds: int, rates: Rates) -> list[Row]:
+def rows_of(job: Job, rounds: int, rates: Rates) -> list[Row]:
     """Time all contenders of a job in turns; the fastest round counts."""
     spec = AugmentSpec.named(job.name)
     runs = {name: (run, views) for name, run, views in contenders(spec, job)}
-    best = dict.fromkeys(runs, float("inf"))
-    for run, _ in runs.values():
-        run()
-    for _ in range(rounds):
-        for name, (run, views) in runs.items():
-            best[name] = min(best[name], 1e3 * own_time(run) / views)
+    times = in_turns(runs, lambda pair: 1e3 * own_time(pair[0]) / pair[1], rounds)
+    best = {name: min(values) for name, values in times.items()}
     cost = cost_of(spec, job)
     return [
         Row(
             job=f"{job.name} {job.image} to {job.view} px, batch {job.batch}",
             contender=name,
-            microseconds=taken,
-            ratio=taken / best["ours"],
+            microseconds=microseconds,
+            ratio=microseconds / best["ours"],
             cost=cost,
-            percent_of_limit=100 * limit_us(cost, rates) / taken,
+            percent_of_limit=100 * limit_us(cost, rates) / microseconds,
         )
-        for name, taken in best.items()
+        for name, microseconds in best.items()
     ]
 
 
 def show(rows: list[Row]) -> None:
     """Print the lines of one job."""
     cost = rows[0].cost
-    print(f"\n{rows[0].job}: {cost.flop / 1e3:.0f} k operations, {cost.bytes / 1e3:.0f} kB a view")
-    heads = ("us a view", "of limit", "over ours")
-    print(f"  {'':14}" + "".join(f"{head:>13}" for head in heads))
-    for row in rows:
-        cells = (f"{row.microseconds:.1f}", f"{row.percent_of_limit:.0f} %", f"{row.ratio:.1f}x")
-        print(f"  {row.contender:14}" + "".join(f"{cell:>13}" for cell in cells), flush=True)
+    title = f"{rows[0].job}: {cost.flop / 1e3:.0f} k operations, {cost.bytes / 1e3:.0f} kB a view"
+    cells = {
+        row.contender: [
+            f"{row.microseconds:.1f}",
+            f"{row.percent_of_limit:.0f} %",
+            f"{row.ratio:.1f}x",
+        ]
+        for row in rows
+    }
+    table.show(title, ("us a view", "of limit", "over ours"), cells)
 
 
-def main() -> int:
-    """Check, time, print, keep."""
-    parser = Parser(description="Check and time the fused augmentation on one core.")
-    parser.add_argument("--json", type=Path, help="write the results there")
-    parser.add_argument("--rounds", type=count, default=12, help="the fastest of them counts (12)")
-    options: argparse.Namespace = parser.parse_args()
-    torch.set_num_threads(1)
-    try:
-        print(f"{check()} results of the fused augmentation agree with the reference")
-    except WrongResultError as error:
-        print(f"benchmark: {error}; nothing is timed", file=sys.stderr)
-        return 1
+def measure_jobs(jobs: Iterable[Job], rounds: int) -> list[Row]:
+    """Check, time and print; to be called on one thread."""
+    print(f"{check()} results of the fused augmentation agree with the reference")
     rates = core_rates()
     rows: list[Row] = []
-    for job in JOBS:
-        rows += (lines := measure(job, options.rounds, rates))
+    for job in jobs:
+        rows += (lines := rows_of(job, rounds, rates))
         show(lines)
-    if options.json:
-        table = {**machine.describe("cpu"), "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    return 0
+    return rows
 
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure all jobs."""
+    return {"rows": measure_jobs(JOBS, options.rounds)}
+
+
+BENCHMARK = Benchmark("augment", __doc__, measure, rounds=12, threads=1, devices=("cpu",))
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(BENCHMARK.main())

@@ -1,6 +1,6 @@
-"""One line of the table of GAN training, in a process of its own: `benchmarks.train_step` calls it.
+"""Time one kind of GAN at one size: a line of `train_step`, in a process of its own.
 
-    python -m benchmarks.gan_row dcgan 64 --batch 64 --compile-limit 120 --seconds 30
+    python -m benchmarks gan_row dcgan 64 --batch 64 --compile-limit 120 --seconds 30
 
 Seconds per 1000 images of one critic and one generator step: eager against a plain PyTorch loop,
 then, where torch.compile is done within the limit, compiled against eager. What takes turns in the
@@ -15,6 +15,7 @@ import json
 import os
 import signal
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -26,39 +27,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks import machine
-from ssgear.config import cli
-from ssgear.engine.build import prepare
+from benchmarks.common.command import Benchmark, Parser, count
+from benchmarks.common.machine import milliseconds
+from benchmarks.common.timing import in_turns
+from benchmarks.common.training import endless_steps, prepared
 from ssgear.engine.run import Run
-from ssgear.engine.trainer import Trainer
 from ssgear.models.gan import stylegan2_layers as layers
 
 BATCH = 64
-ROUNDS, FEWEST = 12, 3
 STYLEGAN2_CPU_WIDTH = 8
 """`generator_width` of StyleGAN2 on a CPU: an eighth of the published 64."""
 Step = Callable[[], object]
 
 
-def start(folder: Path, name: str, *options: str, batch: int = BATCH) -> Run:
-    """Prepare a run of a preset without starting it."""
-    fixed = ["--log.no-tensorboard", "--log.no-progress", "--optim.batch-size", str(batch)]
-    return prepare(cli.parse([*fixed, "--output", str(folder / name), *options]))
-
-
-def joint_step(run: Run) -> Callable[[], object]:
+def joint_step(run: Run) -> Step:
     """Return one step of the trainer, loader included."""
-    trainer = Trainer(run, ())
-    run.method.train()
-
-    def batches() -> Any:
-        epoch = 0
-        while True:
-            yield from run.loader.epoch(epoch, 0, trainer._streams)
-            epoch += 1
-
-    endless = batches()
-    return lambda: trainer._step(endless)
+    steps = endless_steps(run)
+    return lambda: next(steps)
 
 
 def plain_loop(run: Run) -> Callable[[], object]:
@@ -117,21 +102,13 @@ def grouped(self: Any, x_NIHW: Tensor, style_NW: Tensor) -> Tensor:
     return y.reshape(n, outputs, *y.shape[2:])
 
 
-def medians(steps: dict[str, Step], device: str, seconds: float) -> dict[str, float]:
-    """Return the median milliseconds of each; all take turns in every round.
-
-    There are `ROUNDS`, or as many as begin within the seconds, but at least `FEWEST`, after one
-    that does not count.
-    """
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        machine.milliseconds(step, device)
-    begin = time.monotonic()
-    for number in range(ROUNDS):
-        if number >= FEWEST and time.monotonic() - begin > seconds:
-            break
-        for name, step in steps.items():
-            times[name].append(machine.milliseconds(step, device))
+def medians(
+    steps: dict[str, Step], options: argparse.Namespace, seconds: float
+) -> dict[str, float]:
+    """Return the median milliseconds of each; all take turns in every round."""
+    times = in_turns(
+        steps, lambda step: milliseconds(step, options.device), options.rounds, seconds
+    )
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -194,39 +171,44 @@ def compiled_step(run: Run, limit_s: float) -> tuple[Step, float]:
     return step, time.monotonic() - begin
 
 
-def main() -> None:
-    """Measure one kind at one size."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def add_options(parser: Parser) -> None:
+    """Add what is timed, and for how long."""
     parser.add_argument("kind", choices=["dcgan", "stylegan2"])
-    parser.add_argument("size", type=int)
-    parser.add_argument("--batch", type=int, default=BATCH)
-    parser.add_argument("--compile-limit", type=float, default=0.0)
-    parser.add_argument("--seconds", type=float, default=30.0)
-    given = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    narrow = given.kind == "stylegan2" and device == "cpu"
+    parser.add_argument("size", type=count)
+    parser.add_argument("--batch", type=count, default=BATCH)
+    parser.add_argument("--compile-limit", type=float, default=0.0, metavar="SECONDS")
+    parser.add_argument("--seconds", type=float, default=30.0, help="rounds begin within these")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one kind at one size."""
+    narrow = options.kind == "stylegan2" and options.device == "cpu"
     width = STYLEGAN2_CPU_WIDTH if narrow else 64
-    options = options_of(given.kind, given.size, width)
     row: dict[str, Any] = {
-        "what": given.kind, "size": given.size, "width": width, "batch": given.batch,
-        "compile_limit_s": given.compile_limit, "compile_s": None, "compiled": None,
+        "what": options.kind, "size": options.size, "width": width, "batch": options.batch,
+        "compile_limit_s": options.compile_limit, "compile_s": None, "compiled": None,
     }  # fmt: skip
+    words = options_of(options.kind, options.size, width)
+    batch = ("--optim.batch-size", str(options.batch))
     with tempfile.TemporaryDirectory() as name:
-        eager = start(Path(name), "eager", *options, batch=given.batch)
-        steps = {"eager": joint_step(eager), "plain": plain_step(eager, given.kind)}
-        times = medians(steps, device, given.seconds)
+        eager = prepared(Path(name) / "eager", options.device, *words, *batch)
+        steps = {"eager": joint_step(eager), "plain": plain_step(eager, options.kind)}
+        times = medians(steps, options, options.seconds)
         # milliseconds an image are seconds a thousand
-        row |= {key: value / given.batch for key, value in times.items()}
+        row |= {key: value / options.batch for key, value in times.items()}
         print(json.dumps(row), flush=True)
-        if given.compile_limit:
-            fast = start(Path(name), "fast", *options, "--engine.compile", batch=given.batch)
-            step, row["compile_s"] = compiled_step(fast, given.compile_limit)
-            times = medians({"eager": steps["eager"], "fast": step}, device, given.seconds)
+        if options.compile_limit:
+            fast = prepared(Path(name) / "fast", options.device, *words, *batch, "--engine.compile")
+            step, row["compile_s"] = compiled_step(fast, options.compile_limit)
+            times = medians({"eager": steps["eager"], "fast": step}, options, options.seconds)
             row["compiled"] = row["eager"] * times["fast"] / times["eager"]
             print(json.dumps(row), flush=True)
             fast.log.close()
         eager.log.close()
+    return row
 
+
+BENCHMARK = Benchmark("gan_row", __doc__, measure, add_options, rounds=12)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

@@ -1,7 +1,7 @@
-"""What the pipeline of `ssgear generate` costs beside its generator: time, and memory.
+"""Time and memory of what `ssgear generate` does beside its generator.
 
-    python -m benchmarks.generate               # some minutes
-    python -m benchmarks.generate --sources 500 --images 100
+    python -m benchmarks generate               # some minutes
+    python -m benchmarks generate --sources 500 --images 100
 
 The stand-in takes --seconds for an image of --side pixels and uses little of the processor. Shares
 are of the stand-in's own time within shards; the memory is that of the whole process at its peak,
@@ -16,13 +16,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-MIB = 2**20
+from benchmarks.common.command import Benchmark, Parser, count
+from benchmarks.common.timing import MIB
+
 _SOURCE_SIDE = 64
 
 
@@ -43,20 +46,28 @@ class Measured:
         return self.seconds / max(self.generator_s, 1e-9) - 1
 
 
-def main() -> None:
-    """Measure and print."""
-    options = arguments()
+def add_options(parser: Parser) -> None:
+    """Add numbers and sizes of images."""
+    parser.add_argument("--images", type=count, default=400, help="images that are timed")
+    parser.add_argument("--sources", type=count, default=10_000, help="sources for the memory")
+    parser.add_argument("--seconds", type=float, default=0.2, help="time of an image")
+    parser.add_argument("--side", type=count, default=512, help="pixels of a view")
+    parser.add_argument("--format", default="webp", choices=("webp", "jpg"))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure and print; of several rounds the fastest counts."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        sources(root / "one", 1)
-        sources(root / "some", options.images)
-        sources(root / "all", options.sources)
-        one = measure(root / "one", root / "store-one", options, seconds=0.0)
-        some = measure(root / "some", root / "store-some", options, seconds=options.seconds)
-        every = measure(root / "all", root / "store-all", options, seconds=0.0)
-    if options.json:
-        print(json.dumps({"one": asdict(one), "overhead": asdict(some), "memory": asdict(every)}))
-        return
+        for name, num_images in (("one", 1), ("some", options.images), ("all", options.sources)):
+            sources(root / name, num_images)
+        one = generate(root / "one", root / "store-one", options, seconds=0.0)
+        timed = [
+            generate(root / "some", root / f"store-{number}", options, seconds=options.seconds)
+            for number in range(options.rounds)
+        ]
+        some = min(timed, key=lambda measured: measured.seconds)
+        every = generate(root / "all", root / "store-all", options, seconds=0.0)
     print(
         f"overhead  {some.images} images of {options.side} px at {1000 * options.seconds:.0f} ms: "
         f"{100 * some.overhead:.1f} % ({some.seconds:.1f} s, generator {some.generator_s:.1f} s)"
@@ -65,18 +76,7 @@ def main() -> None:
         f"memory    {every.images} sources: {every.peak_mib:.0f} MiB at the peak, "
         f"{every.peak_mib - one.peak_mib:.0f} MiB above a run with one source"
     )
-
-
-def arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--images", type=int, default=400, help="images that are timed")
-    parser.add_argument("--sources", type=int, default=10_000, help="sources for the memory")
-    parser.add_argument("--seconds", type=float, default=0.2, help="time of an image")
-    parser.add_argument("--side", type=int, default=512, help="pixels of a view")
-    parser.add_argument("--format", default="webp", choices=("webp", "jpg"))
-    parser.add_argument("--json", action="store_true", help="for machines")
-    return parser.parse_args()
+    return {"one": one, "overhead": some, "memory": every}
 
 
 def sources(folder: Path, count: int) -> None:
@@ -89,14 +89,17 @@ def sources(folder: Path, count: int) -> None:
         image.save(folder / f"{number:06d}.jpg", quality=90)
 
 
-def measure(images: Path, store: Path, options: argparse.Namespace, *, seconds: float) -> Measured:
+def generate(images: Path, store: Path, options: argparse.Namespace, *, seconds: float) -> Measured:
     """Run the command in a process of its own."""
     command = [
         sys.executable, "-m", "ssgear.generate", "--generator", "benchmarks.stand_in:StandIn",
         "--data.path", images, "--data.test-share", 0, "--output", store, "--side", options.side,
-        "--seconds", seconds, "--format", options.format, "--device", "cpu",
+        "--seconds", seconds, "--format", options.format, "--device", options.device,
     ]  # fmt: skip
-    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL)
+    threads = {"OMP_NUM_THREADS": str(options.threads)} if options.threads else {}
+    process = subprocess.Popen(
+        [str(word) for word in command], stdout=subprocess.DEVNULL, env={**os.environ, **threads}
+    )
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"benchmark: the command ended with status {status}")
@@ -109,5 +112,7 @@ def measure(images: Path, store: Path, options: argparse.Namespace, *, seconds: 
     )
 
 
+BENCHMARK = Benchmark("generate", __doc__, measure, add_options, rounds=1, devices=("cpu",))
+
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

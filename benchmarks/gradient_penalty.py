@@ -7,14 +7,14 @@ penalty and gradient; the eager forms move 13 to 15.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from benchmarks.machine import Cost
-from benchmarks.peers import Function, compile_or_say
-from benchmarks.workloads import Workload, largest, require
+from benchmarks.common.machine import Cost
+from benchmarks.common.peers import compile_or_say
+from benchmarks.common.timing import Function
+from benchmarks.common.workloads import Workload, largest, require
 from ssgear.kernels.gradient_penalty import CASES, Case
 from ssgear.kernels.gradient_penalty.impl import obstacle
 from ssgear.kernels.gradient_penalty.pieces import interpolate, sample_norm_penalty
@@ -55,30 +55,25 @@ def slope(grad: Tensor, target: float, impl: str) -> Tensor:
     return torch.autograd.grad(penalty, leaf)[0]
 
 
-def eager_penalty(norm: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Return the passes as most code bases write them."""
+def mix(real: Tensor, fake: Tensor) -> Tensor:
+    """Return mixed images, as most code bases write them."""
+    eps = torch.rand(len(real), *(1,) * (real.ndim - 1), device=real.device)
+    return eps * real + (1 - eps) * fake
 
-    def passes(grad: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-        eps = torch.rand(len(real), *(1,) * (real.ndim - 1), device=real.device)
-        keep.append(eps * real + (1 - eps) * fake)
-        keep.clear()
-        return ((norm(grad.flatten(1)) - 1) ** 2).mean()
 
-    keep: list[Tensor] = []
-    return passes
+def penalty_of(norm_N: Tensor) -> Tensor:
+    """Return the penalty, as most code bases write it."""
+    return ((norm_N - 1) ** 2).mean()
+
+
+def norms(grad: Tensor) -> Tensor:
+    """Return the norm of each sample's gradient."""
+    return grad.flatten(1).norm(2, dim=1)
 
 
 def mixed_and_penalty(grad: Tensor, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     """Return mixed images and penalty, for torch.compile."""
-    eps = torch.rand(len(real), *(1,) * (real.ndim - 1), device=real.device)
-    norm_N = grad.flatten(1).norm(2, dim=1)
-    return eps * real + (1 - eps) * fake, ((norm_N - 1) ** 2).mean()
-
-
-def gradient_penalty_workloads(device: str) -> Iterator[Workload]:
-    """Yield every size in float32."""
-    for size in SIZES[device]:
-        yield gradient_penalty_workload(device, size)
+    return mix(real, fake), penalty_of(norms(grad))
 
 
 def gradient_penalty_workload(device: str, size: tuple[int, ...]) -> Workload:
@@ -92,13 +87,19 @@ def gradient_penalty_workload(device: str, size: tuple[int, ...]) -> Workload:
 
         return passes
 
-    by_norm = eager_penalty(lambda grad_ND: grad_ND.norm(2, dim=1))
-    by_root = eager_penalty(lambda grad_ND: (grad_ND.square().sum(1) + 1e-12).sqrt())
+    def by_norm(leaf: Tensor) -> Tensor:
+        mix(real, fake)
+        return penalty_of(norms(leaf))
+
+    def by_root(leaf: Tensor) -> Tensor:
+        mix(real, fake)
+        return penalty_of((leaf.flatten(1).square().sum(1) + 1e-12).sqrt())
+
     names = forms(device, torch.float32)
     contenders: dict[str, Function] = {
         **{name: ours(name) for name in names},
-        "eager": lambda leaf: by_norm(leaf, real, fake),
-        "eager, root": lambda leaf: by_root(leaf, real, fake),
+        "eager": by_norm,
+        "eager, root": by_root,
     }
     compiled = compile_or_say(mixed_and_penalty, grad, real, fake)
     if compiled is not None:
@@ -110,6 +111,6 @@ def gradient_penalty_workload(device: str, size: tuple[int, ...]) -> Workload:
         inputs=(grad,),
         ours=names[0],
         contenders=contenders,
-        truth=lambda leaf: ((leaf.flatten(1).norm(2, dim=1) - 1) ** 2).mean(),
+        truth=lambda leaf: penalty_of(norms(leaf)),
         cost=Cost(bytes=float(PASSES * math.prod(size) * real.itemsize)),
     )

@@ -1,4 +1,6 @@
-"""Check and time the kernels: `make bench`, or `python -m benchmarks.kernels [--json FILE]`.
+"""Check and time the kernels against what others write in their place.
+
+    make bench ARGS="--rows 512 --widths 128"     # python -m benchmarks kernels
 
 Every form is first held to a float64 result; where one is wrong, nothing is timed. The table gives
 forward, backward and both, the memory at the peak, and what share of the machine's own limit ours
@@ -9,20 +11,25 @@ reaches: the time that the unavoidable products, exponentials or bytes alone wou
 from __future__ import annotations
 
 import argparse
-import json
+import importlib.util
+import itertools
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import torch
 
-from benchmarks import machine
-from benchmarks.gradient_penalty import check_gradient_penalty, gradient_penalty_workloads
-from benchmarks.machine import Cost, Rates
-from benchmarks.timing import Timing, compare
-from benchmarks.workloads import Workload, WrongResultError, check_nt_xent, nt_xent_workloads
+from benchmarks.common import machine, table
+from benchmarks.common.command import Benchmark, Parser, count
+from benchmarks.common.machine import Rates
+from benchmarks.common.plot import plot_nt_xent
+from benchmarks.common.timing import Row, compare
+from benchmarks.common.workloads import Workload
+from benchmarks.gradient_penalty import SIZES, check_gradient_penalty, gradient_penalty_workload
+from benchmarks.nt_xent import check_nt_xent, nt_xent_workload
+from ssgear.errors import ConfigError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KERNELS = ("nt_xent", "gradient_penalty")
@@ -30,33 +37,20 @@ ROWS = {"cpu": [512, 2048, 8192], "cuda": [4096, 16384, 65536]}
 WIDTHS = {"cpu": [128], "cuda": [64, 128, 256, 512]}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One implementation on one input."""
-
-    kernel: str
-    size: str
-    dtype: str
-    contender: str
-    timing: Timing
-    ratio: float
-    """Time of this one over the time of ours, forward and backward."""
-    cost: Cost
-    limit_ms: float
-    percent_of_limit: float
-
-
-def measure(workload: Workload, rates: Rates, device: str) -> list[Row]:
+def rows_of(
+    workload: Workload, rates: Mapping[str, Rates], options: argparse.Namespace
+) -> list[Row]:
     """Check, then time all contenders of a workload."""
     workload.check()
-    timings = compare(workload.contenders, workload.inputs, device)
-    own = replace(rates, bytes=machine.copy_rate(workload.inputs[0].nbytes, device))
-    limit = own.milliseconds(workload.cost)
+    dtype = str(workload.dtype).removeprefix("torch.")
+    timings = compare(workload.contenders, workload.inputs, options.device, options.rounds)
+    copying = machine.copy_rate(workload.inputs[0].nbytes, options.device)
+    limit = replace(rates[dtype], bytes=copying).milliseconds(workload.cost)
     return [
         Row(
             kernel=workload.kernel,
             size=workload.size,
-            dtype=str(workload.dtype).removeprefix("torch."),
+            dtype=dtype,
             contender=name,
             timing=timing,
             ratio=timing.both_ms / timings[workload.ours].both_ms,
@@ -72,32 +66,18 @@ def show(rows: list[Row]) -> None:
     """Print the lines of one workload."""
     first = rows[0]
     cost = first.cost
-    print(
-        f"\n{first.kernel} {first.size} {first.dtype}: {cost.flop / 1e9:.3g} GFLOP, "
+    title = (
+        f"{first.kernel} {first.size} {first.dtype}: {cost.flop / 1e9:.3g} GFLOP, "
         f"{cost.exps / 1e6:.3g} M exp, {cost.bytes / 1e6:.3g} MB; limit {first.limit_ms:.3g} ms"
     )
-    heads = ("forward ms", "backward ms", "both ms", "of limit", "peak MB", "over ours")
-    print(f"  {'':14}" + "".join(f"{head:>13}" for head in heads))
+    cells = {}
     for row in rows:
         times = (row.timing.forward_ms, row.timing.backward_ms, row.timing.both_ms)
-        cells = [f"{each:.3f}" for each in times]
-        cells += [f"{row.percent_of_limit:.0f} %", f"{row.timing.peak_mb:.0f}", f"{row.ratio:.2f}x"]
-        print(f"  {row.contender:14}" + "".join(f"{cell:>13}" for cell in cells), flush=True)
-
-
-class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        """End with status 2."""
-        self.exit(2, f"benchmark: {message}\n")
-
-
-def count(text: str) -> int:
-    """Read a number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: use a number of at least 1")
-    return int(text)
+        cells[row.contender] = [f"{milliseconds:.3f}" for milliseconds in times]
+        cells[row.contender] += [f"{row.percent_of_limit:.0f} %", f"{row.timing.peak_mb:.0f}"]
+        cells[row.contender] += [f"{row.ratio:.2f}x"]
+    heads = ("forward ms", "backward ms", "both ms", "of limit", "peak MB", "over ours")
+    table.show(title, heads, cells)
 
 
 def even(text: str) -> int:
@@ -107,61 +87,46 @@ def even(text: str) -> int:
     return int(text)
 
 
-def arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = Parser(description="Check and time the kernels.")
-    parser.add_argument("--json", type=Path, help="write the results there")
+def add_options(parser: Parser) -> None:
+    """Add which kernels, and the sizes and types of NT-Xent."""
     parser.add_argument("--plot", type=Path, help="draw time and memory of NT-Xent there (SVG)")
-    parser.add_argument("--threads", type=count, help="CPU threads (PyTorch's own number)")
     parser.add_argument("--kernels", choices=KERNELS, nargs="+", default=list(KERNELS))
     parser.add_argument("--rows", type=even, nargs="+", help="2N of NT-Xent")
     parser.add_argument("--widths", type=count, nargs="+", help="D of NT-Xent")
     parser.add_argument("--dtypes", choices=DTYPES, nargs="+", default=["float32", "bfloat16"])
-    return parser.parse_args()
 
 
-def workloads(device: str, options: argparse.Namespace) -> Iterator[Workload]:
-    """Yield what was asked for; a kernel's `CASES` are checked before its first workload."""
+def workloads(options: argparse.Namespace) -> Iterator[Workload]:
+    """Yield the chosen ones; a kernel's `CASES` are checked before its first workload."""
+    device = options.device
     if "nt_xent" in options.kernels:
         print(f"{check_nt_xent(device)} results of nt_xent agree with float64")
-        dtypes = [DTYPES[name] for name in options.dtypes]
         rows, widths = options.rows or ROWS[device], options.widths or WIDTHS[device]
-        yield from nt_xent_workloads(device, rows, widths, dtypes)
+        for name, width, num_rows in itertools.product(options.dtypes, widths, rows):
+            yield nt_xent_workload(device, num_rows, width, DTYPES[name])
     if "gradient_penalty" in options.kernels:
-        found = check_gradient_penalty(device)
-        print(f"\n{found} results of gradient_penalty agree with float64")
-        yield from gradient_penalty_workloads(device)
+        num_results = check_gradient_penalty(device)
+        print(f"\n{num_results} results of gradient_penalty agree with float64")
+        for size in SIZES[device]:
+            yield gradient_penalty_workload(device, size)
 
 
-def main() -> int:
-    """Check, time, print, keep."""
-    options = arguments()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Check, time, print and draw."""
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("--plot: matplotlib is not installed; make bench installs it")
     rows: list[Row] = []
-    used = {"float32", *options.dtypes}
-    rates = {name: machine.measure_rates(device, DTYPES[name]) for name in used}
-    try:
-        for workload in workloads(device, options):
-            name = str(workload.dtype).removeprefix("torch.")
-            rows += (lines := measure(workload, rates[name], device))
-            show(lines)
-    except WrongResultError as error:
-        print(f"benchmark: {error}; nothing more is timed", file=sys.stderr)
-        return 1
-    about = {
-        **machine.describe(device), "rates_per_ms": {k: asdict(v) for k, v in rates.items()},
-    }  # fmt: skip
-    if options.json:
-        table = {**about, "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    names = dict.fromkeys(("float32", *options.dtypes))
+    rates = {name: machine.measure_rates(options.device, DTYPES[name]) for name in names}
+    for workload in workloads(options):
+        rows += (lines := rows_of(workload, rates, options))
+        show(lines)
     if options.plot and "nt_xent" in options.kernels:
-        from benchmarks.plot import plot_nt_xent
+        plot_nt_xent(rows, machine.describe(options.device), options.plot)
+    return {"rates_per_ms": rates, "rows": rows}
 
-        plot_nt_xent(rows, about, options.plot)
-    return 0
 
+BENCHMARK = Benchmark("kernels", __doc__, measure, add_options)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(BENCHMARK.main())

@@ -1,4 +1,4 @@
-"""What `benchmarks.methods` found: rows in a file that several pieces fill, and their tables."""
+"""What `benchmarks.methods` measures: rows in a file that several pieces fill, and their tables."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks import machine
+from benchmarks.common import machine
+from benchmarks.common.table import markdown
 from ssgear.errors import ConfigError
 from ssgear.storage.atomic import write_json
 
@@ -58,58 +57,60 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     return f"{100 * statistics.mean(values):.1f}{spread}"
 
 
+def over_seeds(seeds: Sequence[dict[str, float]], name: str) -> str:
+    """Return mean and deviation of a figure over the seeds that have it."""
+    return mean_and_deviation([figures[name] for figures in seeds if name in figures])
+
+
 def table(rows: Sequence[Row]) -> str:
     """Return one line for each method, over its seeds."""
-    lines = [
-        "| method | linear probe, % | untrained | kNN, % | untrained | images/s | MiB | minutes | "
-        "overhead |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    heads = (
+        "method", "linear probe, %", "untrained", "kNN, %", "untrained", "images/s", "MiB",
+        "minutes", "overhead",
+    )  # fmt: skip
+    lines = []
     for method in dict.fromkeys(row.method for row in rows):
         some = [row for row in rows if row.method == method]
         cells = [method]
         for name in COMMON:
             for figures in ([row.figures for row in some], [row.untrained for row in some]):
-                cells.append(mean_and_deviation([each[name] for each in figures if name in each]))
+                cells.append(over_seeds(figures, name))
         cells += [
             f"{statistics.mean(row.images_per_second for row in some):,.0f}",
             f"{max(row.peak_mb for row in some):.0f}",
             f"{statistics.mean(row.minutes for row in some):.1f}",
             f"{100 * statistics.median(row.overhead for row in some):.0f} %",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown(heads, lines)
 
 
 def own_figures(rows: Sequence[Row]) -> str:
     """Return a line for each figure that only some methods have: probes of blocks, shifts."""
-    lines = ["| method | figure | trained, % | untrained, % |", "|---|---|---|---|"]
+    lines = []
     for method in dict.fromkeys(row.method for row in rows):
         some = [row for row in rows if row.method == method]
         for name in dict.fromkeys(name for row in some for name in row.figures):
             if name not in (*COMMON, *DETAILS):
                 sides = [row.figures for row in some], [row.untrained for row in some]
-                cells = [[each[name] for each in side if name in each] for side in sides]
-                lines.append(
-                    f"| {method} | {name} | {' | '.join(map(mean_and_deviation, cells))} |"
-                )
-    return "\n".join(lines) if len(lines) > 2 else ""
+                lines.append([method, name, *(over_seeds(side, name) for side in sides)])
+    return markdown(("method", "figure", "trained, %", "untrained, %"), lines) if lines else ""
 
 
 def kept(file: Path | None, settings: dict[str, Any]) -> dict[tuple[str, int], Row]:
     """Return the rows of a file of earlier trainings; refuse those of other settings."""
     if file is None or not file.exists():
         return {}
-    found = json.loads(file.read_text(encoding="utf-8"))
-    if found.get("settings") != settings:
+    table = json.loads(file.read_text(encoding="utf-8"))
+    if table.get("settings") != settings:
         raise ConfigError(
-            f"--json: {file} holds trainings of {found.get('settings')}, asked for is {settings}; "
+            f"--json: {file} holds trainings of {table.get('settings')}, asked for is {settings}; "
             "name another file"
         )
-    return {(row["method"], row["seed"]): Row(**row) for row in found["rows"]}
+    return {(row["method"], row["seed"]): Row(**row) for row in table["rows"]}
 
 
-def keep(file: Path, settings: dict[str, Any], rows: Sequence[Row]) -> None:
+def keep(file: Path, device: str, settings: dict[str, Any], rows: Sequence[Row]) -> None:
     """Write all rows, with what they were trained on."""
-    about = machine.describe("cuda" if torch.cuda.is_available() else "cpu")
-    write_json(file, {**about, "settings": settings, "rows": [asdict(row) for row in rows]})
+    table = {"settings": settings, "rows": [asdict(row) for row in rows]}
+    write_json(file, {**machine.describe(device), **table})

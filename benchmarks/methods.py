@@ -1,4 +1,6 @@
-"""Train every method and compare: `python -m benchmarks.methods --preset quick --json FILE`.
+"""Train every method for the same images seen, and compare.
+
+    python -m benchmarks methods --preset quick --json FILE
 
 Each method's own preset, on as many images as the others: an image is a row of a batch, whatever
 views a method makes of it. Epochs and warm-up are scaled to that; nothing else of a preset is.
@@ -19,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import json
 import multiprocessing
 import statistics
 import sys
@@ -29,19 +30,20 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks import machine
-from benchmarks.kernels import Parser
+from benchmarks.common.command import Benchmark, Parser
+from benchmarks.common.machine import milliseconds
+from benchmarks.common.timing import forget_peak, peak_mb
+from benchmarks.common.training import endless_steps, prepared, train_lines
 from benchmarks.method_rows import Row, keep, kept, mean_and_deviation, own_figures, table
-from benchmarks.timing import MIB, resident
 from ssgear import registry
 from ssgear.callbacks import FinalFigures, Readings
-from ssgear.config import cli, presets
-from ssgear.engine.build import prepare
+from ssgear.config import presets
+from ssgear.data.loaders.batch import Batch
 from ssgear.engine.callbacks import Callback, Reason
 from ssgear.engine.run import Run
 from ssgear.engine.trainer import Trainer
@@ -49,7 +51,7 @@ from ssgear.errors import ConfigError, SsgearError
 from ssgear.models.encoders import Encoder
 
 ROUNDS, WARM = 48, 3  # the resident loader makes views of 8 quick steps at once
-QUIET = ("--log.no-tensorboard", "--log.no-progress", "--eval.every", "0", "--engine.threads")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,10 @@ class Job:
     """How many are to be seen; None: as many as the preset says."""
     options: tuple[str, ...] = ()
     """Further ones of `ssgear.train`."""
+    threads: int = 1
+    device: str = "cpu"
+    rounds: int = ROUNDS
+    """Steps that are taken apart."""
 
 
 @dataclass
@@ -74,63 +80,49 @@ class Peak(Callback):
 
     def on_start(self, run: Run) -> None:
         """Forget what building the run took."""
-        if run.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+        forget_peak(run.device.type)
 
     def on_end(self, run: Run, reason: Reason) -> None:
         """Read it before the figures are measured."""
-        gpu = run.device.type == "cuda"
-        self.megabytes = (torch.cuda.max_memory_allocated() if gpu else resident("VmHWM")) / MIB
+        self.megabytes = peak_mb(run.device.type)
 
 
-def command(job: Job, output: Path) -> list[str]:
-    """Return the command line of a training at the preset's own length."""
+def words_of(job: Job) -> list[str]:
+    """Return the options of a training at the preset's own length."""
     name = f"{registry.canonical(job.method)}-{job.preset}"
     known = presets.collect()
     if name not in known and job.preset != presets.DEFAULT:
         raise ConfigError(f"--preset: {job.method} has none that is called {name}")
-    chosen = ["--preset", name if name in known else presets.DEFAULT, "--method", job.method]
-    threads = str(torch.get_num_threads())
-    return [
-        *chosen,
-        *QUIET,
-        threads,
-        "--seed",
-        str(job.seed),
-        "--output",
-        str(output),
-        *job.options,
-    ]
+    preset = name if name in known else presets.DEFAULT
+    fixed = ("--eval.every", "0", "--seed", str(job.seed))
+    return ["--preset", preset, "--method", job.method, *fixed, *job.options]
 
 
 def scaled(job: Job, folder: Path) -> list[str]:
-    """Return the command line of a training that sees the images asked for."""
-    argv = command(job, folder / "run")
+    """Return the options of a training that sees the images asked for."""
+    words = words_of(job)
     if job.images is None:
-        return argv
-    run = prepare(cli.parse([*command(job, folder / "length")]))
+        return words
+    run = prepared(folder / "length", job.device, *words)
     run.log.close()
     optim = run.config.optim
     epochs = max(1, round(job.images / (run.steps_per_epoch * optim.batch_size)))
     warmup = optim.warmup_epochs * epochs / optim.epochs
-    return [*argv, "--optim.epochs", str(epochs), "--optim.warmup-epochs", f"{warmup:g}"]
+    return [*words, "--optim.epochs", str(epochs), "--optim.warmup-epochs", f"{warmup:g}"]
 
 
 def train(job: Job) -> Row:
     """Train, measure the encoder, and take a step apart."""
     start = time.perf_counter()
+    torch.set_num_threads(job.threads)
     with tempfile.TemporaryDirectory() as name:
-        run = prepare(cli.parse(scaled(job, Path(name))))
+        run = prepared(Path(name) / "run", job.device, *scaled(job, Path(name)))
         readings, peak = Readings(), Peak()
         Trainer(run, (readings, peak, FinalFigures(readings))).run()
         minutes = (time.perf_counter() - start) / 60
-        lines = (run.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        found = [json.loads(line) for line in lines]
+        speeds = [line["images_per_second"] for line in train_lines(run)]
         summary = run.results.summary
-        step_ms, encoder_ms, views_ms = take_apart(run)
-    speeds = [line["images_per_second"] for line in found if line["kind"] == "train"]
+        step_ms, encoder_ms, views_ms = take_apart(run, job.rounds)
     return Row(
         method=job.method,
         seed=job.seed,
@@ -161,63 +153,56 @@ class Call:
     differentiated: bool
 
 
-def take_apart(run: Run) -> tuple[float, float, float]:
+def take_apart(run: Run, rounds: int) -> tuple[float, float, float]:
     """Return the milliseconds of a step, and of encoder and views in it.
 
     The run goes on from its middle for that, and is good for nothing afterwards.
     """
-    run.step = run.total_steps // 2
-    run.method.train()
-    trainer, device = Trainer(run, ()), run.device.type
+    device = run.device.type
+    views = Stopwatch(device)
+    walk, seen = run.loader.epoch, run.method.seen
 
-    def endless() -> Iterator[Any]:
-        while True:
-            yield from run.loader.epoch(run.config.optim.epochs // 2, 0, trainer._streams)
+    def timed_epoch(*args: Any) -> Iterator[Batch]:
+        batches = walk(*args)
+        # the default ends the loop where the batches end
+        return iter(lambda: views.time(next, batches, None), None)
 
-    batches = endless()
-    calls = recorded(run, lambda: trainer._step(batches))
-    made = Stopwatch(run.method.seen, device)
-    run.method.seen = made  # type: ignore[assignment, method-assign]
-    works: list[float] = []
-    views: list[float] = []
-    encoders: list[float] = []
-    for number in range(WARM + ROUNDS):
-        trainer._waited = made.milliseconds = 0.0
-        taken = machine.milliseconds(lambda: trainer._step(batches), device)
-        alone = machine.milliseconds(lambda: replay(run, calls), device)
-        if number >= WARM:
-            waited = 1000 * trainer._waited + made.milliseconds
-            works.append(taken - waited)
-            views.append(waited)
-            encoders.append(alone)
+    run.loader.epoch = timed_epoch  # type: ignore[method-assign, assignment]
+    run.method.seen = lambda batch: views.time(seen, batch)  # type: ignore[method-assign]
+    steps = endless_steps(run, run.total_steps // 2)
+    calls = recorded(run, lambda: next(steps))
+    times: list[tuple[float, float, float]] = []
+    for _ in range(WARM + rounds):
+        views.milliseconds = 0.0
+        whole = milliseconds(lambda: next(steps), device)
+        waited = views.milliseconds
+        times.append((whole - waited, milliseconds(lambda: replay(run, calls), device), waited))
+    works, encoders, waits = zip(*times[WARM:], strict=True)
     # views of several steps may be made at once: their mean counts
-    waiting = statistics.mean(views)
+    waiting = statistics.mean(waits)
     return statistics.median(works) + waiting, statistics.median(encoders), waiting
 
 
 @dataclass
 class Stopwatch:
-    """A function, and how long its calls took."""
+    """How long the calls took that went through it."""
 
-    function: Callable[..., Any]
     device: str
     milliseconds: float = 0.0
 
-    def __call__(self, *given: Any) -> Any:
-        """Call it."""
-        found: list[Any] = []
-        self.milliseconds += machine.milliseconds(
-            lambda: found.append(self.function(*given)), self.device
-        )
-        return found[0]
+    def time(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function."""
+        results: list[T] = []
+        self.milliseconds += milliseconds(lambda: results.append(function(*args)), self.device)
+        return results[0]
 
 
-def recorded(run: Run, step: Any) -> list[Call]:
+def recorded(run: Run, step: Callable[[], object]) -> list[Call]:
     """Return the passes through any encoder that a step makes, those of momentum copies too."""
     calls: list[Call] = []
 
-    def note(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        calls.append(Call(module, given[0].detach(), torch.is_grad_enabled()))
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        calls.append(Call(module, inputs[0].detach(), torch.is_grad_enabled()))
 
     encoders = [module for module in run.method.modules() if isinstance(module, Encoder)]
     hooks = [encoder.register_forward_pre_hook(note) for encoder in encoders]
@@ -246,21 +231,14 @@ def replay(run: Run, calls: Sequence[Call]) -> None:
         call.encoder.zero_grad(set_to_none=True)
 
 
-def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
-    """Return the options, and what follows `--`."""
-    parser = Parser(description=__doc__.partition("\n")[0])
-    own = list(argv[: argv.index("--")] if "--" in argv else argv)
+def add_options(parser: Parser) -> None:
+    """Add which trainings, and how long."""
     names = registry.names("methods")
-    parser.add_argument("--preset", default=presets.DEFAULT, help="METHOD-PRESET is trained")
-    parser.add_argument("--methods", nargs="+", choices=names, default=list(names))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument(
-        "--images",
-        type=number_or_preset,
-        help="seen by each; by default those of `quick`; `preset`: each preset's own number",
-    )
-    parser.add_argument("--json", type=Path, help="keep the results there and continue from there")
-    return parser.parse_args(own), tuple(argv[len(own) + 1 :])
+    add = parser.add_argument
+    add("--preset", default=presets.DEFAULT, help="METHOD-PRESET is trained")
+    add("--methods", nargs="+", choices=names, default=list(names))
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    add("--images", type=number_or_preset, help="seen by each, or `preset`; None: as `quick`")
 
 
 def number_or_preset(word: str) -> int | Literal["preset"]:
@@ -271,51 +249,52 @@ def number_or_preset(word: str) -> int | Literal["preset"]:
 def images_of_quick() -> int:
     """Return how many images the preset `quick` sees."""
     with tempfile.TemporaryDirectory() as name:
-        output = ["--log.no-tensorboard", "--output", str(Path(name) / "run")]
-        run = prepare(cli.parse(["--preset", presets.DEFAULT, *output]))
+        run = prepared(Path(name) / "run", "cpu", "--preset", presets.DEFAULT)
         run.log.close()
         return run.total_steps * run.config.optim.batch_size
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def measure(options: argparse.Namespace) -> int:
     """Train what is not in the file yet, each in a process of its own, and print the table."""
-    options, further = arguments(list(sys.argv[1:] if argv is None else argv))
+    threads = torch.get_num_threads()
     images = options.images or images_of_quick()
+    seen = None if images == "preset" else images
     settings = {
-        "preset": options.preset,
-        "images": images,
-        "options": list(further),
-        "threads": torch.get_num_threads(),
-    }
-    wanted = [(method, seed) for seed in options.seeds for method in options.methods]
+        "preset": options.preset, "images": images, "options": options.further, "threads": threads,
+    }  # fmt: skip
+    pairs = [(method, seed) for seed in options.seeds for method in options.methods]
     rows: dict[tuple[str, int], Row] = {}
-    failed = False
-    try:
-        for method, seed in wanted:
-            rows |= kept(options.json, settings)
-            if (method, seed) in rows:
-                continue
-            seen = None if images == "preset" else images
-            job = Job(method=method, seed=seed, preset=options.preset, images=seen, options=further)
-            row = trained(job)
-            if row is None:
-                failed = True
-                continue
-            rows |= {**kept(options.json, settings), (method, seed): row}
-            if options.json:
-                keep(options.json, settings, list(rows.values()))
-    except ConfigError as error:
-        print(f"benchmark: {error}", file=sys.stderr)
-        return error.exit_status
-    shown = [rows[pair] for pair in wanted if pair in rows]
+    has_failed = False
+    for method, seed in pairs:
+        rows |= kept(options.json, settings)
+        if (method, seed) in rows:
+            continue
+        job = Job(
+            method=method,
+            seed=seed,
+            preset=options.preset,
+            images=seen,
+            options=tuple(options.further),
+            threads=threads,
+            device=options.device,
+            rounds=options.rounds,
+        )
+        row = trained(job)
+        if row is None:
+            has_failed = True
+            continue
+        rows |= {**kept(options.json, settings), (method, seed): row}
+        if options.json:
+            keep(options.json, options.device, settings, list(rows.values()))
+    shown = [rows[pair] for pair in pairs if pair in rows]
     if shown:
         shown.sort(key=lambda row: options.methods.index(row.method))
-        each = "its preset's" if images == "preset" else f"{images:,}, to the nearest whole epoch,"
-        print(f"\n{each} images seen by each method\n")
+        number = f"{seen:,}, to the nearest whole epoch," if seen else "its preset's"
+        print(f"\n{number} images seen by each method\n")
         print(table(shown))
-        if own := own_figures(shown):
-            print(f"\n{own}")
-    return int(failed)
+        if figures := own_figures(shown):
+            print(f"\n{figures}")
+    return int(has_failed)
 
 
 def trained(job: Job) -> Row | None:
@@ -330,8 +309,8 @@ def trained(job: Job) -> Row | None:
         print(f"benchmark: {job.method}, seed {job.seed}: failed", file=sys.stderr, flush=True)
         return None
     probe = mean_and_deviation([row.figures.get("linear_probe", float("nan"))])
-    told = f"linear probe {probe} %, {row.minutes:.1f} min"
-    print(f"{job.method}, seed {job.seed}: {told}", flush=True)
+    text = f"linear probe {probe} %, {row.minutes:.1f} min"
+    print(f"{job.method}, seed {job.seed}: {text}", flush=True)
     return row
 
 
@@ -342,5 +321,7 @@ def in_a_process(job: Job) -> Row:
         return pool.submit(train, job).result()
 
 
+BENCHMARK = Benchmark("methods", __doc__, measure, add_options, rounds=ROUNDS, passes_on=True)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(BENCHMARK.main())

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.common.timing import one_pass
+from benchmarks.common.workloads import Workload
 from benchmarks.gradient_penalty import (
     SIZES,
     check_gradient_penalty,
     gradient_penalty_workload,
 )
 from benchmarks.kernels import DTYPES, ROWS, WIDTHS
-from benchmarks.timing import one_pass
-from benchmarks.workloads import Workload, check_nt_xent, nt_xent_workload
+from benchmarks.nt_xent import check_nt_xent, nt_xent_workload
 
 pytest.importorskip("pytest_benchmark")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

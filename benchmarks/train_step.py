@@ -1,4 +1,4 @@
-"""Time training steps: `python -m benchmarks.train_step --what gan [--sizes 32 64] [--json FILE]`.
+"""Time training steps of GAN + SSL, and of plain GAN training.
 
 Two tables. The joint job of GAN + SSL against the sum of its phases, each timed alone on the same
 rows without trainer and loader: what the engine adds. And seconds per 1000 images of plain GAN
@@ -11,19 +11,19 @@ then. With the defaults it is done in less than twelve minutes on two quiet core
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import machine
-from benchmarks.gan_row import BATCH, joint_step, medians, start
-from ssgear.data.loaders.batch import Batch
+from benchmarks.common.command import Benchmark, Parser, count
+from benchmarks.common.training import prepared
+from benchmarks.gan_row import BATCH, Step, joint_step, medians
 from ssgear.engine.isolate import only
 from ssgear.engine.run import Run
 from ssgear.engine.runtime import optimizer_of
@@ -36,14 +36,14 @@ COMPILE_LIMIT_S = 100.0
 KINDS = ("dcgan", "stylegan2")
 
 
-def phase_alone(run: Run, name: str) -> Callable[[], object]:
+def phase_alone(run: Run, name: str) -> Step:
     """Return one step of a phase in a bare loop: loss, backward, optimiser."""
     method = run.method
     phase = next(phase for phase in method.phases if phase.name == name)
     group = method.group_named(phase.group)
     optimizer = optimizer_of(group, run.config.optim)
     batch = next(iter(run.loader.epoch(0, 0, lambda _: [""])))
-    batch = Batch(**{**vars(batch), "phase": name, "progress": 0.5})
+    batch = dataclasses.replace(batch, phase=name, progress=0.5)
 
     def step() -> None:
         with only(group, method.groups):
@@ -54,25 +54,27 @@ def phase_alone(run: Run, name: str) -> Callable[[], object]:
     return step
 
 
-def measure_joint(folder: Path, device: str) -> dict[str, Any]:
+def measure_joint(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Return the joint step and its phases alone, in milliseconds."""
-    run = start(folder, "joint", "--preset", "gan-ssl-quick")
-    steps: dict[str, Callable[[], object]] = {"joint": joint_step(run)}
+    words = ("--preset", "gan-ssl-quick", "--optim.batch-size", str(BATCH))
+    run = prepared(folder / "joint", options.device, *words)
+    steps: dict[str, Step] = {"joint": joint_step(run)}
     steps |= {phase.name: phase_alone(run, phase.name) for phase in run.method.phases}
-    times = medians(steps, device, SECONDS)
+    times = medians(steps, options, SECONDS)
     run.log.close()
     alone = sum(times[p.name] * p.repeat for p in run.method.phases)
     return {"what": "gan-ssl-quick", **times, "sum": alone, "ratio": times["joint"] / alone}
 
 
-def gan_row(kind: str, size: int, device: str, given: argparse.Namespace) -> dict[str, Any]:
+def gan_row(kind: str, size: int, options: argparse.Namespace) -> dict[str, Any]:
     """Return a line of the second table; `compiled` is None where that was not done in time."""
-    small = kind == "stylegan2" and device == "cpu"
-    batch = given.batch or (SLOW_CPU_BATCH if small else BATCH)
-    limit = 0.0 if given.no_compile else given.compile_limit
+    small = kind == "stylegan2" and options.device == "cpu"
+    batch = options.batch or (SLOW_CPU_BATCH if small else BATCH)
+    limit = 0.0 if options.no_compile else options.compile_limit
     command = [
         sys.executable, "-m", "benchmarks.gan_row", kind, str(size), "--batch", str(batch),
-        "--compile-limit", str(limit), "--seconds", str(SECONDS),
+        "--compile-limit", str(limit), "--seconds", str(SECONDS), "--device", options.device,
+        "--rounds", str(options.rounds), "--threads", str(torch.get_num_threads()),
     ]  # fmt: skip
     # a session of its own: it ends itself with all compilers where they take too long
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -96,27 +98,21 @@ def show(row: dict[str, Any]) -> str:
     return f"{label:40} {row['eager']:8.2f} {row['plain']:8.2f} {ratio:12.2f}   {cell}"
 
 
-def arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--what", choices=["gan"], default="gan")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64])
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--batch", type=int, help="images of a step; by default 64, StyleGAN2 on a "
-                        f"CPU {SLOW_CPU_BATCH}")  # fmt: skip
-    parser.add_argument("--compile-limit", type=float, default=COMPILE_LIMIT_S, metavar="SECONDS")
-    parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--json", type=Path)
-    return parser.parse_args(argv)
+def add_options(parser: Parser) -> None:
+    """Add what is trained, and how long a compiler may take."""
+    add = parser.add_argument
+    add("--what", choices=["gan"], default="gan")
+    add("--sizes", type=count, nargs="+", default=[32, 64])
+    add("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    add("--batch", type=count, help=f"by default {BATCH}, StyleGAN2 on a CPU {SLOW_CPU_BATCH}")
+    add("--compile-limit", type=float, default=COMPILE_LIMIT_S, metavar="SECONDS")
+    add("--no-compile", action="store_true")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure, print, and keep with --json."""
-    given = arguments(argv)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = []
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure and print."""
     with tempfile.TemporaryDirectory() as name:
-        joint = measure_joint(Path(name), device)
+        joint = measure_joint(Path(name), options)
     print(
         f"one step of {joint['what']}: {joint['joint']:.0f} ms; its phases alone "
         + ", ".join(f"{p} {joint[p]:.0f}" for p in ("critic", "generator", "encoder"))
@@ -124,15 +120,15 @@ def main(argv: list[str] | None = None) -> int:
         flush=True,
     )
     print(f"{'s / 1000 images':40} {'eager':>8} {'plain':>8} {'plain/eager':>12}   compiled")
-    for kind in given.kinds:
-        for size in given.sizes:
-            rows.append(gan_row(kind, size, device, given))
+    rows = []
+    for kind in options.kinds:
+        for size in options.sizes:
+            rows.append(gan_row(kind, size, options))
             print(show(rows[-1]), flush=True)
-    if given.json:
-        found = {**machine.describe(device), "joint": joint, "gan": rows}
-        given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return 0
+    return {"joint": joint, "gan": rows}
 
+
+BENCHMARK = Benchmark("train_step", __doc__, measure, add_options, rounds=12)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(BENCHMARK.main())

@@ -38,7 +38,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
             "num_hidden_layers": 23,
             "num_attention_heads": 16,
         },
-        "upscale": {"num_feat": 64, "num_block": 23},
+        "upscale": {"num_filters": 64, "num_blocks": 23},
         "caption": {},
     },
     "tiny": {
@@ -66,7 +66,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
         },
-        "upscale": {"num_feat": 8, "num_block": 1},
+        "upscale": {"num_filters": 8, "num_blocks": 1},
         "caption": {
             "vision_config": {
                 "hidden_size": 32,
@@ -95,57 +95,37 @@ def pipeline(size: str, device: torch.device, dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**SIZES[size]["unet"])
     vae = AutoencoderKL(**SIZES[size]["vae"], latent_channels=4)
-    ready = [
-        each.to(device, dtype).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-        for each in (unet, vae)
-    ]
+    for part in (unet, vae):
+        part.to(device, dtype).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     tokenizer = SimpleNamespace(model_max_length=TOKENS)
-    return SimpleNamespace(unet=ready[0], vae=ready[1], tokenizer=tokenizer)
+    return SimpleNamespace(unet=unet, vae=vae, tokenizer=tokenizer)
 
 
 def stages(
     size: str, batch: int, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Callable[[], Tensor]]:
     """Return what runs text encoder, super-resolution and captioning once for a batch."""
-    return {
-        "text encode": _text(size, batch, device, dtype),
-        "upscale": _upscale(size, batch, device, dtype),
-        "caption": _caption(size, batch, device, dtype),
-    }
-
-
-def _text(size: str, batch: int, device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    config = CLIPTextConfig(**SIZES[size]["text"], max_position_embeddings=TOKENS)
-    model = CLIPTextModel(config).to(device, dtype).eval()
-    tokens = torch.randint(0, 1000, (2 * batch, TOKENS), device=device)  # with the empty prompts
-    return lambda: model(tokens).last_hidden_state
-
-
-def _upscale(
-    size: str, batch: int, device: torch.device, dtype: torch.dtype
-) -> Callable[[], Tensor]:
     from spandrel.architectures.ESRGAN import ESRGAN
+    from transformers import CLIPTextConfig, CLIPTextModel, GitConfig, GitForCausalLM
 
-    own = SIZES[size]["upscale"]
-    network = ESRGAN(
-        in_nc=3, out_nc=3, scale=4, num_filters=own["num_feat"], num_blocks=own["num_block"]
+    settings = SIZES[size]
+    text = CLIPTextConfig(**settings["text"], max_position_embeddings=TOKENS)
+    encoder = CLIPTextModel(text).to(device, dtype).eval()
+    tokens = torch.randint(0, 1000, (2 * batch, TOKENS), device=device)  # with the empty prompts
+    upscaler = ESRGAN(in_nc=3, out_nc=3, scale=4, **settings["upscale"]).to(device, dtype)
+    upscaler = upscaler.to(memory_format=torch.channels_last).eval()
+    captioner = GitForCausalLM(GitConfig(**settings["caption"])).to(device, dtype).eval()
+    images, pixels = (
+        torch.rand(batch, 3, settings["image"][name], settings["image"][name], device=device)
+        for name in ("source", "caption")
     )
-    network = network.to(device, dtype).to(memory_format=torch.channels_last).eval()
-    side = SIZES[size]["image"]["source"]
-    images = torch.rand(batch, 3, side, side, device=device).to(dtype)
-    return lambda: network(images)
-
-
-def _caption(
-    size: str, batch: int, device: torch.device, dtype: torch.dtype
-) -> Callable[[], Tensor]:
-    from transformers import GitConfig, GitForCausalLM
-
-    model = GitForCausalLM(GitConfig(**SIZES[size]["caption"])).to(device, dtype).eval()
-    side = SIZES[size]["image"]["caption"]
-    pixels = torch.rand(batch, 3, side, side, device=device).to(dtype)
+    images, pixels = images.to(dtype), pixels.to(dtype)
     # random weights end anywhere: as many tokens as asked for, never fewer
-    tokens = {"min_new_tokens": CAPTION_TOKENS, "max_new_tokens": CAPTION_TOKENS}
-    return lambda: model.generate(pixel_values=pixels, do_sample=False, num_beams=1, **tokens)
+    length = {"min_new_tokens": CAPTION_TOKENS, "max_new_tokens": CAPTION_TOKENS}
+    return {
+        "text encode": lambda: encoder(tokens).last_hidden_state,
+        "upscale": lambda: upscaler(images),
+        "caption": lambda: captioner.generate(
+            pixel_values=pixels, do_sample=False, num_beams=1, **length
+        ),
+    }

@@ -1,4 +1,4 @@
-"""Time view generation by stage: `python -m benchmarks.views [--device cuda] [--json FILE]`.
+"""Time view generation by stage: eager, compiled and TensorRT.
 
 A UNet and a VAE of Stable Diffusion 2's size on a GPU (512 pixels, half precision), a tiny one on a
 CPU, with random weights: eager as diffusers documents it (half precision, channels-last, SDPA)
@@ -12,24 +12,24 @@ captioning once for a batch, and what a whole image takes. GPU figures: none wer
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import machine, view_models
-from benchmarks.kernels import Parser, count
+from benchmarks import view_models
+from benchmarks.common import machine, table
+from benchmarks.common.command import Benchmark, Parser, count
+from benchmarks.common.timing import in_turns
 from ssgear.errors import SsgearError, first_line
 from ssgear.views.compile.compile import compile_pipeline
 from ssgear.views.compile.parts import drawn, parts_of
 
-ROUNDS = 7
 CONTENDERS = {"cpu": ("eager", "inductor", "onnx"), "cuda": ("eager", "inductor", "tensorrt")}
 BATCHES = {"cpu": (1, 2), "cuda": (1, 8, 16)}
 DTYPES = {"cpu": torch.float32, "cuda": torch.float16}
@@ -60,6 +60,7 @@ def measure_batch(
     """Compile, check and time all contenders at one batch size; return why some are missing."""
     device, dtype = torch.device(options.device), DTYPES[options.device]
     calls, left_out = compiled_calls(size, batch, options)
+    contenders = [contender for stage, contender in calls if stage == COMPILED[0]]
     try:
         others = view_models.stages(size, batch, device, dtype)
     except ImportError as error:
@@ -67,16 +68,33 @@ def measure_batch(
         left_out.append(f"other stages: {first_line(error)}; pip install 'ssgear[generate]'")
     calls |= {(stage, "eager"): call for stage, call in others.items()}
     with torch.no_grad():
-        flops = {stage: counted(calls[stage, "eager"]) for stage, _ in calls}
-        times = fastest(calls, options.device)
-    rate = machine.measure_rates(options.device, dtype).flop
-    rows = []
-    for (stage, contender), time in times.items():
-        limit = flops[stage] / rate
-        rows.append(
-            row_of(stage, batch, contender, time, times[stage, "eager"], flops[stage], limit)
+        flops = {stage: counted(call) for (stage, name), call in calls.items() if name == "eager"}
+        rounds = in_turns(
+            calls, lambda call: machine.milliseconds(call, options.device), options.rounds
         )
-    return rows + whole_images(rows, batch, options.steps), left_out
+    times = {key: min(values) for key, values in rounds.items()}
+    # what all stages together take, the UNet many times
+    image = f"image, {options.steps} steps"
+    passes = {stage: options.steps if stage == "unet" else 1 for stage in flops}
+    for name in contenders:
+        parts = {stage: times.get((stage, name), times[stage, "eager"]) for stage in passes}
+        times[image, name] = sum(passes[stage] * time for stage, time in parts.items())
+    flops[image] = sum(number * flops[stage] for stage, number in passes.items())
+    rate = machine.measure_rates(options.device, dtype).flop
+    rows = [
+        Row(
+            stage=stage,
+            batch=batch,
+            contender=name,
+            milliseconds=time,
+            images_per_second=1000 * batch / time,
+            ratio=times[stage, "eager"] / time,
+            gflop=flops[stage] / 1e9,
+            percent_of_limit=100 * flops[stage] / rate / time,
+        )
+        for (stage, name), time in times.items()
+    ]
+    return rows, left_out
 
 
 def compiled_calls(
@@ -108,13 +126,8 @@ def compiled_calls(
         for part in parts_of(pipe):
             if used.get(part.name) == contender:
                 inputs = drawn(pipe, part, batch, side, side)
-                calls[part.name, contender] = caller(part, inputs)
+                calls[part.name, contender] = partial(part.call, part.module, inputs)
     return calls, left_out
-
-
-def caller(part: Any, inputs: Any) -> Callable[[], Tensor]:
-    """Return what runs a part as its pipeline does."""
-    return lambda: part.call(part.module, inputs)
 
 
 def counted(call: Callable[[], Any]) -> float:
@@ -124,107 +137,47 @@ def counted(call: Callable[[], Any]) -> float:
     return float(counter.get_total_flops())
 
 
-def fastest(
-    calls: dict[tuple[str, str], Callable[[], Any]], device: str
-) -> dict[tuple[str, str], float]:
-    """Return the milliseconds of the fastest round of each call, all taking turns."""
-    for call in calls.values():
-        call()
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
-    for _ in range(ROUNDS):
-        for key, call in calls.items():
-            times[key].append(machine.milliseconds(call, device))
-    return {key: min(found) for key, found in times.items()}
-
-
-def whole_images(rows: list[Row], batch: int, steps: int) -> list[Row]:
-    """Return what all stages together take: super-resolution, caption, text, steps, decoder."""
-    eager = {row.stage: row for row in rows if row.contender == "eager"}
-    found: list[Row] = []
-    for contender in dict.fromkeys(row.contender for row in rows):
-        own = {**eager, **{row.stage: row for row in rows if row.contender == contender}}
-        times = {stage: row.milliseconds for stage, row in own.items()}
-        total = sum(times.values()) + (steps - 1) * times["unet"]
-        flop = sum(row.gflop for row in own.values()) + (steps - 1) * own["unet"].gflop
-        before = found[0].milliseconds if found else total
-        share = sum(row.percent_of_limit * row.milliseconds for row in own.values())
-        share += (steps - 1) * own["unet"].percent_of_limit * times["unet"]
-        name = f"image, {steps} steps"
-        limit = share * 0.01
-        found.append(row_of(name, batch, contender, total, before, 1e9 * flop, limit))
-    return found
-
-
-def row_of(
-    stage: str, batch: int, contender: str, time: float, eager: float, flop: float, limit: float
-) -> Row:
-    """Return a line of the table; `limit` is the time of the products alone."""
-    return Row(
-        stage=stage,
-        batch=batch,
-        contender=contender,
-        milliseconds=time,
-        images_per_second=1000 * batch / time,
-        ratio=eager / time,
-        gflop=flop / 1e9,
-        percent_of_limit=100 * limit / time,
-    )
-
-
 def show(rows: list[Row], left_out: list[str]) -> None:
     """Print the lines of one batch size."""
-    heads = ("ms", "images/s", "over eager", "GFLOP", "of limit")
-    print(f"\n{f'batch {rows[0].batch}':28}" + "".join(f"{head:>12}" for head in heads))
+    cells = {}
     for row in rows:
-        cells = [f"{row.milliseconds:.2f}", f"{row.images_per_second:.2f}", f"{row.ratio:.2f}x"]
-        cells += [f"{row.gflop:.3g}", f"{row.percent_of_limit:.0f} %"]
         name = f"{row.stage}, {row.contender}"
-        print(f"{name:28}" + "".join(f"{cell:>12}" for cell in cells), flush=True)
+        cells[name] = [f"{row.milliseconds:.2f}", f"{row.images_per_second:.2f}"]
+        cells[name] += [f"{row.ratio:.2f}x", f"{row.gflop:.3g}", f"{row.percent_of_limit:.0f} %"]
+    heads = ("ms", "images/s", "over eager", "GFLOP", "of limit")
+    table.show(f"batch {rows[0].batch}", heads, cells)
     for line in left_out:
         print(f"  left out: {line}")
 
 
-def arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = Parser(description="Time view generation by stage.")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+def add_options(parser: Parser) -> None:
+    """Add sizes and contenders."""
+    names = sorted({name for names in CONTENDERS.values() for name in names})
     parser.add_argument("--size", choices=view_models.SIZES, help="by default sd2 on a GPU")
     parser.add_argument("--batches", type=count, nargs="+", help="images at a time")
     parser.add_argument("--steps", type=count, default=50, help="UNet steps of an image")
-    known = sorted({name for names in CONTENDERS.values() for name in names})
-    parser.add_argument("--contenders", choices=known, nargs="+", help="beside eager")
-    parser.add_argument("--json", type=Path, help="write the results there")
-    options = parser.parse_args()
-    if options.device == "auto":
-        options.device = "cuda" if torch.cuda.is_available() else "cpu"
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("argument --device: there is no NVIDIA GPU here; use cpu")
-    wanted = options.contenders or CONTENDERS[options.device]
-    options.contenders = ["eager", *(name for name in wanted if name != "eager")]
-    options.size = options.size or ("sd2" if options.device == "cuda" else "tiny")
-    options.batches = options.batches or BATCHES[options.device]
-    return options
+    parser.add_argument("--contenders", choices=names, nargs="+", help="beside eager")
 
 
-def main() -> int:
-    """Check, time, print, keep."""
-    options = arguments()
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Check, time and print."""
+    device = options.device
+    options.contenders = dict.fromkeys(("eager", *(options.contenders or CONTENDERS[device])))
+    size = options.size or ("sd2" if device == "cuda" else "tiny")
+    side = view_models.SIZES[size]["image"]["side"]
+    dtype = str(DTYPES[device]).removeprefix("torch.")
+    print(f"{size}, {side} pixels, {dtype}, guidance, {device}")
     rows: list[Row] = []
     missing: list[str] = []
-    side = view_models.SIZES[options.size]["image"]["side"]
-    dtype = str(DTYPES[options.device]).removeprefix("torch.")
-    print(f"{options.size}, {side} pixels, {dtype}, guidance, {options.device}")
-    for batch in options.batches:
-        lines, left_out = measure_batch(options.size, batch, options)
+    for batch in options.batches or BATCHES[device]:
+        lines, left_out = measure_batch(size, batch, options)
         show(lines, left_out)
         rows += lines
         missing += left_out
-    if options.json:
-        about = {**machine.describe(options.device), "size": options.size, "dtype": dtype}
-        table = {**about, "left_out": missing, "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    return 0
+    return {"size": size, "dtype": dtype, "left_out": missing, "rows": rows}
 
+
+BENCHMARK = Benchmark("views", __doc__, measure, add_options)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(BENCHMARK.main())

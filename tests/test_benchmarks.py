@@ -1,9 +1,14 @@
-"""The benchmark's command line refuses in one line; its figures are checked where they are made."""
+"""One command line for all benchmarks; their figures are checked where they are made."""
 
 from __future__ import annotations
 
+import argparse
+import ast
 import dataclasses
+import graphlib
+import importlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -13,8 +18,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import machine, method_rows, methods, train_step, view_models, views
-from benchmarks.kernels import arguments
+from benchmarks import __main__ as entry
+from benchmarks import kernels, method_rows, methods, train_step, view_models, views
+from benchmarks.common import machine
+from benchmarks.common.command import Benchmark, WrongResultError
 from ssgear.data.loaders.batch import Batch
 from ssgear.errors import ConfigError
 from ssgear.methods.rotnet.method import RotNet
@@ -35,17 +42,96 @@ from tests.views.toy_pipeline import toy_pipeline
     ],
 )
 def test_bad_options_are_named_in_one_line(
-    words: str,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["kernels", *words.split()])
     with pytest.raises(SystemExit) as left:
-        arguments()
+        kernels.BENCHMARK.parse(words.split())
     said = capsys.readouterr().err
     assert left.value.code == 2
     assert said.startswith(f"benchmark: {message}") and said.count("\n") == 1
+
+
+def test_alone_it_lists_every_benchmark_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    folder = Path(entry.__file__).parent
+    modules = [file.stem for file in folder.glob("*.py") if "\nBENCHMARK = " in file.read_text()]
+    listed = dict(line.split(maxsplit=1) for line in lines if line.startswith("  "))
+    assert sorted(listed) == sorted(modules) == sorted(entry.BENCHMARKS)
+    assert all(text.endswith(".") for text in listed.values())
+
+
+def test_an_unknown_benchmark_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.main(["kernel"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("benchmark: kernel: unknown (did you mean kernels?); known: kernels, ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", entry.BENCHMARKS)
+def test_common_options_reach_every_benchmark(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module(f"benchmarks.{name}")
+    seen: list[argparse.Namespace] = []
+    measure = lambda options: seen.append(options) or {"rows": [torch.get_num_threads()]}  # noqa: E731
+    benchmark = dataclasses.replace(module.BENCHMARK, measure=measure)
+    monkeypatch.setattr(module, "BENCHMARK", benchmark)
+    threads = torch.get_num_threads()
+    file = tmp_path / "results.json"
+    words = ["dcgan", "64"] if name == "gan_row" else []
+    words += ["--rounds", "3", "--threads", "1", "--device", "cpu", "--json", str(file)]
+    assert entry.main([name.replace("_", "-"), *words]) == 0
+    torch.set_num_threads(threads)
+    (options,) = seen
+    assert (benchmark.name, options.rounds, options.device) == (name, 3, "cpu")
+    results = json.loads(file.read_text("utf-8"))
+    assert results["rows"] == [1] and results["threads"] == 1 and "versions" in results
+    with pytest.raises(SystemExit) as left:
+        benchmark.parse([*words, "--rounds", "0"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith("benchmark: argument --rounds: '0'")
+
+
+def test_a_wrong_result_or_a_mistake_is_one_line_and_leaves_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors: list[tuple[Exception, int, str]] = [
+        (WrongResultError("x is off"), 1, "benchmark: x is off; nothing more is timed\n"),
+        (ConfigError("--x: no"), 2, "benchmark: --x: no\n"),
+    ]
+    for error, status, line in errors:
+
+        def fail(_: object, error: Exception = error) -> dict[str, Any]:
+            raise error
+
+        assert Benchmark("x", "X.", fail).main(["--json", str(tmp_path / "x")]) == status
+        assert capsys.readouterr().err == line
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_a_training_passes_options_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert methods.BENCHMARK.parse(["--seeds", "1", "--", "--seeds"]).further == ["--seeds"]
+    with pytest.raises(SystemExit):
+        kernels.BENCHMARK.parse(["--", "--seeds"])
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_benchmarks_import_no_circle_and_touch_nothing_private() -> None:
+    root = Path(entry.__file__).parents[1]
+    files = sorted((root / "benchmarks").rglob("*.py"))
+    graph: dict[str, set[str]] = {}
+    private: list[str] = []
+    for file in files:
+        name = ".".join(file.relative_to(root).with_suffix("").parts)
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                graph.setdefault(name, set()).update(names)
+            elif isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr):
+                private.append(f"{name}:{node.lineno} {node.attr}")
+    assert len(files) > 20 and not private, private
+    list(graphlib.TopologicalSorter(graph).static_order())
 
 
 ROW = {
@@ -71,7 +157,7 @@ def test_a_line_of_gan_training_says_what_came_of_compiling(
     monkeypatch.setattr(train_step, "measure_joint", lambda *_: joint)
     joint = {"what": "x", "joint": 3, "critic": 1, "generator": 1, "encoder": 1, "sum": 3.0}
     joint["ratio"] = 1.0
-    assert train_step.main(["--kinds", "stylegan2", "--compile-limit", "90"]) == 0
+    assert train_step.BENCHMARK.main(["--kinds", "stylegan2", "--compile-limit", "90"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[-2].endswith("10.00    11.00         1.10   compile did not finish within 90 s")
     assert said[-1].endswith("7.50 (compiled in 41 s)")
@@ -80,7 +166,7 @@ def test_a_line_of_gan_training_says_what_came_of_compiling(
     ]
     assert "--compile-limit 90.0" in " ".join(asked[0])
     monkeypatch.setitem(ROW, "compile_limit_s", 0.0)
-    train_step.main(["--kinds", "dcgan", "--sizes", "64", "--no-compile"])
+    train_step.BENCHMARK.main(["--kinds", "dcgan", "--sizes", "64", "--no-compile"])
     assert capsys.readouterr().out.endswith("not asked for\n")
     assert "--compile-limit 0.0" in " ".join(asked[-1])
 
@@ -127,8 +213,7 @@ def test_views_are_timed_by_stage_and_what_is_missing_is_named(
     monkeypatch.setattr(machine, "measure_rates", lambda *_: rates)
     file = tmp_path / "views.json"
     words = f"--device cpu --batches 3 --steps 7 --contenders tensorrt --json {file}"
-    monkeypatch.setattr(sys, "argv", ["views", *words.split()])
-    assert views.main() == 0
+    assert views.BENCHMARK.main(words.split()) == 0
     assert "left out: --compile: tensorrt needs an NVIDIA GPU" in capsys.readouterr().out
     found = json.loads(file.read_text("utf-8"))
     rows = {row["stage"]: row for row in found["rows"]}
@@ -148,9 +233,8 @@ def test_a_gpu_that_is_not_there_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["views", "--device", "cuda"])
     with pytest.raises(SystemExit) as left:
-        views.main()
+        views.BENCHMARK.parse(["--device", "cuda"])
     assert left.value.code == 2 and "there is no NVIDIA GPU here" in capsys.readouterr().err
 
 
@@ -187,13 +271,13 @@ def test_methods_that_are_trained_are_not_trained_again(
     monkeypatch.setattr(methods, "in_a_process", train)
     file = tmp_path / "found.json"
     words = ["--images", "640", "--json", str(file), "--methods", "simclr", "swav", "--seeds"]
-    assert methods.main([*words, "0"]) == 0
-    assert methods.main([*words, "0", "1"]) == 1
+    assert methods.BENCHMARK.main([*words, "0"]) == 0
+    assert methods.BENCHMARK.main([*words, "0", "1"]) == 1
     assert trained == [("simclr", 0), ("swav", 0), ("simclr", 1)]
     out, err = capsys.readouterr()
     assert err == "benchmark: swav, seed 1: no\n"
     assert out.splitlines()[-2].startswith("| simclr | 40.0 +- 0.0 |")
-    assert methods.main(["--images", "64", "--json", str(file)]) == 2
+    assert methods.BENCHMARK.main(["--images", "64", "--json", str(file)]) == 2
     assert "name another file" in capsys.readouterr().err
 
 
@@ -207,9 +291,9 @@ def test_methods_by_the_length_of_their_own_presets(
     monkeypatch.setattr(methods, "in_a_process", train)
     file = tmp_path / "found.json"
     words = ["--images", "preset", "--seeds", "0", "--methods", "simclr", "--json", str(file)]
-    assert methods.main(words) == 0
+    assert methods.BENCHMARK.main(words) == 0
     assert "its preset's images seen by each method" in capsys.readouterr().out
-    assert methods.main([*words, "--images", "640"]) == 2  # another file's
+    assert methods.BENCHMARK.main([*words, "--images", "640"]) == 2  # another file's
 
 
 def test_a_piece_that_fails_ends_no_other_and_no_piece_loses_the_rows_of_another(
@@ -228,14 +312,14 @@ def test_a_piece_that_fails_ends_no_other_and_no_piece_loses_the_rows_of_another
 
     monkeypatch.setattr(methods, "in_a_process", train)
     words = ["--images", "640", "--json", str(file), "--seeds", "0", "--methods"]
-    assert methods.main([*words, "simclr", "moco", "swav", "byol"]) == 1
+    assert methods.BENCHMARK.main([*words, "simclr", "moco", "swav", "byol"]) == 1
     out, err = capsys.readouterr()
     assert "RuntimeError: killed" in err and err.endswith("benchmark: moco, seed 0: failed\n")
     found = json.loads(file.read_text())
     assert [each["method"] for each in found["rows"]] == ["simclr", "byol", "swav"]
     assert "| byol | 50.0 |" in out and "byol, seed 0" not in out  # shown, and not trained again
     monkeypatch.setattr(torch, "get_num_threads", lambda: found["settings"]["threads"] + 1)
-    assert methods.main([*words, "simclr"]) == 2
+    assert methods.BENCHMARK.main([*words, "simclr"]) == 2
 
 
 def test_what_only_some_methods_are_measured_by_has_lines_of_its_own() -> None:
@@ -270,10 +354,9 @@ def test_what_a_method_makes_of_its_views_is_no_overhead(
         time.sleep(0.1)
         return turns(self, batch)
 
-    monkeypatch.setattr(methods, "ROUNDS", 2)
     monkeypatch.setattr(RotNet, "seen", slow)
     images = folder(tmp_path / "images", 40)
     options = ("--data.path", str(images), "--optim.batch-size", "8", "--eval.max-images", "10")
-    job = methods.Job(method="rotnet", seed=0, preset="quick", images=16, options=options)
+    job = methods.Job(method="rotnet", seed=0, preset="quick", images=16, options=options, rounds=2)
     found = methods.train(job)
     assert 100 < found.views_ms < found.step_ms

@@ -12,7 +12,7 @@ at 32 px; what stands between stays in the cache, 12 bytes a pixel of the view a
 more. Arithmetic limits it: a view of simclr-cifar takes 150,000 operations (two fifths of them the
 resize, a quarter the hue), of simclr at 224 px 11 million, a third of them the blur. Where every
 one of them ran at the rate of a matrix product's, one core would be 2 to 5 times as fast
-(`python -m benchmarks.augment`).
+(`python -m benchmarks augment`).
 """
 
 from __future__ import annotations

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from benchmarks.kernels import Row
+from benchmarks.common.timing import Row
 
 COLOURS = {
     "triton": "#0b6e4f",

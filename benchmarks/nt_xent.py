@@ -1,20 +1,17 @@
-"""What is timed: inputs, ours, the peers, and the work that none of them can avoid.
+"""NT-Xent as workloads: every size in every type, our forms, and what others write.
 
-A workload is checked before it is timed: `check_cases` holds every implementation that runs here to
-a float64 result on all `CASES` of a kernel, `Workload.check` ours on the timed input itself.
+`check_nt_xent` holds every form that runs here to float64 on the kernel's `CASES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from benchmarks.machine import Cost
-from benchmarks.peers import Function, nt_xent_peers
-from benchmarks.timing import gradients
+from benchmarks.common.machine import Cost
+from benchmarks.common.peers import compile_or_say, is_installed
+from benchmarks.common.timing import Function, gradients
+from benchmarks.common.workloads import Workload, largest, require
 from ssgear.kernels.dispatch import FASTEST_FIRST, why_not
 from ssgear.kernels.nt_xent import CASES, Case, nt_xent
 
@@ -23,44 +20,28 @@ DENSE_COPIES = 5
 """M x M matrices in the input's type that the eager expression holds at its peak, at least."""
 
 
-class WrongResultError(Exception):
-    """A value or a gradient is off: nothing is timed."""
+def eager_nt_xent(z_MD: Tensor, tau: float) -> Tensor:
+    """Return the loss as most code bases write it: a product, a mask, cross-entropy."""
+    num_rows = z_MD.shape[0]
+    z_MD = torch.nn.functional.normalize(z_MD, dim=1)
+    itself = torch.eye(num_rows, dtype=torch.bool, device=z_MD.device)
+    logits = (z_MD @ z_MD.T / tau).masked_fill(itself, -torch.inf)
+    target = torch.arange(num_rows, device=z_MD.device).roll(num_rows // 2)
+    return torch.nn.functional.cross_entropy(logits, target)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """One function on one input."""
+def nt_xent_peers(tau: float) -> dict[str, Function]:
+    """Return the others by name; each maps z [2N, D], views stacked, to the loss."""
+    peers: dict[str, Function] = {"eager": lambda z_MD: eager_nt_xent(z_MD, tau)}
+    compiled = compile_or_say(eager_nt_xent, torch.randn(4, 2), tau)
+    if compiled is not None:
+        peers["torch.compile"] = lambda z_MD: compiled(z_MD, tau)
+    if is_installed("lightly"):
+        from lightly.loss import NTXentLoss
 
-    kernel: str
-    size: str
-    dtype: torch.dtype
-    inputs: tuple[Tensor, ...]
-    ours: str
-    """The contender that the others are compared with."""
-    contenders: dict[str, Function]
-    truth: Function
-    """The same in float64, by another way than ours."""
-    cost: Cost
-
-    def check(self) -> None:
-        """Hold ours to the truth in float64, on this very input."""
-        right = gradients(self.truth, tuple(each.double() for each in self.inputs))
-        found = gradients(self.contenders[self.ours], self.inputs)
-        share = 2e-5 if self.dtype == torch.float32 else 2e-2
-        for what, mine, truth in zip(("value", "gradient"), found, right, strict=True):
-            require(f"{self.kernel} {self.size} {what}", mine, truth, share * largest(truth))
-
-
-def largest(tensor: Tensor) -> float:
-    """Return the largest magnitude."""
-    return tensor.abs().max().item()
-
-
-def require(what: str, ours: Tensor, right: Tensor, allowed: float) -> None:
-    """Refuse a result that is further off than allowed; NaN is further off than anything."""
-    error = largest(ours - right)
-    if not error <= allowed:
-        raise WrongResultError(f"{what} is off by {error:.1e}, allowed {allowed:.1e}")
+        theirs = NTXentLoss(temperature=tau)
+        peers["lightly"] = lambda z_MD: theirs(*z_MD.chunk(2))
+    return peers
 
 
 def forms(device: str, dtype: torch.dtype) -> list[str]:
@@ -87,18 +68,8 @@ def check_nt_xent(device: str) -> int:
     return len(CASES) * len(names)
 
 
-def nt_xent_workloads(
-    device: str, rows: list[int], widths: list[int], dtypes: list[torch.dtype]
-) -> Iterator[Workload]:
-    """Yield every size in every type; what the memory has no room for is not compared."""
-    for dtype in dtypes:
-        for width in widths:
-            for num_rows in rows:
-                yield nt_xent_workload(device, num_rows, width, dtype)
-
-
 def nt_xent_workload(device: str, num_rows: int, width: int, dtype: torch.dtype) -> Workload:
-    """Return one size: all our forms but the dense one, and the peers."""
+    """Return one size: our forms but the dense one, and peers if the memory has room."""
     z, _ = Case(rows=num_rows, width=width, temperature=TAU).make(dtype, device)
     mine: dict[str, Function] = {
         name: lambda leaf, name=name: nt_xent(leaf, temperature=TAU, impl=name)  # type: ignore[misc]
