@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssgear.config.pipe import ending_with_the_reader
+from ssgear.command import quiet_without_reader
 from ssgear.errors import ConfigError, did_you_mean
 
 BENCHMARKS = (
@@ -19,7 +19,7 @@ BENCHMARKS = (
 )  # fmt: skip
 
 
-@ending_with_the_reader()
+@quiet_without_reader()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a benchmark and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)

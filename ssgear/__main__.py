@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
 
 from ssgear import __version__
-from ssgear.config.pipe import ending_with_the_reader
+from ssgear.command import Main, command
 from ssgear.errors import ConfigError, did_you_mean
 
 COMMANDS = {
@@ -21,10 +20,9 @@ COMMANDS = {
 }
 
 
-@ending_with_the_reader()
-def main(argv: Sequence[str] | None = None) -> int:
+@command()
+def main(words: list[str]) -> int:
     """Run a command and return its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -32,13 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ssgear {__version__}")
         return 0
     if words[0] not in COMMANDS:
-        known = f"known: {', '.join(COMMANDS)}"
         near = did_you_mean(words[0], COMMANDS)
-        error = ConfigError(f"{words[0]}: unknown command{near}; {known}")
-        print(f"ssgear: {error}", file=sys.stderr)
-        return error.exit_status
-    command: Callable[[Sequence[str]], int] = importlib.import_module(f"ssgear.{words[0]}").main
-    return command(words[1:])
+        raise ConfigError(f"{words[0]}: unknown command{near}; known: {', '.join(COMMANDS)}")
+    chosen: Main = importlib.import_module(f"ssgear.{words[0]}").main
+    return chosen(words[1:])
 
 
 def usage() -> str:

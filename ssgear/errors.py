@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,6 +130,25 @@ def unreadable(
 ) -> Callable[[BaseException], SsgearError]:
     """Return the refusal that says of a file that it cannot be read, and why."""
     return lambda error: kind(f"{where}: cannot be read: {reason_of(error)}")
+
+
+def refusing_lack(
+    refusal: Callable[[str], BaseException],
+) -> AbstractContextManager[None]:
+    """Raise what `refusal` makes of "memory" or `GPU_MEMORY` where a block runs out of it."""
+
+    def translated(error: Exception) -> BaseException | None:
+        lacking = lacking_memory(error)
+        return None if lacking is None else refusal(lacking)
+
+    return refusing((RuntimeError, MemoryError), translated)
+
+
+def refusing_full_disk(
+    refusal: Callable[[OSError], BaseException],
+) -> AbstractContextManager[None]:
+    """Raise what `refusal` makes of an error of a block that can write nothing more."""
+    return refusing(OSError, lambda error: refusal(error) if error.errno in OUT_OF_SPACE else None)
 
 
 @contextmanager

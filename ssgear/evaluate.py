@@ -13,18 +13,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from ssgear import distributed
+from ssgear import distributed, registry
+from ssgear.command import command
 from ssgear.config import arguments, cli
 from ssgear.config.options import options_of
-from ssgear.config.pipe import ending_with_the_reader
 from ssgear.config.schema import DataConfig
-from ssgear.errors import GPU_MEMORY, ConfigError, SsgearError, lacking_memory
+from ssgear.errors import GPU_MEMORY, ConfigError, refusing_lack
 
 if TYPE_CHECKING:
     from ssgear.data.sources.source import Source
-    from ssgear.evaluation.protocols import EvalData, Split
 
 USAGE = "python -m ssgear.evaluate RUN"
 STORE_USAGE = "python -m ssgear.evaluate --store STORE"
@@ -82,32 +81,26 @@ class Evaluation:
             )
 
 
-@ending_with_the_reader()
-def main(argv: Sequence[str] | None = None) -> int:
+@command()
+def main(words: list[str]) -> int:
     """Run the command and return its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    try:
+    with refusing_lack(_too_many):
         if not words or words[0] in ("-h", "--help"):
             _read(["--help"], Evaluation())
             return 0
-        if words[0].startswith("-"):
-            asked = parse_store(words)
-            if asked is not None:
-                return evaluate_store(asked)
+        if not words[0].startswith("-"):
+            run = Path(words[0]).expanduser()
+            return evaluate(run, parse(run, words[1:]))
+        asked = parse_store(words)
+        if asked is None:
             raise ConfigError(f"{words[0]}: the run comes first: {USAGE} [OPTIONS]")
-        run = Path(words[0]).expanduser()
-        return evaluate(run, parse(run, words[1:]))
-    except SsgearError as error:
-        print(f"ssgear: {error}", file=sys.stderr)
-        return error.exit_status
-    except (RuntimeError, MemoryError) as error:
-        lacking = lacking_memory(error)
-        if lacking is None:
-            raise
-        less = "use fewer images by --max-images"
-        less += ", or --device cpu" if lacking == GPU_MEMORY else ""
-        print(f"ssgear: not enough {lacking} for these images; {less}", file=sys.stderr)
-        return SsgearError.exit_status
+        return evaluate_store(asked)
+
+
+def _too_many(lacking: str) -> ConfigError:
+    less = "use fewer images by --max-images"
+    less += ", or --device cpu" if lacking == GPU_MEMORY else ""
+    return ConfigError(f"not enough {lacking} for these images; {less}")
 
 
 def parse(run: Path, words: Sequence[str]) -> Evaluation:
@@ -157,6 +150,7 @@ def _read(words: Sequence[str], default: Evaluation) -> Evaluation:
 def evaluate(run: Path, asked: Evaluation) -> int:
     """Load the encoder, run the protocols, print and write the figures."""
     from ssgear.evaluation import protocols
+    from ssgear.evaluation.images import EvalImages
     from ssgear.evaluation.inception import load_inception
     from ssgear.models.encoders import load_encoder
     from ssgear.models.encoders.blocks import PooledBlocks
@@ -172,25 +166,30 @@ def evaluate(run: Path, asked: Evaluation) -> int:
     device = distributed.choose_device(asked.device, "--device")
     encoder = load_encoder(run).to(device)
     read = encoder if asked.features == "last" else PooledBlocks(encoder, [asked.features])
+    images = EvalImages(
+        data=asked.data,
+        max_images=asked.max_images,
+        select=selection(run, asked),
+        has_folds="folds" in asked.protocol,
+    )
     # networks of convolutions take larger images than they were trained on
-    select = selection(run, asked)
-    data, facts = load_data(asked, asked.data.size or encoder.size, select)
+    data, facts = images.load(asked.data.size or encoder.size)
+    name = str(facts["source"])
     subject = protocols.Subject(
         read,
         data,
         device,
         run=run,
         inception=inception,
-        name=facts["source"],
-        load=lambda size: load_data(asked, size, select)[0],
-        load_trained=_load_trained(asked, facts["source"]),
+        name=name,
+        load=lambda size: images.load(size)[0],
+        load_trained=images.trained(name) if "fid-train" in asked.protocol else None,
     )
     protocols.check(asked.protocol, subject)
-    figures: dict[str, Any] = {}
-    for protocol in chosen:
-        figures |= protocol(subject)
-    _show(figures, facts, subject.stated)
-    path = path or figures_name(run, asked, facts["source"])
+    figures = {name: value for protocol in chosen for name, value in protocol(subject).items()}
+    title = f"{name}: {facts['num_train']} training, {facts['num_test']} test images"
+    _print(title, figures, subject.stated)
+    path = path or figures_name(run, asked, name)
     if path.exists():
         print(f"ssgear: {path} is replaced", file=sys.stderr)
     asked_for = {
@@ -263,70 +262,15 @@ def figures_name(run: Path, asked: Evaluation, source: str) -> Path:
 
 def selection(run: Path, asked: Evaluation) -> Callable[[Source], Source]:
     """Return what takes those of a run's own images that its method is about; others stay whole."""
-    from ssgear import registry
-
     config = cli.settings_of(run) if cli.has_settings(run) else None
     images = (asked.data.source, asked.data.path)
     if config is None or (config.data.source, config.data.path) != images:
         return lambda source: source
-    method: Any = registry.load("methods", config.method_name)
+    method = registry.load("methods", config.method_name)
     return lambda source: method.select(config.method, source)
 
 
-def load_data(
-    asked: Evaluation, size: int, select: Callable[[Source], Source]
-) -> tuple[EvalData, dict[str, Any]]:
-    """Read both splits of the selected images as squares of the encoder's size."""
-    from ssgear.data.sources import open_probe_source, open_source
-    from ssgear.data.sources.published import read_folds
-    from ssgear.evaluation.protocols import EvalData
-
-    splits: dict[str, Any] = {}
-    sources = {"train": open_probe_source(asked.data), "test": open_source(asked.data, "test")}
-    for split, source in sources.items():
-        sources[split], (images, labels) = _load(select(source), asked, size)
-        splits |= {f"{split}_images": images, f"{split}_labels": labels}
-    name = sources["train"].name
-    folds = read_folds(name, asked.data) if "folds" in asked.protocol else ()
-    data = EvalData(**splits, classes=sources["train"].classes, folds=folds)
-    facts = {
-        "source": name,
-        "num_train": len(data.train_images),
-        "num_test": len(data.test_images),
-        "bad_files": [f"{b.where}: {b.reason}" for s in sources.values() for b in s.bad],
-    }
-    return data, facts
-
-
-def _load_trained(asked: Evaluation, source: str) -> Callable[[int], Split] | None:
-    """Return what reads the images that a run learns from; None where `load_data` has the same."""
-    from ssgear.data.sources import open_source
-
-    if source != "stl10" or "fid-train" not in asked.protocol:
-        return None
-    trained = open_source(asked.data, "train")
-    return None if trained.labels is not None else lambda size: _load(trained, asked, size)[1]
-
-
-def _load(source: Source, asked: Evaluation, size: int) -> tuple[Source, Split]:
-    """Return what of a source can be read, and evenly spread images and labels of it."""
-    import torch
-
-    from ssgear.data.sources import load_images, scan
-
-    good, _ = scan(source, asked.data)
-    count = min(len(good), asked.max_images or len(good))
-    rows = torch.linspace(0, len(good) - 1, count).round().long()
-    images = load_images(good, rows, size, workers=asked.data.workers)
-    return good, (images, None if good.labels is None else good.labels[rows])
-
-
-def _show(figures: Mapping[str, Any], facts: Mapping[str, Any], stated: Mapping[str, str]) -> None:
-    title = f"{facts['source']}: {facts['num_train']} training, {facts['num_test']} test images"
-    _print(title, figures, stated)
-
-
-def _print(title: str, figures: Mapping[str, Any], stated: Mapping[str, str]) -> None:
+def _print(title: str, figures: Mapping[str, float], stated: Mapping[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -9,23 +9,22 @@ views/jobs/worker.py. The last line on standard output is the path of the store,
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssgear import registry
+from ssgear.command import command
 from ssgear.config import cli
-from ssgear.config.pipe import ending_with_the_reader
 from ssgear.errors import (
-    OUT_OF_SPACE,
     ConfigError,
     DataError,
-    SsgearError,
+    GenerationError,
     StorageError,
-    lacking_memory,
+    refusing_full_disk,
+    refusing_lack,
 )
 from ssgear.views.jobs.options import USAGE, Generation, parse
 from ssgear.views.jobs.plan import Facts, Job, piece_of
@@ -39,30 +38,19 @@ if TYPE_CHECKING:
     from ssgear.views.jobs.originals import Originals
 
 
-@ending_with_the_reader()
-def main(argv: Sequence[str] | None = None) -> int:
+@command(interrupted="interrupted; the same command finishes what is missing")
+def main(words: list[str]) -> int:
     """Run the command and return its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        asked, own, named = parse(words or ["--help"])
-        print(_done(asked, own, named))
-        return 0
-    except SsgearError as error:
-        print(f"ssgear: {error}", file=sys.stderr)
-        return error.exit_status
-    except (RuntimeError, MemoryError) as error:
-        lacking = lacking_memory(error)
-        if lacking is None:
-            raise
-        print(
-            f"ssgear: --generator: there is no {lacking} for such images or so many at a time; use "
-            "smaller ones, or fewer by --batch-size",
-            file=sys.stderr,
-        )
-        return SsgearError.exit_status
-    except KeyboardInterrupt as interrupt:
-        print("ssgear: interrupted; the same command finishes what is missing", file=sys.stderr)
-        return 128 + int(getattr(interrupt, "number", signal.SIGINT))
+    with refusing_lack(_too_large):
+        print(_done(*parse(words or ["--help"])))
+    return 0
+
+
+def _too_large(lacking: str) -> GenerationError:
+    return GenerationError(
+        f"--generator: there is no {lacking} for such images or so many at a time; use "
+        "smaller ones, or fewer by --batch-size"
+    )
 
 
 def _done(asked: Generation, own: Any, named: Sequence[str]) -> object:
@@ -90,7 +78,7 @@ def generate(asked: Generation, own: Any, named: Sequence[str] = ()) -> Path:
     root = _output(asked)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
-        stack.enter_context(_full_disk())
+        stack.enter_context(refusing_full_disk(_full_disk))
         executor = _executor(asked, own)
         stack.enter_context(closing(executor))
         facts = executor.facts()
@@ -195,7 +183,7 @@ def merge(asked: Generation) -> Path:
     from ssgear.storage.store_merge import merge as merged
 
     root = _output(asked)
-    with _full_disk(), progress("Merging", None) as advance:
+    with refusing_full_disk(_full_disk), progress("Merging", None) as advance:
         found = merged(asked.merge, root, advance)
     shards, views = found.info.num_shards, sum(len(found.info.items_of(i)) for i in found.missing)
     lines = [f"{found.taken} of {shards} shards were taken"]
@@ -218,7 +206,7 @@ def preview(asked: Generation, named: Sequence[str]) -> Path:
     from ssgear.report.store_page import write_preview
 
     with_source = any(flag.startswith("--data.") for flag in named)
-    with _full_disk():
+    with refusing_full_disk(_full_disk):
         return write_preview(
             _output(asked), open_source(asked.data, "train") if with_source else None
         )
@@ -264,17 +252,11 @@ def _originals(
     return open_originals(asked.data, facts.image_size)
 
 
-@contextmanager
-def _full_disk() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in OUT_OF_SPACE:
-            raise
-        raise StorageError(
-            f"--output: cannot be written: {error.strerror}; make room, then run the same command "
-            "again: it finishes what is missing"
-        ) from None
+def _full_disk(error: OSError) -> StorageError:
+    return StorageError(
+        f"--output: cannot be written: {error.strerror}; make room, then run the same command "
+        "again: it finishes what is missing"
+    )
 
 
 if __name__ == "__main__":

@@ -6,64 +6,34 @@ error and exit status 2; a run that a signal stopped was saved and says how to c
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from ssgear.command import command, ending_on_signals, number_of
 from ssgear.config import cli
-from ssgear.config.pipe import ending_with_the_reader
-from ssgear.config.schema import Config
 from ssgear.errors import (
-    OUT_OF_SPACE,
-    Interrupted,
-    SsgearError,
     StorageError,
     TrainingError,
-    lacking_memory,
+    refusing,
+    refusing_full_disk,
+    refusing_lack,
 )
 
 if TYPE_CHECKING:
+    from ssgear.config.schema import Config
     from ssgear.engine.run import Run
 
 
-@ending_with_the_reader()
-def main(argv: Sequence[str] | None = None) -> int:
+@command(interrupted="interrupted before the first step")
+def main(words: list[str]) -> int:
     """Run the command and return its exit status."""
     with ending_on_signals():
-        try:
-            launch = cli.parse(list(sys.argv[1:] if argv is None else argv))
-            if launch.dry_run:
-                print(cli.to_json(resolved(launch)))
-                return 0
+        launch = cli.parse(words)
+        if not launch.dry_run:
             return train(launch)
-        except SsgearError as error:
-            print(f"ssgear: {error}", file=sys.stderr)
-            return error.exit_status
-        except KeyboardInterrupt as interrupt:
-            print("ssgear: interrupted before the first step", file=sys.stderr)
-            return 128 + int(getattr(interrupt, "number", signal.SIGINT))
-
-
-@contextlib.contextmanager
-def ending_on_signals() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise `Interrupted` where the trainer does not listen itself."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only there can signals be listened to
-        return
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        print(cli.to_json(resolved(launch)))
+        return 0
 
 
 def resolved(launch: cli.Launch) -> Config:
@@ -80,12 +50,28 @@ def train(launch: cli.Launch) -> int:
     from ssgear.engine.build import prepare
     from ssgear.engine.trainer import Stopped, Trainer
 
-    run = None
-    try:
+    run: Run | None = None
+
+    def stopped(interrupt: KeyboardInterrupt) -> Stopped | None:
+        if run is None:
+            return None
+        return Stopped(
+            "interrupted; nothing half-written was left; finish it with: python -m ssgear.train "
+            f"--resume {run.directory}",
+            number_of(interrupt),
+        )
+
+    with (
+        ExitStack() as stack,
+        refusing_full_disk(_full_disk),
+        refusing_lack(lambda lacking: TrainingError(too_large(run, lacking))),
+        refusing(KeyboardInterrupt, stopped),
+    ):
+        stack.callback(distributed.shut_down)
         check_inception(launch.config)
         run = prepare(launch)
         readings, samples = callbacks.Readings(), callbacks.Samples()
-        watching = (
+        observers = (
             readings,
             callbacks.Export(),
             samples,
@@ -93,32 +79,17 @@ def train(launch: cli.Launch) -> int:
             callbacks.FinalFigures(readings),
             callbacks.Report(readings, samples),
         )
-        Trainer(run, watching).run()
+        Trainer(run, observers).run()
         if run.world.is_main:
             print(run.results.report)
-        return 0
-    except KeyboardInterrupt as interrupt:
-        if run is None:
-            raise
-        raise Stopped(
-            "interrupted; nothing half-written was left; finish it with: python -m ssgear.train "
-            f"--resume {run.directory}",
-            int(getattr(interrupt, "number", signal.SIGINT)),
-        ) from None
-    except (RuntimeError, MemoryError) as error:
-        lacking = lacking_memory(error)
-        if lacking is None:
-            raise
-        raise TrainingError(too_large(run, lacking)) from None
-    except OSError as error:
-        if error.errno not in OUT_OF_SPACE:
-            raise
-        what = f" {error.filename}" if error.filename else ""
-        raise StorageError(
-            f"cannot write{what}: {error.strerror}; make room, then continue with --resume"
-        ) from None
-    finally:
-        distributed.shut_down()
+    return 0
+
+
+def _full_disk(error: OSError) -> StorageError:
+    file = f" {error.filename}" if error.filename else ""
+    return StorageError(
+        f"cannot write{file}: {error.strerror}; make room, then continue with --resume"
+    )
 
 
 def too_large(run: Run | None, lacking: str) -> str:

@@ -29,7 +29,7 @@ LAYERS = (
     ("data", "models", "losses"),
     ("methods",),
     ("engine", "evaluation", "views", "report"),
-    ("callbacks",),
+    ("callbacks", "command"),
     ("train", "generate", "evaluate", "doctor"),
     ("__init__", "__main__"),
 )
@@ -47,7 +47,7 @@ LIFTABLE_NEEDS = {"torch", "triton"}
 LIFTABLE_ROOMS = {"kernels", "losses", "distributed", "errors"}
 
 LIGHT = (
-    "__init__", "__main__", "config", "registry", "errors",
+    "__init__", "__main__", "command", "config", "registry", "errors",
     "train", "generate", "evaluate", "doctor", "views",
 )  # fmt: skip
 NOT_LIGHT = ("ssgear.doctor.speed", "ssgear.views.biggan", "ssgear.views.jobs.originals")

@@ -22,10 +22,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ssgear import __version__, distributed, registry
-from ssgear.config.pipe import ending_with_the_reader
+from ssgear.command import command
 from ssgear.config.schema import DataConfig
 from ssgear.doctor.packages import Finding, Findings, State, dali, extras, packages
-from ssgear.errors import ConfigError, SsgearError, first_line
+from ssgear.errors import ConfigError, SsgearError, first_line, refusing
 
 STYLES: dict[State, str] = {"ok": "green", "note": "yellow", "missing": "red", "broken": "red"}
 GIB = 1024**3
@@ -243,23 +243,22 @@ def table(findings: Sequence[Finding]) -> Table:
     return grid
 
 
-@ending_with_the_reader()
-def main(argv: Sequence[str] | None = None) -> int:
+@command()
+def main(words: list[str]) -> int:
     """Print the table; the exit status is 0 unless the command itself is wrong."""
-    words = list(sys.argv[1:] if argv is None else argv)
     if any(word in ("-h", "--help") for word in words):
         usage = "usage: python -m ssgear.doctor [--data DIR]"
         print(f"{usage}\n\n{__doc__.splitlines()[0]}\n\n{DATA_HELP}")
         return 0
-    try:
-        path = _data_path(words)
+    path = _data_path(words)
+    with refusing(SsgearError, _as_called_here):
         findings = examine() if path is None else list(images(path))
-    except SsgearError as error:
-        said = str(error).replace("--data.path", "--data")  # as it is called here
-        print(f"ssgear: {said}", file=sys.stderr)
-        return error.exit_status
     Console(highlight=False).print(table(findings))
     return 0
+
+
+def _as_called_here(error: SsgearError) -> ConfigError:
+    return ConfigError(str(error).replace("--data.path", "--data"))
 
 
 def _data_path(words: list[str]) -> Path | None:

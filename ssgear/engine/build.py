@@ -32,7 +32,6 @@ from ssgear.engine.allocator import keep_freed_memory
 from ssgear.engine.checks import (
     as_trained,
     check_counts,
-    check_memory,
     check_ranks,
     check_rows,
     check_sides,
@@ -44,7 +43,7 @@ from ssgear.engine.notes import tell_user
 from ssgear.engine.run import Run
 from ssgear.engine.runtime import Runtime, TorchRuntime
 from ssgear.engine.saving import read_saved
-from ssgear.errors import DataError
+from ssgear.errors import ConfigError, DataError, refusing_lack
 from ssgear.kernels import philox
 from ssgear.methods.base import Facts, Method
 from ssgear.models.encoders import build_encoder
@@ -234,7 +233,11 @@ def build_method(config: Config, images: ImageSet, machine: Machine) -> Method:
     torch.manual_seed(config.seed)
     encoder = build_encoder(config.model, images.size, seed=config.seed)
     loaded: type[Method] = registry.load("methods", config.method_name)
-    with check_memory(config.method_name):
+    too_large = ConfigError(
+        f"--method: {config.method_name} with these sizes (widths, prototypes, queue, classes) "
+        "does not fit into memory; use smaller --method.* settings"
+    )
+    with refusing_lack(lambda _: too_large):
         method = loaded.build(config.method, encoder, facts)
     if machine.world.size > 1 and machine.device.type == "cuda":
         for name, child in method.named_children():

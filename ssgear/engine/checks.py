@@ -6,8 +6,6 @@ Each refuses by naming the option to change; build.py calls them in the order of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -18,7 +16,7 @@ from ssgear.data.order.sampler import Sampler
 from ssgear.data.sources import Source
 from ssgear.distributed import World, usable_cores
 from ssgear.engine.grad_cache import even_slices
-from ssgear.errors import ConfigError, DataError, lacking_memory, require
+from ssgear.errors import ConfigError, DataError, require
 from ssgear.methods.base import Method
 
 
@@ -40,20 +38,6 @@ def check_slices(config: Config, method: type[Method]) -> None:
             "are not of embeddings alone, or of their statistics over the batch; leave it away, or "
             "use a smaller --optim.batch-size"
         )
-
-
-@contextmanager
-def check_memory(method: str) -> Iterator[None]:
-    """Refuse settings whose weights or queues are larger than the memory."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if lacking_memory(error) is None:
-            raise
-        raise ConfigError(
-            f"--method: {method} with these sizes (widths, prototypes, queue, classes) does not "
-            "fit into memory; use smaller --method.* settings"
-        ) from None
 
 
 def as_trained(

@@ -76,7 +76,7 @@ def test_evaluate(
     run = tmp_path / "run"
     short = ["--optim.max-steps", "1", "--eval.max-images", "100"]
     assert train([*SMALL, *short, "--output", str(run)]) == 0
-    monkeypatch.setattr("ssgear.evaluate.load_data", features)
+    monkeypatch.setattr("ssgear.evaluation.images.EvalImages.load", features)
     assert refused(capsys, str(run), command=evaluate).endswith(
         "not enough GPU memory for these images; use fewer images by --max-images, or --device cpu"
     )
