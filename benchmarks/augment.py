@@ -26,7 +26,7 @@ from benchmarks.common.machine import TRIES, Cost, Rates
 from benchmarks.common.peers import is_installed
 from benchmarks.common.timing import in_turns
 from benchmarks.common.workloads import require
-from ssgear.data.augment import AugmentParams, AugmentSpec, augment, sample
+from ssgear.data.augment import AugmentSpec, augment, sample
 from ssgear.kernels.augment.params import SOLARISE
 from ssgear.kernels.augment.views import CASES, FASTEST_FIRST, augment_views, why_not
 
@@ -36,6 +36,11 @@ KERNEL_WIDTH = 4
 """Taps of the bicubic kernel that are not zero."""
 PER_PIXEL = {"brightness": 12, "contrast": 18, "saturation": 18, "hue": 51, "grey": 5, "last": 6}
 """Additions, multiplications, comparisons and selections for each pixel of three channels."""
+COLUMNS = {
+    "us a view": "{0.microseconds:.1f}",
+    "of limit": "{0.percent_of_limit:.0f} %",
+    "over ours": "{0.ratio:.1f}x",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,16 +106,12 @@ def pictures(job: Job) -> Tensor:
     return (images * 255).clamp(0, 255).to(torch.uint8)
 
 
-def draw(spec: AugmentSpec, job: Job, epoch: int) -> AugmentParams:
-    """Return the parameters of a batch, for their cost."""
-    indices = torch.arange(job.batch)
-    side = torch.full_like(indices, job.image)
-    return sample(spec, seed=0, epoch=epoch, indices=indices, view=0, heights=side, widths=side)
-
-
 def cost_of(spec: AugmentSpec, job: Job) -> Cost:
     """Return bytes and operations of a view, on the average over many draws."""
-    draws = [draw(spec, job, epoch) for epoch in range(20)]
+    indices = torch.arange(job.batch)
+    sides = torch.full_like(indices, job.image)
+    same = {"seed": 0, "indices": indices, "view": 0, "heights": sides, "widths": sides}
+    draws = [sample(spec, epoch=epoch, **same) for epoch in range(20)]
     tall, wide = torch.cat([params.box[:, 2:] for params in draws]).double().T
     side, area = job.view, job.view**2
     shrink = (torch.stack((tall, wide)) / side).clamp(min=1) * KERNEL_WIDTH
@@ -251,15 +252,7 @@ def show(rows: list[Row]) -> None:
     """Print the lines of one job."""
     cost = rows[0].cost
     title = f"{rows[0].job}: {cost.flop / 1e3:.0f} k operations, {cost.bytes / 1e3:.0f} kB a view"
-    cells = {
-        row.contender: [
-            f"{row.microseconds:.1f}",
-            f"{row.percent_of_limit:.0f} %",
-            f"{row.ratio:.1f}x",
-        ]
-        for row in rows
-    }
-    table.show(title, ("us a view", "of limit", "over ours"), cells)
+    table.show(title, rows, "{0.contender}", COLUMNS)
 
 
 def measure_jobs(jobs: Iterable[Job], rounds: int) -> list[Row]:

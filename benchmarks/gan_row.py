@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -132,14 +133,10 @@ def plain_step(run: Run, kind: str) -> Step:
     if kind != "stylegan2":
         return plain
     check_grouped(run)
-    ours = layers.ModulatedConv2d.forward
 
     def with_groups() -> None:
-        layers.ModulatedConv2d.forward = grouped  # type: ignore[method-assign]
-        try:
+        with patch.object(layers.ModulatedConv2d, "forward", grouped):
             plain()
-        finally:
-            layers.ModulatedConv2d.forward = ours  # type: ignore[method-assign]
 
     return with_groups
 

@@ -20,13 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from benchmarks.common.command import Benchmark, Parser, count
+from benchmarks.common.images import write_files
 from benchmarks.common.timing import MIB
 
-_SOURCE_SIDE = 64
+SOURCE_SIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +58,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for name, num_images in (("one", 1), ("some", options.images), ("all", options.sources)):
-            sources(root / name, num_images)
+            write_files(root / name, num_images, SOURCE_SIDE)
         one = generate(root / "one", root / "store-one", options, seconds=0.0)
         timed = [
             generate(root / "some", root / f"store-{number}", options, seconds=options.seconds)
@@ -77,16 +75,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         f"{every.peak_mib - one.peak_mib:.0f} MiB above a run with one source"
     )
     return {"one": one, "overhead": some, "memory": every}
-
-
-def sources(folder: Path, count: int) -> None:
-    """Write small JPEG files."""
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for number in range(count):
-        coarse = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        image = Image.fromarray(coarse).resize((_SOURCE_SIDE, _SOURCE_SIDE))
-        image.save(folder / f"{number:06d}.jpg", quality=90)
 
 
 def generate(images: Path, store: Path, options: argparse.Namespace, *, seconds: float) -> Measured:

@@ -35,6 +35,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 KERNELS = ("nt_xent", "gradient_penalty")
 ROWS = {"cpu": [512, 2048, 8192], "cuda": [4096, 16384, 65536]}
 WIDTHS = {"cpu": [128], "cuda": [64, 128, 256, 512]}
+COLUMNS = {
+    "forward ms": "{0.timing.forward_ms:.3f}",
+    "backward ms": "{0.timing.backward_ms:.3f}",
+    "both ms": "{0.timing.both_ms:.3f}",
+    "of limit": "{0.percent_of_limit:.0f} %",
+    "peak MB": "{0.timing.peak_mb:.0f}",
+    "over ours": "{0.ratio:.2f}x",
+}
 
 
 def rows_of(
@@ -70,21 +78,15 @@ def show(rows: list[Row]) -> None:
         f"{first.kernel} {first.size} {first.dtype}: {cost.flop / 1e9:.3g} GFLOP, "
         f"{cost.exps / 1e6:.3g} M exp, {cost.bytes / 1e6:.3g} MB; limit {first.limit_ms:.3g} ms"
     )
-    cells = {}
-    for row in rows:
-        times = (row.timing.forward_ms, row.timing.backward_ms, row.timing.both_ms)
-        cells[row.contender] = [f"{milliseconds:.3f}" for milliseconds in times]
-        cells[row.contender] += [f"{row.percent_of_limit:.0f} %", f"{row.timing.peak_mb:.0f}"]
-        cells[row.contender] += [f"{row.ratio:.2f}x"]
-    heads = ("forward ms", "backward ms", "both ms", "of limit", "peak MB", "over ours")
-    table.show(title, heads, cells)
+    table.show(title, rows, "{0.contender}", COLUMNS)
 
 
 def even(text: str) -> int:
     """Read an even number of at least 2."""
-    if not text.isdecimal() or int(text) < 2 or int(text) % 2:
+    number = count(text)
+    if number % 2:
         raise argparse.ArgumentTypeError(f"{text!r}: use an even number, two views of each image")
-    return int(text)
+    return number
 
 
 def add_options(parser: Parser) -> None:

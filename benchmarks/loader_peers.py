@@ -6,6 +6,7 @@ Each is written as its documentation shows, for the same specification as ours (
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from benchmarks.augment import torchvision_transform
 from ssgear.data.augment import AugmentSpec
 
 
+@dataclass(frozen=True)
 class TwoViews:
     """Two views of a picture."""
 
-    def __init__(self, transform: v2.Transform) -> None:
-        """Keep what makes one."""
-        self.transform = transform
+    transform: v2.Transform
+    """Makes one."""
 
     def __call__(self, picture: Image.Image) -> tuple[Tensor, Tensor]:
         """Return both."""

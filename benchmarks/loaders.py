@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from benchmarks import augment
 from benchmarks.common import table
 from benchmarks.common.command import Benchmark, Parser
+from benchmarks.common.images import write_files
 from benchmarks.common.timing import in_turns
 from benchmarks.common.training import prepared, train_lines
 from benchmarks.loader_peers import dali_files, torchvision_files
@@ -31,7 +31,7 @@ from ssgear.data.augment import AugmentSpec
 from ssgear.data.loaders.base import ViewPlan
 from ssgear.data.loaders.choose import build_loader
 from ssgear.data.order.sampler import Sampler
-from ssgear.data.sources import decode_all, open_source
+from ssgear.data.sources import open_source
 from ssgear.engine.trainer import Trainer
 
 EPOCHS = 3
@@ -50,17 +50,6 @@ class Row:
     """Of which two views each were made."""
     ratio: float
     """Of the faster of torch and dali over this one."""
-
-
-def write_files(folder: Path, count: int, side: int) -> None:
-    """Write embedded images of this side as JPEG files in two class folders."""
-    images, _ = decode_all(open_source(DataConfig(), "train"), DataConfig(), progress=False)
-    for name in ("a", "b"):
-        (folder / name).mkdir(parents=True)
-    for number in range(count):
-        picture = Image.fromarray(images[number % len(images)].permute(1, 2, 0).numpy())
-        larger = picture.resize((side, side), Image.Resampling.BICUBIC)
-        larger.save(folder / "ab"[number % 2] / f"{number:05}.jpg", quality=90)
 
 
 def epochs_of(
@@ -124,8 +113,8 @@ def waiting(preset: str, device: str) -> float:
 
 def show(rows: list[Row]) -> None:
     """Print the lines of one size."""
-    cells = {row.contender: (f"{row.images_per_second:,.0f}", f"{row.ratio:.2f}x") for row in rows}
-    table.show(f"{rows[0].what}: two views of each image", ("images/s", "behind ours"), cells)
+    columns = {"images/s": "{0.images_per_second:,.0f}", "behind ours": "{0.ratio:.2f}x"}
+    table.show(f"{rows[0].what}: two views of each image", rows, "{0.contender}", columns)
 
 
 def add_options(parser: Parser) -> None:

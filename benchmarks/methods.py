@@ -50,6 +50,8 @@ from ssgear.engine.trainer import Trainer
 from ssgear.errors import ConfigError, SsgearError
 from ssgear.models.encoders import Encoder
 
+Call = tuple[nn.Module, Tensor, bool]
+"""One pass: an encoder, its images, and whether it had a graph."""
 ROUNDS, WARM = 48, 3  # the resident loader makes views of 8 quick steps at once
 T = TypeVar("T")
 
@@ -144,15 +146,6 @@ def numbers(figures: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if isinstance(value, float)}
 
 
-@dataclass(frozen=True)
-class Call:
-    """One pass through an encoder."""
-
-    encoder: nn.Module
-    images: Tensor
-    differentiated: bool
-
-
 def take_apart(run: Run, rounds: int) -> tuple[float, float, float]:
     """Return the milliseconds of a step, and of encoder and views in it.
 
@@ -202,7 +195,7 @@ def recorded(run: Run, step: Callable[[], object]) -> list[Call]:
     calls: list[Call] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        calls.append(Call(module, inputs[0].detach(), torch.is_grad_enabled()))
+        calls.append((module, inputs[0].detach(), torch.is_grad_enabled()))
 
     encoders = [module for module in run.method.modules() if isinstance(module, Encoder)]
     hooks = [encoder.register_forward_pre_hook(note) for encoder in encoders]
@@ -218,17 +211,14 @@ def replay(run: Run, calls: Sequence[Call]) -> None:
     In a step too the graphs of all views are there before the first of them is gone through.
     """
     learned: list[Tensor] = []
-    for call in calls:
-        with (
-            torch.set_grad_enabled(call.differentiated),
-            run.runtime.autocast(run.method.phases[-1]),
-        ):
-            features = call.encoder(call.images)
-        if call.differentiated:
+    for encoder, images, has_graph in calls:
+        with torch.set_grad_enabled(has_graph), run.runtime.autocast(run.method.phases[-1]):
+            features = encoder(images)
+        if has_graph:
             learned.append(features.sum())
     torch.autograd.backward(learned)
-    for call in calls:
-        call.encoder.zero_grad(set_to_none=True)
+    for encoder, *_ in calls:
+        encoder.zero_grad(set_to_none=True)
 
 
 def add_options(parser: Parser) -> None:
@@ -299,18 +289,17 @@ def measure(options: argparse.Namespace) -> int:
 
 def trained(job: Job) -> Row | None:
     """Train and say what came of it; None where it failed, so that the others go on."""
+    name = f"{job.method}, seed {job.seed}"
     try:
         row = in_a_process(job)
-    except SsgearError as error:
-        print(f"benchmark: {job.method}, seed {job.seed}: {error}", file=sys.stderr, flush=True)
-        return None
-    except Exception:  # one that was killed, or a bug: hours of other trainings do not wait for it
-        traceback.print_exc()
-        print(f"benchmark: {job.method}, seed {job.seed}: failed", file=sys.stderr, flush=True)
+    except Exception as error:  # killed, or a bug: hours of other trainings do not wait for it
+        if not isinstance(error, SsgearError):
+            traceback.print_exc()
+        reason = error if isinstance(error, SsgearError) else "failed"
+        print(f"benchmark: {name}: {reason}", file=sys.stderr, flush=True)
         return None
     probe = mean_and_deviation([row.figures.get("linear_probe", float("nan"))])
-    text = f"linear probe {probe} %, {row.minutes:.1f} min"
-    print(f"{job.method}, seed {job.seed}: {text}", flush=True)
+    print(f"{name}: linear probe {probe} %, {row.minutes:.1f} min", flush=True)
     return row
 
 

@@ -17,6 +17,28 @@ from torch import Tensor
 TOKENS = 77
 CAPTION_TOKENS = 16
 """Tokens of a caption: about twelve words."""
+
+
+def autoencoder(channels: tuple[int, ...], layers: int) -> dict[str, Any]:
+    """Return what VAEs of both sizes are set to."""
+    return {
+        "block_out_channels": channels,
+        "down_block_types": ("DownEncoderBlock2D",) * len(channels),
+        "up_block_types": ("UpDecoderBlock2D",) * len(channels),
+        "layers_per_block": layers,
+    }
+
+
+def transformer(width: int, inner: int, layers: int, heads: int) -> dict[str, int]:
+    """Return what every transformer is set to."""
+    return {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+    }
+
+
 SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "sd2": {
         "image": {"side": 512, "source": 128, "caption": 224},
@@ -26,18 +48,8 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
             "cross_attention_dim": 1024,
             "use_linear_projection": True,
         },
-        "vae": {
-            "block_out_channels": (128, 256, 512, 512),
-            "down_block_types": ("DownEncoderBlock2D",) * 4,
-            "up_block_types": ("UpDecoderBlock2D",) * 4,
-            "layers_per_block": 2,
-        },
-        "text": {
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 23,
-            "num_attention_heads": 16,
-        },
+        "vae": autoencoder((128, 256, 512, 512), 2),
+        "text": transformer(1024, 4096, 23, 16),
         "upscale": {"num_filters": 64, "num_blocks": 23},
         "caption": {},
     },
@@ -45,41 +57,20 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
         "image": {"side": 64, "source": 16, "caption": 32},
         "unet": {
             "block_out_channels": (32, 64),
-            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
             "attention_head_dim": (2, 4),
             "cross_attention_dim": 32,
-            "layers_per_block": 1,
-            "norm_num_groups": 8,
             "use_linear_projection": True,
-        },
-        "vae": {
-            "block_out_channels": (16, 32),
-            "down_block_types": ("DownEncoderBlock2D",) * 2,
-            "up_block_types": ("UpDecoderBlock2D",) * 2,
             "layers_per_block": 1,
             "norm_num_groups": 8,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
         },
-        "text": {
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-        },
+        "vae": {**autoencoder((16, 32), 1), "norm_num_groups": 8},
+        "text": transformer(32, 64, 2, 2),
         "upscale": {"num_filters": 8, "num_blocks": 1},
         "caption": {
-            "vision_config": {
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 2,
-                "image_size": 32,
-                "patch_size": 16,
-            },
-            "hidden_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "intermediate_size": 64,
+            "vision_config": {**transformer(32, 64, 1, 2), "image_size": 32, "patch_size": 16},
+            **transformer(32, 64, 1, 2),
         },
     },
 }

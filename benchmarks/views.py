@@ -34,6 +34,13 @@ CONTENDERS = {"cpu": ("eager", "inductor", "onnx"), "cuda": ("eager", "inductor"
 BATCHES = {"cpu": (1, 2), "cuda": (1, 8, 16)}
 DTYPES = {"cpu": torch.float32, "cuda": torch.float16}
 COMPILED = ("unet", "vae_decoder")
+COLUMNS = {
+    "ms": "{0.milliseconds:.2f}",
+    "images/s": "{0.images_per_second:.2f}",
+    "over eager": "{0.ratio:.2f}x",
+    "GFLOP": "{0.gflop:.3g}",
+    "of limit": "{0.percent_of_limit:.0f} %",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +146,7 @@ def counted(call: Callable[[], Any]) -> float:
 
 def show(rows: list[Row], left_out: list[str]) -> None:
     """Print the lines of one batch size."""
-    cells = {}
-    for row in rows:
-        name = f"{row.stage}, {row.contender}"
-        cells[name] = [f"{row.milliseconds:.2f}", f"{row.images_per_second:.2f}"]
-        cells[name] += [f"{row.ratio:.2f}x", f"{row.gflop:.3g}", f"{row.percent_of_limit:.0f} %"]
-    heads = ("ms", "images/s", "over eager", "GFLOP", "of limit")
-    table.show(f"batch {rows[0].batch}", heads, cells)
+    table.show(f"batch {rows[0].batch}", rows, "{0.stage}, {0.contender}", COLUMNS)
     for line in left_out:
         print(f"  left out: {line}")
 

@@ -104,12 +104,13 @@ def synchronise(device: str) -> None:
 
 def describe(device: str) -> dict[str, object]:
     """Return date, device, threads and versions, as they are kept beside every result."""
+    installed = {package.name.lower(): package.version for package in metadata.distributions()}
     return {
         "date": datetime.date.today().isoformat(),
         "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "versions": {name: installed[name] for name in PACKAGES if name in installed},
     }
 
 
@@ -118,10 +119,3 @@ def _processor() -> str:
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

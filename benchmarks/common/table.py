@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 
-def show(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
-    """Print a title, and the cells of every row by its name."""
-    width = max(14, *map(len, rows))
-    print(f"\n{title}")
-    for name, cells in {"": heads, **rows}.items():
-        print(f"  {name:{width}}" + "".join(f"{cell:>13}" for cell in cells), flush=True)
+def show(title: str, rows: Sequence[object], name: str, columns: Mapping[str, str]) -> None:
+    """Print a title and a line for each row; name and columns are formats ("{0.size:.1f}")."""
+    names = [name.format(row) for row in rows]
+    width = max(14, *map(len, names))
+    print(f"\n{title}\n  {'':{width}}" + "".join(f"{head:>13}" for head in columns))
+    for label, row in zip(names, rows, strict=True):
+        cells = [cell.format(row) for cell in columns.values()]
+        print(f"  {label:{width}}" + "".join(f"{cell:>13}" for cell in cells), flush=True)
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
