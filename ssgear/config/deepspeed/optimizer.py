@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ssgear.config.deepspeed.draft import Draft
+from ssgear.config.deepspeed.draft import KINDS, DeepSpeedSchedule, Draft
 from ssgear.config.deepspeed.keys import check_block
-from ssgear.config.deepspeed.schedule import KINDS, DeepSpeedSchedule
 from ssgear.errors import did_you_mean
 
 _TYPES = {"adam": "adamw", "adamw": "adamw", "sgd": "sgd", "lars": "lars"}

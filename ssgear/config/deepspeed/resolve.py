@@ -22,9 +22,8 @@ from typing import Any, Literal
 
 from ssgear.config.deepspeed import optimizer as optim
 from ssgear.config.deepspeed import rules, zero
-from ssgear.config.deepspeed.draft import Draft
+from ssgear.config.deepspeed.draft import DeepSpeedSchedule, Draft
 from ssgear.config.deepspeed.keys import check_block
-from ssgear.config.deepspeed.schedule import DeepSpeedSchedule
 from ssgear.config.schema import Config
 from ssgear.errors import ConfigError, did_you_mean
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ssgear.config.deepspeed.schedule import DeepSpeedSchedule
+from ssgear.config.deepspeed.draft import DeepSpeedSchedule
 
 PEAK = 0.3
 
