@@ -13,11 +13,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from ssgear import distributed, registry
 from ssgear.command import command
-from ssgear.config import arguments, cli
+from ssgear.config import arguments, help, images, runs
+from ssgear.config.layers import construct
 from ssgear.config.options import options_of
 from ssgear.config.schema import DataConfig
 from ssgear.errors import GPU_MEMORY, ConfigError, refusing_lack
@@ -86,8 +87,7 @@ def main(words: list[str]) -> int:
     """Run the command and return its exit status."""
     with refusing_lack(_too_many):
         if not words or words[0] in ("-h", "--help"):
-            _read(["--help"], Evaluation())
-            return 0
+            _show_help(Evaluation())
         if not words[0].startswith("-"):
             run = Path(words[0]).expanduser()
             return evaluate(run, parse(run, words[1:]))
@@ -105,26 +105,32 @@ def _too_many(lacking: str) -> ConfigError:
 
 def parse(run: Path, words: Sequence[str]) -> Evaluation:
     """Read the options; images that the command line does not name are the run's own."""
-    given, help_wanted = arguments.read(words)
-    given = arguments.check(given, options_of(Evaluation), listing="--help")
-    cli.check_images(given, also=("size",))
-    data = cli.images_of(run, (each.key for each in given))
-    words = ["--help"] if help_wanted else arguments.words_for_tyro(given)
-    return _read(words, Evaluation(data=data))
+    typed, help_wanted = arguments.read(words)
+    given = arguments.check(typed, options_of(Evaluation), listing="--help")
+    images.check(given, also=("size",))
+    values = arguments.values_of(given)
+    default = Evaluation(data=images.of_run(run, values))
+    if help_wanted:
+        _show_help(default)
+    return construct(Evaluation, values, base=default)
 
 
 def parse_store(words: Sequence[str]) -> Evaluation | None:
     """Read the options of a store's evaluation; None where no store is named."""
-    given, help_wanted = arguments.read(words)
-    if "store" not in {each.key for each in given}:
+    typed, help_wanted = arguments.read(words)
+    if "store" not in {option.key for option in typed}:
         return None
-    given = arguments.check(given, options_of(Evaluation), listing="--help")
-    words = ["--help"] if help_wanted else arguments.words_for_tyro(given)
-    store = next((each.words[0] for each in reversed(given) if each.key == "store"), None)
-    named = {"data.source", "data.path"} & {each.key for each in given}
-    others = help_wanted or not store or "data.source" in named
-    data = DataConfig() if others else _images_of_store(Path(str(store)), moved=bool(named))
-    return _read(words, Evaluation(protocol=STORE_PROTOCOL, data=data))
+    given = arguments.check(typed, options_of(Evaluation), listing="--help")
+    if help_wanted:
+        _show_help(Evaluation(protocol=STORE_PROTOCOL))
+    values = arguments.values_of(given)
+    if values["store"] is None:
+        return None
+    moved = "data.path" in values
+    others = "data.source" in values
+    data = DataConfig() if others else _images_of_store(Path(str(values["store"])), moved=moved)
+    default = Evaluation(protocol=STORE_PROTOCOL, data=data)
+    return construct(Evaluation, values, base=default)
 
 
 def _images_of_store(store: Path, *, moved: bool) -> DataConfig:
@@ -135,16 +141,17 @@ def _images_of_store(store: Path, *, moved: bool) -> DataConfig:
     from ssgear.storage.view_store import read_info
 
     where = f"--store: {store}"
-    images = read_info(store.expanduser(), where).images
-    if images is None or (moved and "path" not in images):
+    fields = read_info(store.expanduser(), where).images
+    if fields is None or (moved and "path" not in fields):
         return DataConfig()
-    left = {name: value for name, value in images.items() if not (moved and name == "path")}
-    return cli.named(left, where)
+    left = {name: value for name, value in fields.items() if not (moved and name == "path")}
+    return images.from_fields(left, where)
 
 
-def _read(words: Sequence[str], default: Evaluation) -> Evaluation:
+def _show_help(default: Evaluation) -> NoReturn:
     about = "Measure an encoder on the images of its run, or on any others."
-    return arguments.parse(Evaluation, words, prog=USAGE, description=about, default=default)
+    help.show_all(f"{USAGE} [OPTIONS]", about, [default])
+    raise SystemExit(0)
 
 
 def evaluate(run: Path, asked: Evaluation) -> int:
@@ -249,7 +256,7 @@ def figures_name(run: Path, asked: Evaluation, source: str) -> Path:
     """Return a name that says which images and figures: others never replace the run's own."""
     usual = Evaluation().protocol if asked.store is None else STORE_PROTOCOL
     parts = ["evaluation", source]
-    if asked.data.path is not None and asked.data.path != cli.images_of(run).path:
+    if asked.data.path is not None and asked.data.path != images.of_run(run).path:
         parts.append(asked.data.path.resolve().stem)
     if asked.max_images is not None:
         parts.append(f"{asked.max_images}-images")
@@ -262,7 +269,7 @@ def figures_name(run: Path, asked: Evaluation, source: str) -> Path:
 
 def selection(run: Path, asked: Evaluation) -> Callable[[Source], Source]:
     """Return what takes those of a run's own images that its method is about; others stay whole."""
-    config = cli.settings_of(run) if cli.has_settings(run) else None
+    config = runs.settings_of(run) if runs.has_settings(run) else None
     images = (asked.data.source, asked.data.path)
     if config is None or (config.data.source, config.data.path) != images:
         return lambda source: source

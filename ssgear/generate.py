@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssgear import registry
 from ssgear.command import command
-from ssgear.config import cli
+from ssgear.config import images, runs
 from ssgear.errors import (
     ConfigError,
     DataError,
@@ -122,7 +122,7 @@ def _info(asked: Generation, facts: Facts, originals: Originals | None) -> Store
         encoding=asked.format,
         size=facts.size,
         settings=settings,
-        images=None if originals is None else cli.naming(asked.data),
+        images=None if originals is None else images.to_fields(asked.data),
     )
 
 
@@ -244,7 +244,7 @@ def _originals(
             "--count: this generator makes views of images, as many as there are; say by --views "
             "how many of each"
         )
-    if run is not None and not named and not cli.has_settings(run):
+    if run is not None and not named and not runs.has_settings(run):
         raise ConfigError(
             f"--data.path: {run} does not say which images it was trained on; name those to make "
             "views of"

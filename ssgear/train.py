@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ssgear.command import command, ending_on_signals, number_of
-from ssgear.config import cli
+from ssgear.config import cli, runs
 from ssgear.errors import (
     StorageError,
     TrainingError,
@@ -32,7 +32,7 @@ def main(words: list[str]) -> int:
         launch = cli.parse(words)
         if not launch.dry_run:
             return train(launch)
-        print(cli.to_json(resolved(launch)))
+        print(runs.to_json(resolved(launch)))
         return 0
 
 

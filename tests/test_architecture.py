@@ -54,7 +54,12 @@ NOT_LIGHT = ("ssgear.doctor.speed", "ssgear.views.biggan", "ssgear.views.jobs.or
 """Networks and images, which light rooms import inside functions."""
 HEAVY = {"torch", "torchvision", "timm", "deepspeed", "tensorboard", "sklearn", "matplotlib"}
 
-DISTRIBUTIONS = {"pillow": "PIL", "scikit-learn": "sklearn", "nvidia-dali-cuda130": "nvidia"}
+DISTRIBUTIONS = {
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+    "nvidia-dali-cuda130": "nvidia",
+}
 
 
 @dataclass(frozen=True)

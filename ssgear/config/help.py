@@ -1,25 +1,24 @@
-"""The short help: common options by section, presets and methods. No torch is imported for it.
+"""The two helps: common options, presets and methods; or every option with its value.
 
-Every option, with those of a method, is listed by `--method NAME --help`; tyro lays that out.
+`show` is what `--help` alone prints, `show_all` what it prints with a method. Both are plain text,
+as wide as the terminal. No torch is imported for them.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import shutil
+import textwrap
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
-
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
 from ssgear import registry
 from ssgear.config import presets
-from ssgear.config.options import Option, options_of
+from ssgear.config.options import Dataclass, Option, options_of
 from ssgear.config.schema import Config
-from ssgear.config.values import members
+from ssgear.config.values import choices, is_tuple, members, plain
 
 USAGE = "python -m ssgear.train [--preset NAME] [--section.option VALUE ...]"
 EXAMPLES = {
@@ -45,45 +44,99 @@ COMMON = {
 }
 METAVARS: dict[object, str] = {int: "N", float: "X", Path: "PATH", str: "NAME"}
 FULL = "--method simclr --help"
-LEFT = 26
+LEFT = 28
 WIDEST = 100
 
 
-def show(title: str, launching: Mapping[str, Option], console: Console | None = None) -> None:
+def show(title: str, launching: Mapping[str, Option]) -> None:
     """Print the short help; `launching` are the options that are no settings."""
-    console = console or Console(highlight=False)
-    console.width = min(console.width, WIDEST)
     options = {**options_of(Config), **launching}
-    console.print(Text(f"{title}\n"))
-    console.print(Text.assemble(("usage: ", "bold"), USAGE, "\n"))
-    console.print(Text("Examples", "bold"))
+    print(f"{title}\n\nusage: {USAGE}\n\nExamples")
     for command, what in EXAMPLES.items():
-        console.print(Text(f"  {command}"))
-        console.print(Text(f"      {what}", "dim"))
+        print(f"  {command}\n      {what}")
     for section, keys in COMMON.items():
-        _list(console, section, [(_written(options[key]), _about(options[key])) for key in keys])
+        _list(section, [(_short(options[key]), _about(options[key])) for key in keys])
     known = presets.collect()
-    _list(console, "Presets (--preset)", [(name, known[name].about) for name in known])
-    _list(console, "Methods (--method)", registry.about("methods").items())
-    console.print(Text.assemble("\nEvery option, with a method's own: ", (FULL, "bold")))
+    _list("Presets (--preset)", [(name, known[name].about) for name in known])
+    _list("Methods (--method)", registry.about("methods").items())
+    print(f"\nEvery option, with a method's own: {FULL}")
 
 
-def _list(console: Console, title: str, rows: Iterable[tuple[str, str]]) -> None:
-    console.print(Text(f"\n{title}", "bold"))
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(width=LEFT)
-    grid.add_column()
+def show_all(usage: str, title: str, parts: Iterable[Dataclass]) -> None:
+    """Print every option of settings, and the values that stand without it."""
+    print(f"{title}\n\nusage: {usage}")
+    settings = list(parts)
+    print("\nOptions")
+    for part in settings:
+        _fields(part, "")
+    for part in settings:
+        _sections(part, "")
+
+
+def _sections(settings: Dataclass, prefix: str) -> None:
+    """Print a section for each dataclass in this one."""
+    for field in dataclasses.fields(settings):
+        inner = getattr(settings, field.name)
+        if dataclasses.is_dataclass(inner) and not isinstance(inner, type):
+            about = (inspect.getdoc(type(inner)) or "").partition("\n")[0]
+            print(f"\n--{prefix}{field.name}.*: {about}")
+            _fields(inner, f"{prefix}{field.name}.")
+            _sections(inner, f"{prefix}{field.name}.")
+
+
+def _fields(settings: Dataclass, prefix: str) -> None:
+    for key, option in options_of(type(settings), prefix).items():
+        name = key.removeprefix(prefix)
+        if "." not in name:
+            value = plain(getattr(settings, name))
+            default = " ".join(map(str, value)) if isinstance(value, list) else value
+            print(f"  {_full(option)}")
+            _print_wrapped(f"{option.about} (default: {default})".strip(), " " * 6)
+
+
+def _list(title: str, rows: Iterable[tuple[str, str]]) -> None:
+    print(f"\n{title}")
     for name, about in rows:
-        grid.add_row(Text(name), Text(about))
-    console.print(Padding(grid, (0, 0, 0, 2)))
+        start = f"  {name:{LEFT - 2}}  "
+        _print_wrapped(about, " " * len(start), start)
 
 
-def _written(option: Option) -> str:
-    kinds = [each for each in members(option.type) if each is not type(None)]
+def _print_wrapped(text: str, indent: str, start: str | None = None) -> None:
+    width = min(shutil.get_terminal_size().columns, WIDEST)
+    start = indent if start is None else start
+    print(
+        textwrap.fill(
+            text,
+            width,
+            initial_indent=start,
+            subsequent_indent=indent,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+    )
+
+
+def _short(option: Option) -> str:
+    kinds = [kind for kind in members(option.type) if kind is not type(None)]
     return f"{option.flag} {METAVARS.get(kinds[0], '')}".strip()
 
 
 def _about(option: Option) -> str:
-    choices = typing.get_args(option.type) if typing.get_origin(option.type) is Literal else ()
-    shown = f"[{'|'.join(choices)}] " if choices else ""
-    return shown + option.about
+    names = "|".join(str(choice) for choice in choices(option.type))
+    return f"[{names}] {option.about}" if names else option.about
+
+
+def _full(option: Option) -> str:
+    """Return an option with what it takes: `--optim.micro-batch N|None`."""
+    if option.type is bool:
+        section, dot, leaf = option.flag[2:].rpartition(".")
+        return f"{option.flag}, --{section}{dot}no-{leaf}"
+    return f"{option.flag} {'|'.join(_metavar(kind) for kind in members(option.type))}"
+
+
+def _metavar(kind: object) -> str:
+    if choices(kind):
+        return "|".join(str(choice) for choice in choices(kind))
+    if is_tuple(kind):
+        return " ".join("..." if item is ... else _metavar(item) for item in typing.get_args(kind))
+    return "None" if kind is type(None) else METAVARS.get(kind, getattr(kind, "__name__", ""))

@@ -7,18 +7,26 @@ only: a layer above that names another method leaves them behind.
 from __future__ import annotations
 
 import dataclasses
-import json
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from ssgear import registry
-from ssgear.config.options import Option, flag_of, nearest, options_for, options_of
+from ssgear.config.options import (
+    Dataclass,
+    Option,
+    flag_of,
+    is_section,
+    nearest,
+    options_for,
+    options_of,
+)
 from ssgear.config.schema import Config
 from ssgear.config.values import convert
-from ssgear.errors import ConfigError, did_you_mean
+from ssgear.errors import ConfigError, IdleError, did_you_mean, refusing
+
+S = TypeVar("S", bound=Dataclass)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +37,14 @@ class Layer:
     """The place, for errors: `preset quick`, or the path of a file."""
     method: str | None = None
     """Name of the method, where this layer names one."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """Dotted key -> value as it was read."""
 
 
-def layer_of(mapping: Mapping[str, Any], where: str) -> Layer:
+def layer_of(mapping: Mapping[str, object], where: str) -> Layer:
     """Read a mapping of dotted or nested keys; `method` is a name, or an object of settings."""
-    settings: dict[str, Any] = {}
-    named: list[Any] = []
+    settings: dict[str, object] = {}
+    named: list[object] = []
     for key, value in _flatten(mapping):
         if key in ("method", "method_name", "method.name"):
             named += [value] if value is not None else []
@@ -44,45 +52,21 @@ def layer_of(mapping: Mapping[str, Any], where: str) -> Layer:
             raise ConfigError(f"{where}: {key} is there twice; keep one")
         else:
             settings[key] = value
-    wrong = next((name for name in named if not isinstance(name, str)), None)
-    if wrong is not None:
+    names = [name for name in named if isinstance(name, str)]
+    for wrong in (name for name in named if not isinstance(name, str)):
         raise ConfigError(f"{where}: method: {wrong!r} is not the name of a method or its settings")
-    if len(set(named)) > 1:
-        raise ConfigError(f"{where}: names two methods, {' and '.join(named)}; keep one")
-    return Layer(where=where, method=named[0] if named else None, settings=settings)
+    if len(set(names)) > 1:
+        raise ConfigError(f"{where}: names two methods, {' and '.join(names)}; keep one")
+    return Layer(where=where, method=names[0] if names else None, settings=settings)
 
 
-def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(mapping: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in mapping.items():
         key = prefix + str(name).replace("-", "_")
         if isinstance(value, Mapping) and (value or key == "method"):
             yield from _flatten(value, f"{key}.")
         else:
             yield key, value
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
-    """Read a JSON object; a file that is none, or has a key twice, is an error that names it."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        seen: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in seen:
-                raise ConfigError(f"{path}: {key} is there twice; keep one")
-            seen[key] = value
-        return seen
-
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is no text in UTF-8, so no JSON") from error
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}: is no JSON ({error.msg})") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: holds no JSON object; write {{...}} with settings in it")
-    return value
 
 
 def build(layers: Sequence[Layer]) -> Config:
@@ -93,18 +77,20 @@ def build(layers: Sequence[Layer]) -> Config:
     method = registry.load("methods", name, where)
     options = options_for(method)
     own = [option for option in options.values() if option.key.startswith("method.")]
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for key, (value, place) in stacked.items():
         if key.startswith("method.") and key not in options:
             near = _hint(key, own)
             raise ConfigError(f"{place}: {key}: unknown setting of {name}{near}")
         if key in options:  # the name of an empty section is not
             values[key] = convert(value, options[key].type, f"{place}: {key}")
-    try:
-        return _construct(registry.canonical(name), method.Config, values)
-    except ConfigError as error:  # a value that its section refuses: say where it stands
+
+    def placed(error: ConfigError) -> ConfigError:  # a value that its section refuses
         wrong = [key for key in values if str(error).startswith(f"{flag_of(key)}:")]
-        raise ConfigError(f"{stacked[wrong[0]][1]}: {error}" if wrong else str(error)) from error
+        return ConfigError(f"{stacked[wrong[0]][1]}: {error}" if wrong else str(error))
+
+    with refusing(ConfigError, placed):
+        return _construct(registry.canonical(name), method.Config, values)
 
 
 def _check_general(layer: Layer) -> None:
@@ -129,10 +115,10 @@ def _hint(key: str, options: Collection[Option]) -> str:
     return f" (did you mean {near.key}?)" if near else ""
 
 
-def _stack(layers: Sequence[Layer]) -> tuple[str, str, dict[str, tuple[Any, str]]]:
+def _stack(layers: Sequence[Layer]) -> tuple[str, str, dict[str, tuple[object, str]]]:
     """Return the method's name, the place that names it, and every value with its place."""
     name, where = None, "--method"
-    values: dict[str, tuple[Any, str]] = {}
+    values: dict[str, tuple[object, str]] = {}
     for layer in layers:
         if layer.method is not None:
             if name is not None and registry.canonical(layer.method) != registry.canonical(name):
@@ -143,27 +129,53 @@ def _stack(layers: Sequence[Layer]) -> tuple[str, str, dict[str, tuple[Any, str]
     return name or Config.method_name, where, values
 
 
-def _construct(name: str, own: type[Any], values: Mapping[str, Any]) -> Config:
-    parts = {
-        key: _section(kind, f"{key}.", values)
-        for key, kind in typing.get_type_hints(Config).items()
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind)
-    }
-    general = {key: value for key, value in values.items() if "." not in key}
-    try:
-        method = _section(own, "method.", values)
-    except ValueError as error:  # from a class of the user's own
-        raise ConfigError(f"--method: {name}: {error}") from error
-    return Config(method_name=name, method=method, **general, **parts)
+def over(base: Config, values: Mapping[str, object]) -> Config:
+    """Lay what a command line says on settings.
+
+    What a layer below says about a thing that the command line switches off is left behind, as
+    another method's settings are; what the command line itself says about it is refused.
+    """
+    method = base.method
+    usual = {field.name: field.default for field in dataclasses.fields(method)}
+    while True:
+        try:
+            return _construct(base.method_name, type(method), values, base, method)
+        except IdleError as error:
+            if f"method.{error.field}" in values:
+                raise
+            method = dataclasses.replace(method, **{error.field: usual[error.field]})
 
 
-def _section(kind: type[Any], prefix: str, values: Mapping[str, Any]) -> Any:
-    given: dict[str, Any] = {}
+def _construct(
+    name: str,
+    own: type[Any],
+    values: Mapping[str, object],
+    base: Config | None = None,
+    method: object = None,
+) -> Config:
+    """Build the settings of a run, those of its method over `method`."""
+
+    def of_a_user(error: ValueError) -> ConfigError:  # from a class of their own
+        return ConfigError(f"--method: {name}: {error}")
+
+    with refusing(ValueError, of_a_user):
+        method = construct(own, values, "method.", method)
+    return construct(Config, {**values, "method_name": name, "method": method}, base=base)
+
+
+def construct(
+    kind: type[S], values: Mapping[str, Any], prefix: str = "", base: S | None = None
+) -> S:
+    """Build a dataclass, and those in it, of values by dotted key over `base` or the defaults."""
     hints = typing.get_type_hints(kind)
-    for each in dataclasses.fields(kind):
-        key, inner = prefix + each.name, hints[each.name]
-        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
-            given[each.name] = _section(inner, f"{key}.", values)
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        key, inner = prefix + field.name, hints[field.name]
+        if is_section(inner):
+            below = getattr(base, field.name, None)
+            fields[field.name] = construct(inner, values, f"{key}.", below)
         elif key in values:
-            given[each.name] = values[key]
-    return kind(**given)
+            fields[field.name] = values[key]
+        elif base is not None:
+            fields[field.name] = getattr(base, field.name)
+    return kind(**fields)

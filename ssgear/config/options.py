@@ -7,6 +7,7 @@ nearest known one wherever it stands.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -17,9 +18,15 @@ import textwrap
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeGuard
 
 from ssgear.config.schema import Config
+
+
+class Dataclass(Protocol):
+    """A class of settings, or its instance."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +35,8 @@ class Option:
 
     key: str
     """Dotted name of the field, `optim.batch_size`."""
-    type: Any
+    type: object
     """Annotation of the field."""
-    default: Any
-    """Value without a preset; `dataclasses.MISSING` where there is none."""
     about: str
     """Line of help."""
 
@@ -47,38 +52,39 @@ def flag_of(key: str) -> str:
 
 
 @functools.cache
-def options_of(settings: type[Any], prefix: str = "") -> Mapping[str, Option]:
+def options_of(settings: type[Dataclass], prefix: str = "") -> Mapping[str, Option]:
     """Return the options of a dataclass and of those in it by dotted key, in order."""
     found: dict[str, Option] = {}
     hints, docs = typing.get_type_hints(settings), _docs(settings)
     for field in dataclasses.fields(settings):
         key = prefix + field.name
         kind = hints[field.name]
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if is_section(kind):
             found |= options_of(kind, f"{key}.")
         elif kind is not Any:
-            default = field.default
-            if field.default_factory is not dataclasses.MISSING:
-                default = field.default_factory()
-            found[key] = Option(key=key, type=kind, default=default, about=docs.get(field.name, ""))
+            found[key] = Option(key=key, type=kind, about=docs.get(field.name, ""))
     return found
 
 
-def options_for(method: type[Any] | None) -> dict[str, Option]:
-    """Return the options of a run, with a method's own where its class is given."""
-    own = options_of(method.Config, "method.") if method is not None else {}
-    return {**options_of(Config), **own}
+def is_section(kind: object) -> TypeGuard[type[Dataclass]]:
+    """Whether the type of a field is a dataclass of settings."""
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
-def _docs(settings: type[Any]) -> dict[str, str]:
+def options_for(method: type[Any]) -> dict[str, Option]:
+    """Return the options of a run with a method's own."""
+    return {**options_of(Config), **options_of(method.Config, "method.")}
+
+
+def _docs(settings: type[Dataclass]) -> dict[str, str]:
     """Return the text below each field, in the class and in those it derives from."""
     docs: dict[str, str] = {}
     for part in reversed(settings.__mro__[:-1]):
-        try:
+        body: list[ast.stmt] = []
+        # one made at run time has no source, nor has one whose file is gone
+        with contextlib.suppress(OSError, TypeError, SyntaxError):
             tree = ast.parse(textwrap.dedent(inspect.getsource(part))).body[0]
-        except (OSError, TypeError, SyntaxError):  # made at run time, or its source is not there
-            continue
-        body = tree.body if isinstance(tree, ast.ClassDef) else []
+            body = tree.body if isinstance(tree, ast.ClassDef) else []
         for field, below in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
                 text = ast.literal_eval(below.value) if _is_text(below.value) else ""

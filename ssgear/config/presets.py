@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ssgear import registry
-from ssgear.config.arguments import Given
+from ssgear.config.arguments import Words
 from ssgear.config.layers import Layer, layer_of
 from ssgear.errors import ConfigError, did_you_mean
 
@@ -164,7 +164,7 @@ def _summary(settings: Settings) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
-def given_by_views(name: str, generator: str | None) -> list[Given]:
+def words_of_views(name: str, generator: str | None) -> list[Words]:
     """Return what a preset of views says, as if it stood first on the command line."""
     known = registry.presets("views")
     name = name.replace("_", "-")
@@ -180,7 +180,7 @@ def given_by_views(name: str, generator: str | None) -> list[Given]:
             "--generator away"
         )
     flags = {key: "--" + key.replace("_", "-") for key in settings}
-    return [Given(flag=flags[key], key=key, words=(str(settings[key]),)) for key in settings]
+    return [Words(flag=flags[key], key=key, words=(str(settings[key]),)) for key in settings]
 
 
 def layer(name: str) -> Layer:

@@ -1,17 +1,18 @@
-"""Values of options: what a type takes, JSON to Python and back, a line for a value that is none.
+"""Values of options: what a type takes, JSON and words of a command line to Python, and back.
 
-`convert` brings a value from a file or preset to a field's type. `refusal` looks at the words of a
-command line before tyro parses them, for the types that have a plain name; tyro knows more types
-(a union with a list in it, say), and what it refuses is told in its words.
+`convert` brings a value of a file or preset to a field's type, `from_words` the words of a command
+line. The types are bool, int, float, str, Path, Literal, tuples of these, and unions. What does not
+fit is refused in one line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -26,28 +27,34 @@ NAMES: dict[object, str] = {
     type(None): "None",
 }
 LISTS: dict[object, str] = {int: "whole numbers", float: "numbers", str: "texts", Path: "paths"}
-TRUE, FALSE = "true", "false"
+NUMBERS: Mapping[object, Callable[[str], float]] = {int: int, float: float}
+BOOLS = {"true": True, "false": False}
 
 
-def members(kind: Any) -> tuple[Any, ...]:
+def members(kind: object) -> tuple[object, ...]:
     """Return the alternatives of a union, or the type itself."""
     if typing.get_origin(kind) in (Union, types.UnionType):
         return typing.get_args(kind)
     return (kind,)
 
 
-def is_tuple(kind: Any) -> bool:
+def choices(kind: object) -> tuple[object, ...]:
+    """Return the values of a `Literal`, none for another type."""
+    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+
+
+def is_tuple(kind: object) -> bool:
     """Whether a type is `tuple[...]`."""
     return typing.get_origin(kind) is tuple
 
 
-def expected(kind: Any) -> str:
+def expected(kind: object) -> str:
     """Return what a type takes, in words: "a whole number or None"."""
     alternatives = members(kind)
     if len(alternatives) > 1:
         return " or ".join(expected(each) for each in alternatives)
-    if typing.get_origin(kind) is Literal:
-        return "one of " + ", ".join(str(choice) for choice in typing.get_args(kind))
+    if choices(kind):
+        return "one of " + ", ".join(str(choice) for choice in choices(kind))
     if is_tuple(kind):
         items = typing.get_args(kind)
         what = LISTS.get(items[0], "values")
@@ -55,46 +62,55 @@ def expected(kind: Any) -> str:
     return NAMES.get(kind, getattr(kind, "__name__", str(kind)))
 
 
-def mismatch(where: str, value: object, kind: Any) -> ConfigError:
+def mismatch(where: str, value: object, kind: object) -> ConfigError:
     """Say that a value is not what its type takes; `where` names option or file and key."""
-    choices = [str(c) for each in members(kind) for c in typing.get_args(each) if c is not ...]
-    near = did_you_mean(str(value), choices) if typing.get_origin(kind) is Literal else ""
+    near = did_you_mean(str(value), [str(choice) for choice in choices(kind)])
     return ConfigError(f"{where}: {value!r} is not {expected(kind)}{near}")
 
 
-def convert(value: object, kind: Any, where: str) -> Any:
+def convert(value: object, kind: object, where: str) -> Any:
     """Return a JSON value as a field's type; one that does not fit is an error at `where`."""
-    for each in members(kind):
-        fits, result = _as_one(value, each, where)
-        if fits:
-            return result
-    raise mismatch(where, value, kind)
+    fits, result = _fit(value, kind)
+    if not fits:
+        raise mismatch(where, value, kind)
+    return result
 
 
-def _as_one(value: object, kind: Any, where: str) -> tuple[bool, Any]:
-    if typing.get_origin(kind) is Literal:
-        return value in typing.get_args(kind), value
+def _fit(value: object, kind: object) -> tuple[bool, object]:
+    """Return whether a type takes a JSON value, and what it makes of it."""
+    fitting = (result for fits, result in (_as_one(value, each) for each in members(kind)) if fits)
+    return next(((True, result) for result in fitting), (False, None))
+
+
+def _as_one(value: object, kind: object) -> tuple[bool, object]:
+    if choices(kind):
+        return value in choices(kind), value
     if is_tuple(kind):
-        return _as_tuple(value, typing.get_args(kind), where)
-    if kind is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and math.isfinite(value), float(value) if number else None  # type: ignore[arg-type]
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool), value
+        return _as_tuple(value, kind)
+    if kind in NUMBERS:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False, None
+        if kind is int:
+            return isinstance(value, int), value
+        return math.isfinite(value), float(value)
     if kind is Path:
         return isinstance(value, str | Path) and str(value) != "", Path(str(value)).expanduser()
     plain_type = typing.get_origin(kind) or kind
-    return isinstance(value, plain_type), value
+    return isinstance(plain_type, type) and isinstance(value, plain_type), value
 
 
-def _as_tuple(value: object, kinds: tuple[Any, ...], where: str) -> tuple[bool, Any]:
-    if not isinstance(value, list | tuple):
+def _as_tuple(value: object, kind: object) -> tuple[bool, object]:
+    kinds = _items(kind, len(value)) if isinstance(value, list | tuple) else ()
+    if not isinstance(value, list | tuple) or len(kinds) != len(value):
         return False, None
-    each = [kinds[0]] * len(value) if kinds[-1] is ... else list(kinds)
-    if len(each) != len(value):
-        return False, None
-    parts = [_as_one(part, kind, where) for part, kind in zip(value, each, strict=True)]
+    parts = [_fit(part, item) for part, item in zip(value, kinds, strict=True)]
     return all(fits for fits, _ in parts), tuple(result for _, result in parts)
+
+
+def _items(kind: object, count: int) -> Sequence[object]:
+    """Return the types of a tuple's items, `count` of them where their number is free."""
+    items = typing.get_args(kind)
+    return [items[0]] * count if items[-1] is ... else items
 
 
 def plain(value: object) -> Any:
@@ -109,43 +125,60 @@ def plain(value: object) -> Any:
     return value
 
 
-def takes(kind: Any) -> int | None:
-    """Return how many words an option takes; None where that is not fixed."""
-    counts = {_takes_one(each) for each in members(kind)}
-    return counts.pop() if len(counts) == 1 else None
+def from_words(words: Sequence[str], kind: object, flag: str) -> object:
+    """Return the words of an option as its type's value; what does not fit is an error."""
+    _check_count(words, kind, flag)
+    if len(words) == 1:
+        fits, value = _read(words[0], kind)
+        if fits:
+            return value
+    for member in filter(is_tuple, members(kind)):
+        items = _items(member, len(words))
+        parts = [_read(word, item) for word, item in zip(words, items, strict=False)]
+        if len(items) == len(words) and all(fits for fits, _ in parts):
+            return tuple(value for _, value in parts)
+    items = _items(kind, len(words)) if is_tuple(kind) else [kind] * len(words)
+    for word, item in zip(words, items, strict=True):
+        if not _read(word, item)[0]:
+            raise mismatch(flag, word, item)
+    raise mismatch(flag, " ".join(words), kind)
 
 
-def _takes_one(kind: Any) -> int | None:
-    if is_tuple(kind):
-        items = typing.get_args(kind)
-        return None if items[-1] is ... else len(items)
-    return 1 if kind in NAMES or typing.get_origin(kind) is Literal else None
+def _check_count(words: Sequence[str], kind: object, flag: str) -> None:
+    counts = {_num_words(each) for each in members(kind)}
+    count = counts.pop() if len(counts) == 1 else None
+    if not words:
+        raise ConfigError(f"{flag}: a value is missing; it takes {expected(kind)}")
+    if count not in (None, len(words)):
+        takes = "one value" if count == 1 else f"{count} values"
+        raise ConfigError(f"{flag}: takes {takes}, {len(words)} were given: {' '.join(words)}")
 
 
-def refusal(words: Sequence[str], kind: Any) -> tuple[str, Any] | None:
-    """Return the first word that a type cannot take, and what it should be; or None."""
-    kinds = [kind] * len(words)
-    if is_tuple(kind):
-        items = typing.get_args(kind)
-        kinds = [items[0]] * len(words) if items[-1] is ... else list(items)
-    pairs = zip(words, kinds, strict=True)
-    return next(((word, each) for word, each in pairs if not _reads(word, each)), None)
+def _num_words(kind: object) -> int | None:
+    """Return how many words a type takes; None where that is not fixed."""
+    if not is_tuple(kind):
+        return 1
+    items = typing.get_args(kind)
+    return None if items[-1] is ... else len(items)
 
 
-def _reads(word: str, kind: Any) -> bool:
-    return any(_reads_one(word, each) for each in members(kind))
+def _read(word: str, kind: object) -> tuple[bool, object]:
+    """Return whether a type takes a word, and what it makes of it."""
+    # None before others: any word is a path
+    for member in sorted(members(kind), key=lambda each: each is not type(None)):
+        fits, value = _as_one(_json_of(word, member), member)
+        if fits and word:
+            return True, value
+    return False, None
 
 
-def _reads_one(word: str, kind: Any) -> bool:
-    if kind in (int, float):
-        try:
-            return math.isfinite(kind(word))
-        except ValueError:
-            return False
+def _json_of(word: str, kind: object) -> object:
+    """Return a word as JSON holds a value of this type; a word that is none stays a text."""
+    if kind in NUMBERS:
+        with contextlib.suppress(ValueError):
+            return NUMBERS[kind](word)
     if kind is bool:
-        return word.lower() in (TRUE, FALSE)
+        return BOOLS.get(word.lower(), word)
     if kind is type(None):
-        return word == "None"
-    if typing.get_origin(kind) is Literal:
-        return word in [str(choice) for choice in typing.get_args(kind)]
-    return word != ""
+        return None if word == "None" else word
+    return {str(choice): choice for choice in choices(kind)}.get(word, word)

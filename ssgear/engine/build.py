@@ -19,6 +19,7 @@ import torch
 from ssgear import distributed, registry
 from ssgear.config import cli
 from ssgear.config import deepspeed as ds_json
+from ssgear.config.files import read_object
 from ssgear.config.schema import Config
 from ssgear.data.augment import AugmentSpec
 from ssgear.data.loaders import choose, dali_pipeline
@@ -192,7 +193,7 @@ def read_deepspeed(launch: cli.Launch, machine: Machine) -> ds_json.ResolvedDeep
     if config.deepspeed is None:
         return None
     resolved = ds_json.resolve(
-        ds_json.read(config.deepspeed),
+        read_object(config.deepspeed),
         config,
         launch.given,
         world=machine.world.size,

@@ -6,7 +6,7 @@ import datetime
 from pathlib import Path
 from typing import IO
 
-from ssgear.config import cli
+from ssgear.config import runs
 from ssgear.config.schema import Config
 from ssgear.distributed import World
 from ssgear.engine.log import Log, cut_metrics
@@ -33,8 +33,8 @@ def choose_directory(config: Config, resume: Path | None, world: World) -> Path:
 
 def _refuse_changes(config: Config, directory: Path) -> None:
     """Refuse to continue a run with other settings; ds.json has filled in its own on both sides."""
-    saved = cli.load_file(directory / "config.json")
-    changed = cli.differences(saved, config)
+    saved = runs.load_file(directory / "config.json")
+    changed = runs.differences(saved, config)
     if changed:
         raise CheckpointError(
             f"--resume: {directory} was trained with other settings: {'; '.join(changed)}; resume "
@@ -80,7 +80,7 @@ def _start_directory(
             lock = hold(directory)
             if is_new:
                 _refuse_held(directory)  # again: another run may have come and gone meanwhile
-                write_json(directory / "config.json", cli.dump(config))
+                write_json(directory / "config.json", runs.dump(config))
         except SsgearError as error:
             problem = error
     for refusal in world.gather(problem):

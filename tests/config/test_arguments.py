@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from ssgear.config.arguments import check, read, words_for_tyro
+from ssgear.config.arguments import check, read, values_of
 from ssgear.config.options import options_of
 from ssgear.errors import ConfigError
 
@@ -21,34 +21,36 @@ class Section:
 OPTIONS = options_of(Section, "a.")
 
 
-def tokens(*argv: str) -> list[str]:
-    given, _ = read(argv)
-    return words_for_tyro(check(given, OPTIONS))
+def values(*argv: str) -> dict[str, object]:
+    words, _ = read(argv)
+    return values_of(check(words, OPTIONS))
 
 
 @pytest.mark.parametrize(
-    ("argv", "words"),
+    ("argv", "expected"),
     [
-        (["--a.some-rate", "2"], ["--a.some-rate=2"]),
-        (["--a.some_rate=2"], ["--a.some-rate=2"]),
-        (["--a.some-rate", "-1e-3"], ["--a.some-rate=-1e-3"]),
-        (["--a.some-rate", "2", "--a.some_rate", "3"], ["--a.some-rate=3"]),
-        (["--a.some-flag"], ["--a.some-flag"]),
-        (["--a.some_flag", "True"], ["--a.some-flag"]),
-        (["--a.some-flag=false"], ["--a.no-some-flag"]),
-        (["--a.no-some-flag"], ["--a.no-some-flag"]),
-        (["--a.no_some_flag", "--a.some-flag"], ["--a.some-flag"]),
-        (["--a.sizes", "3", "4", "5"], ["--a.sizes", "3", "4", "5"]),
-        (["--a.pair", "3", "-4"], ["--a.pair", "3", "-4"]),
-        (["--a.no-name", "--x"[2:]], ["--a.no-name=x"]),
-        (["--a.no-name=--x=y"], ["--a.no-name=--x=y"]),
-        (["--local_rank=3", "--a.sizes", "3"], ["--a.sizes=3"]),
-        (["--a.sizes", "3", "--local-rank", "1"], ["--a.sizes=3"]),
-        ([], []),
+        (["--a.some-rate", "2"], {"a.some_rate": 2.0}),
+        (["--a.some_rate=2"], {"a.some_rate": 2.0}),
+        (["--a.some-rate", "-1e-3"], {"a.some_rate": -1e-3}),
+        (["--a.some-rate", "2", "--a.some_rate", "3"], {"a.some_rate": 3.0}),
+        (["--a.some-flag"], {"a.some_flag": True}),
+        (["--a.some_flag", "True"], {"a.some_flag": True}),
+        (["--a.some-flag=false"], {"a.some_flag": False}),
+        (["--a.no-some-flag"], {"a.some_flag": False}),
+        (["--a.no_some_flag", "--a.some-flag"], {"a.some_flag": True}),
+        (["--a.sizes", "3", "4", "5"], {"a.sizes": (3, 4, 5)}),
+        (["--a.pair", "3", "-4"], {"a.pair": (3, -4)}),
+        (["--a.no-name", "--x"[2:]], {"a.no_name": "x"}),
+        (["--a.no-name=--x=y"], {"a.no_name": "--x=y"}),
+        (["--local_rank=3", "--a.sizes", "3"], {"a.sizes": (3,)}),
+        (["--a.sizes", "3", "--local-rank", "1"], {"a.sizes": (3,)}),
+        ([], {}),
     ],
 )
-def test_all_spellings_say_the_same(argv: list[str], words: list[str]) -> None:
-    assert tokens(*argv) == words
+def test_all_spellings_say_the_same(argv: list[str], expected: dict[str, object]) -> None:
+    found = values(*argv)
+    assert found == expected
+    assert [type(value) for value in found.values()] == [type(v) for v in expected.values()]
 
 
 @pytest.mark.parametrize(
@@ -75,12 +77,12 @@ def test_all_spellings_say_the_same(argv: list[str], words: list[str]) -> None:
 )
 def test_a_mistake_is_one_line(argv: list[str], complaint: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        tokens(*argv)
+        values(*argv)
     assert str(caught.value) == complaint
 
 
 @pytest.mark.parametrize("word", ["-h", "--help"])
 def test_help_is_seen_anywhere(word: str) -> None:
-    given, wanted = read(["--a.some-rate", "1", word])
+    words, wanted = read(["--a.some-rate", "1", word])
     assert wanted
-    assert [each.key for each in given] == ["a.some_rate"]
+    assert [option.key for option in words] == ["a.some_rate"]

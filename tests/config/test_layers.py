@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ssgear.config.layers import Layer, build, layer_of, read_json
+from ssgear.config.layers import Layer, build, layer_of
 from ssgear.errors import ConfigError
 
 PLAIN = """
@@ -121,35 +120,3 @@ def test_a_mistake_names_the_place_and_the_key(mapping: dict[str, Any], complain
         build([layer_of(mapping, "run.json")])
     known = str(caught.value).partition("known: ")[0]  # more methods may come
     assert known == f"run.json: {complaint}".partition("known: ")[0]
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        (b"[1]", "holds no JSON object; write {...} with settings in it"),
-        (b"", "is no JSON (Expecting value)"),
-        (b'{"a": 1,\n "b":', "is no JSON (Expecting value)"),
-        (b"\xff\xfe{}", "is no text in UTF-8, so no JSON"),
-        (b'{"seed": 1, "seed": 2}', "seed is there twice; keep one"),
-    ],
-)
-def test_a_file_that_is_no_settings(tmp_path: Path, content: bytes, complaint: str) -> None:
-    file = tmp_path / "run.json"
-    file.write_bytes(content)
-    with pytest.raises(ConfigError) as caught:
-        read_json(file)
-    assert str(caught.value).startswith(f"{file}:")
-    assert str(caught.value).endswith(complaint)
-
-
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.json: cannot be read \(No such file"):
-        read_json(tmp_path / "none.json")
-    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
-        read_json(tmp_path)
-
-
-def test_json_is_read_as_written(tmp_path: Path) -> None:
-    file = tmp_path / "run.json"
-    file.write_text(json.dumps({"optim": {"lr": 0.125}}))
-    assert read_json(file) == {"optim": {"lr": 0.125}}

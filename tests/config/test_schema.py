@@ -99,12 +99,3 @@ def test_every_option_has_a_line_of_help() -> None:
     for option in options_of(Config).values():
         assert option.about.endswith("."), option
         assert len(option.about) < 100, option
-
-
-def test_defaults_are_those_of_the_dataclasses() -> None:
-    config = Config()
-    for key, option in options_of(Config).items():
-        value: Any = config
-        for name in key.split("."):
-            value = getattr(value, name)
-        assert option.default == value

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from ssgear.config.values import convert, expected, plain, refusal, takes
+from ssgear.config.values import convert, expected, from_words, plain
 from ssgear.errors import ConfigError
 
 Choice = Literal["float32", "bf16"]
@@ -64,32 +64,63 @@ def test_refuses_with_what_is_expected(value: Any, kind: Any, complaint: str) ->
 
 
 @pytest.mark.parametrize(
-    ("words", "kind", "wrong"),
+    ("words", "kind", "value"),
     [
-        (["3"], int, None),
-        (["-3"], int, None),
-        (["3.0"], int, "3.0"),
-        (["1e-3"], float, None),
-        (["nan"], float, "nan"),
+        (["3"], int, 3),
+        (["-3"], int, -3),
+        (["1e-3"], float, 1e-3),
         (["None"], int | None, None),
-        (["none"], int | None, "none"),
-        (["TRUE"], bool, None),
-        (["1"], bool, "1"),
-        (["bf16"], Choice, None),
-        (["fp8"], Choice, "fp8"),
-        ([""], Path, ""),
-        (["1", "b"], tuple[int, ...], "b"),
-        (["a", "b"], tuple[str, int], "b"),
+        (["7"], int | None, 7),
+        (["None"], Path | None, None),
+        (["~"], Path | None, Path("~").expanduser()),
+        (["None"], str, "None"),
+        (["TRUE"], bool, True),
+        (["False"], bool | None, False),
+        (["bf16"], Choice, "bf16"),
+        (["2"], Literal[1, 2], 2),
+        (["1", "2"], tuple[int, ...], (1, 2)),
+        (["1", "2"], tuple[float, float], (1.0, 2.0)),
+        (["a", "1"], tuple[str, int], ("a", 1)),
+        (["1", "None"], tuple[int | None, ...], (1, None)),
+        (["3"], int | tuple[int, ...], 3),
+        (["3", "4"], int | tuple[int, ...], (3, 4)),
     ],
 )
-def test_refusal_names_the_word(words: list[str], kind: Any, wrong: str | None) -> None:
-    found = refusal(words, kind)
-    assert (found and found[0]) == wrong
+def test_words_become_values(words: list[str], kind: Any, value: Any) -> None:
+    found = from_words(words, kind, "--x")
+    assert found == value
+    assert type(found) is type(value)
 
 
-def test_how_many_words_a_type_takes() -> None:
-    assert [takes(kind) for kind in (int, int | None, Choice, tuple[int, int])] == [1, 1, 1, 2]
-    assert [takes(kind) for kind in (tuple[int, ...], dict[str, int])] == [None, None]
+@pytest.mark.parametrize(
+    ("words", "kind", "complaint"),
+    [
+        (["3.0"], int, "'3.0' is not a whole number"),
+        (["nan"], float, "'nan' is not a number"),
+        (["-inf"], float, "'-inf' is not a number"),
+        (["none"], int | None, "'none' is not a whole number or None"),
+        (["1"], bool, "'1' is not True or False"),
+        (["fp8"], Choice, "'fp8' is not one of float32, bf16"),
+        ([""], Path, "'' is not a path"),
+        ([""], str, "'' is not a text"),
+        (["1", "b"], tuple[int, ...], "'b' is not a whole number"),
+        (["a", "b"], tuple[str, int], "'b' is not a whole number"),
+        (["2", "x"], int | tuple[int, ...], "'x' is not a whole number or a list of whole numbers"),
+        (
+            ["1", "2", "3"],
+            int | tuple[int, int],
+            "'1 2 3' is not a whole number or a list of 2 whole numbers",
+        ),
+        (["1", "2"], int, "takes one value, 2 were given: 1 2"),
+        (["1"], tuple[int, int], "takes 2 values, 1 were given: 1"),
+        ([], tuple[int, ...], "a value is missing; it takes a list of whole numbers"),
+        (["a"], dict[str, int], "'a' is not dict"),
+    ],
+)
+def test_words_that_do_not_fit_are_named(words: list[str], kind: Any, complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_words(words, kind, "--x")
+    assert str(caught.value) == f"--x: {complaint}"
 
 
 def test_names_of_types() -> None:

@@ -130,7 +130,7 @@ def test_a_store_knows_where_its_images_lie(
     assert run_ssgear(*asked).status == 0
     fields = json.loads((store / "store.json").read_text())
     (store / "store.json").write_text(json.dumps({**fields, "images": {"test_share": 7}}))
-    assert "is damaged: --data.test-share: 7 is not possible" in run_ssgear(*asked).complaint
+    assert "is damaged: --data.test-share: 7.0 is not possible" in run_ssgear(*asked).complaint
 
 
 def test_mistakes_are_one_line(

@@ -458,7 +458,7 @@ def test_models_without_their_words_are_refused(models: Path, tmp_path: Path) ->
 
 def test_presets_name_options_that_are_there() -> None:
     from ssgear.config.options import options_of
-    from ssgear.config.values import refusal
+    from ssgear.config.values import from_words
     from ssgear.views.jobs.options import Generation
 
     found = registry.presets("views")
@@ -467,6 +467,6 @@ def test_presets_name_options_that_are_there() -> None:
         kind = registry.load("views", str(preset["generator"]))
         options = {**options_of(Generation), **options_of(kind.Config)}
         for key, value in preset.items():
-            assert refusal([str(value)], options[key].type) is None, key
+            assert from_words([str(value)], options[key].type, key) == value
     own = {field.name for field in dataclasses.fields(SD2Caption.Config)}
     assert not own & {field.name for field in dataclasses.fields(Generation)}

@@ -1,23 +1,19 @@
-"""`--deepspeed ds.json`: read, checked completely before any work, made into what DeepSpeed gets.
+"""`--deepspeed ds.json`: checked completely before any work, made into what DeepSpeed gets.
 
-    raw = read(path)
+    raw = read_object(path)
     resolved = resolve(raw, config, given, world=8, device="cuda", where="ds.json")
     deepspeed.initialize(config=resolved.for_group("encoder"), optimizer=...)
 
 The file owns precision, ZeRO, accumulation, clipping and the micro-batch; an option of the command
-line that says otherwise is an error that names both. The rules stand in `deepspeed_rules`,
-`deepspeed_optim` and `deepspeed_zero`, the keys in `deepspeed_keys`. Neither torch nor DeepSpeed is
-imported.
+line that says otherwise is an error that names both. The rules stand in `rules`, `optimizer` and
+`zero`, the keys in `keys`. Neither torch nor DeepSpeed is imported.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from ssgear.config.deepspeed import optimizer as optim
@@ -61,48 +57,6 @@ class ResolvedDeepSpeed:
                     f"{where}: ssgear.{name}: the method has no such group"
                     f"{did_you_mean(name, names)}; it has {', '.join(names)}"
                 )
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read a JSON object; `//`, `#` and `/* */` comments may stand in it, a key only once."""
-    try:
-        text = path.read_text("utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(f"--deepspeed: {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--deepspeed: {path} cannot be read: {error}") from None
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            raise ConfigError(f"{path}: the key {twice[0]!r} is given twice in one block")
-        return dict(pairs)
-
-    def refuse(name: str) -> float:
-        raise ConfigError(f"{path}: {name} is not a number that JSON knows")
-
-    try:
-        raw = json.loads(_blank_comments(text), object_pairs_hook=unique, parse_constant=refuse)
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise ConfigError(f"{path}: not JSON at {place}: {error.msg}") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: not JSON that can be read: nested too deeply") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: holds a {type(raw).__name__}, not a block {{...}} of settings")
-    return raw
-
-
-def _blank_comments(text: str) -> str:
-    """Put spaces in place of comments, so that lines and columns stay what they were."""
-    token = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|#[^\n]*|/\*.*?\*/', re.DOTALL)
-
-    def blank(match: re.Match[str]) -> str:
-        found = match.group()
-        return found if found.startswith('"') else re.sub(r"[^\n]", " ", found)
-
-    return token.sub(blank, text)
 
 
 def resolve(

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ssgear import registry
-from ssgear.config import arguments, cli, presets
-from ssgear.config.arguments import Given
+from ssgear.config import arguments, help, images, presets
+from ssgear.config.arguments import Words
+from ssgear.config.layers import construct
 from ssgear.config.options import options_of
 from ssgear.config.schema import DataConfig
 from ssgear.errors import require
@@ -99,26 +100,29 @@ def parse(words: Sequence[str]) -> tuple[Generation, Any, tuple[str, ...]]:
 
     The last are the options that say which images views are to be made of, as they were typed.
     """
-    given, help_wanted = arguments.read(words)
-    given = [part for each in given for part in _with_output(each)]
-    preset, name = _last(given, "preset"), _last(given, "generator")
+    typed, help_wanted = arguments.read(words)
+    typed = [part for option in typed for part in _with_output(option)]
+    preset, name = _last(typed, "preset"), _last(typed, "generator")
     if preset is not None:
-        given = [*presets.given_by_views(preset, name), *given]
-    name = _last(given, "generator") or Generation.generator
+        typed = [*presets.words_of_views(preset, name), *typed]
+    name = _last(typed, "generator") or Generation.generator
     kind = registry.load("views", name, "--generator")
     options = {**options_of(Generation), **options_of(kind.Config)}
-    given = arguments.check(given, options, listing="--help")
-    cli.check_images(given)
-    run = _last(given, "run")
-    keys = [each.key for each in given]
-    data = DataConfig() if run is None else cli.images_of(Path(run), keys)
-    words = ["--help"] if help_wanted else arguments.words_for_tyro(given)
-    parsed = _tyro(words, kind.Config, data)
+    given = arguments.check(typed, options, listing="--help")
+    images.check(given)
+    values = arguments.values_of(given)
+    run = values.get("run")
+    data = images.of_run(run, values) if isinstance(run, Path) else DataConfig()
+    default = Generation(data=data)
+    if help_wanted:
+        about = "Draw images from a generator into a store, to be trained on."
+        help.show_all(f"{USAGE} [OPTIONS]", about, [default, kind.Config()])
+        raise SystemExit(0)
     named = tuple(e.flag for e in given if e.key.startswith("data.") or e.key == "views")
-    return _part(Generation, parsed), _part(kind.Config, parsed), named
+    return construct(Generation, values, base=default), construct(kind.Config, values), named
 
 
-def _with_output(each: Given) -> list[Given]:
+def _with_output(each: Words) -> list[Words]:
     """Take --verify STORE for --verify --output STORE, and --preview STORE likewise."""
     if each.key not in _OF_A_STORE or [word.lower() for word in each.words] in (
         [],
@@ -130,19 +134,7 @@ def _with_output(each: Given) -> list[Given]:
     return [dataclasses.replace(each, words=()), output]
 
 
-def _last(given: Sequence[Given], key: str) -> str | None:
+def _last(given: Sequence[Words], key: str) -> str | None:
     """Return the value of an option, where it was given with one."""
     words = [each.words[0] for each in given if each.key == key and len(each.words) == 1]
     return words[-1] if words else None
-
-
-def _tyro(words: Sequence[str], own: type[Any], data: DataConfig) -> Any:
-    command = dataclasses.make_dataclass("Command", [], bases=(Generation, own), frozen=True)
-    about = "Draw images from a generator into a store, to be trained on."
-    default = command(data=data)
-    return arguments.parse(command, words, prog=USAGE, description=about, default=default)
-
-
-def _part(kind: type[Any], parsed: Any) -> Any:
-    fields = dataclasses.fields(kind)
-    return kind(**{field.name: getattr(parsed, field.name) for field in fields})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import textwrap
@@ -13,9 +12,7 @@ from typing import Any
 
 import pytest
 
-from ssgear.config.deepspeed.resolve import read
 from ssgear.config.schema import Config, OptimConfig
-from ssgear.errors import ConfigError
 
 LARS = Config()
 HUGGING_FACE = {
@@ -72,45 +69,6 @@ def test_a_typical_file(resolved: Any) -> None:
     assert result.ds["train_micro_batch_size_per_gpu"] == 128
     assert result.zero_stage == 2 and result.schedule is not None and result.cpu_adam
     assert all("\n" not in note for note in result.notes) and len(result.notes) >= 3
-
-
-def test_comments_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "ds.json"
-    path.write_text(
-        '\ufeff// first\n{"a": "// no # comment \\" /* */", # b\n /* over\n lines */ "b": 2e8}\n',
-        "utf-8",
-    )
-    assert read(path) == {"a": '// no # comment " /* */', "b": 2e8}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"a": 1,\n "b" 2}', "not JSON at line 2, column 6: Expecting ':' delimiter"),
-        ("// x\n{'a': 1}", "not JSON at line 2, column 2"),
-        ("", "not JSON at line 1, column 1"),
-        ("stage: 2", "not JSON at line 1"),
-        ("[1]", "holds a list, not a block"),
-        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' is given twice"),
-        ('{"a": NaN}', "NaN is not a number"),
-        ('{"a": ' * 100_000, "nested too deeply"),
-    ],
-)
-def test_files_that_cannot_be_read(text: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "ds.json"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=re.escape(str(path)) + ".*" + message) as caught:
-        read(path)
-    assert "\n" not in str(caught.value)
-
-
-def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--deepspeed: .*ds.json does not exist"):
-        read(tmp_path / "ds.json")
-    (tmp_path / "b.json").write_bytes(b"\xff\xfe{")
-    for path in (tmp_path, tmp_path / "b.json"):
-        with pytest.raises(ConfigError, match="cannot be read"):
-            read(path)
 
 
 def python(script: str, *args: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssgear.config import cli
+from ssgear.config import cli, runs
 from ssgear.engine.isolate import only
 from ssgear.errors import ConfigError
 from ssgear.losses import nt_xent
@@ -506,7 +506,7 @@ def test_an_option_of_a_part_that_is_off_is_refused_where_it_was_typed(
 )  # fmt: skip
 def test_a_part_that_is_off_takes_presets_and_defaults(options: tuple[str, ...]) -> None:
     found = cli.parse(options).config
-    assert cli.load(cli.dump(found)) == found  # as a resumed or evaluated run reads it
+    assert runs.load(runs.dump(found)) == found  # as a resumed or evaluated run reads it
 
 
 @pytest.mark.parametrize("case", BAD)
