@@ -16,11 +16,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+"""What JSON can say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class Views:
 
     images: Tensor
     """[n, 3, H, W] uint8."""
-    metadata: Sequence[Mapping[str, Any]]
+    metadata: Sequence[Mapping[str, Json]]
     """What is known of each: plain JSON, a `label` where it has one."""
     failed: Sequence[str | None] = ()
     """Why a row is not to be stored, None where it is; empty: all are. Its seed, id and reason are
@@ -47,7 +50,7 @@ class Views:
 class Shared:
     """What all views of an image have in common."""
 
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, Json]
     """By the names in `Generator.shares`, as it stands in the json of each view."""
     failed: str | None = None
     """Why no view of the image can be made."""
@@ -76,7 +79,7 @@ class Generator(ABC):
     """Side in pixels of the images that it makes views of; None: it draws from noise alone."""
     size: int
     """Side of what it makes in pixels."""
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Json]
     """What decides the pixels beside seeds and images: plain JSON, a digest of the model too. A
     store is finished by the same settings only; mappings may be nested."""
     batch_size: int = 100
@@ -90,7 +93,7 @@ class Generator(ABC):
     """Lines for the user about the building, such as a choice that fell back; each told once."""
 
     @abstractmethod
-    def __init__(self, config: Any, device: torch.device) -> None:
+    def __init__(self, config: Config, device: torch.device) -> None:
         """Load the model."""
 
     @abstractmethod

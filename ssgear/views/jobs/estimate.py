@@ -10,6 +10,7 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from tarfile import BLOCKSIZE
 from typing import TYPE_CHECKING
@@ -120,7 +121,7 @@ class _Measured:
         """Time of a batch."""
         return self.seconds / self.batches
 
-    def hear(self, report: BatchReport) -> None:
+    def receive(self, report: BatchReport) -> None:
         """Keep what the generator has to say."""
         self.notes.update(dict.fromkeys(report.notes))
 
@@ -141,16 +142,14 @@ def _measure(
     trial = dataclasses.replace(job, info=info)
     last = max(0, info.count // size - 1)  # one that is full
     shard = last if later and not wanted else min(middle, last)
-    state, found = open_state(generator, trial), _Measured(batches=len(trial.blocks(shard)))
-    state.sharing = Sharing(generator, job, kept=2 * batches)
-    for block in trial.blocks(shard) if later else ():
-        state.sharing.of(block)  # what first views tell is there by then
-    state.next_preview, began = float("inf"), time.monotonic()
-    try:
-        for entry in entries(state, shard, found.hear, found.stages):
+    found = _Measured(batches=len(trial.blocks(shard)))
+    with closing(open_state(generator, trial)) as state:
+        state.sharing = Sharing(generator, job, kept=2 * batches)
+        for block in trial.blocks(shard) if later else ():
+            state.sharing.of(block)  # what first views tell is there by then
+        state.next_preview, began = float("inf"), time.monotonic()
+        for entry in entries(state, shard, found.receive, found.stages):
             _count(entry, found)
-    finally:
-        state.close()
     found.seconds = time.monotonic() - began
     return found
 

@@ -49,7 +49,9 @@ def finish(
         if missing:
             watcher = Watcher(job.root, signals, advance)
             watcher.compare(hardware)
-            executor.run(job, missing, watcher)
+            while missing:
+                executor.run(job, missing, watcher)
+                missing = watcher.claimed()
     _tell_failed(job, shards)
 
 

@@ -7,12 +7,14 @@ shards and tells a watcher (views/jobs/progress.py) of every block and shard; `c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import closing
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
 from ssgear import distributed
 from ssgear.views.jobs.plan import Facts, Job, facts_of
 from ssgear.views.jobs.processes import Processes
-from ssgear.views.jobs.worker import claimed_by_others, make_shard, open_generator, open_state
+from ssgear.views.jobs.worker import make_shard, open_generator, open_state
 
 if TYPE_CHECKING:
     import torch
@@ -26,18 +28,15 @@ class Executor(Protocol):
 
     def facts(self) -> Facts:
         """Build the generator and return what it says of itself."""
-        ...
 
     def run(self, job: Job, shards: Sequence[int], watcher: Watcher) -> None:
-        """Make the shards; the watcher hears of every block and shard, and may end it."""
-        ...
+        """Have each shard dealt with; the watcher is told of blocks and shards, and may end it."""
 
     def close(self) -> None:
         """End what has been started."""
-        ...
 
 
-def local(name: str, config: Any, device: str, workers: int | None) -> Executor:
+def local(name: str, config: Generator.Config, device: str, workers: int | None) -> Executor:
     """Return the executor for so many workers; by default one for each GPU, or one."""
     chosen = distributed.choose_device(device, "--device")
     count = num_gpus() if chosen.type == "cuda" else 1
@@ -57,34 +56,24 @@ def num_gpus() -> int:
 class InProcess:
     """One worker, this process."""
 
-    def __init__(self, name: str, config: Any, device: torch.device) -> None:
+    def __init__(self, name: str, config: Generator.Config, device: torch.device) -> None:
         """Remember what to build."""
         self.name, self.config, self.device = name, config, device
-        self._generator: Generator | None = None
 
     def facts(self) -> Facts:
         """Build the generator and return what it says of itself."""
-        return facts_of(self._built())
+        return facts_of(self.generator)
 
     def run(self, job: Job, shards: Sequence[int], watcher: Watcher) -> None:
         """Make the shards one after the other."""
-        state, left = open_state(self._built(), job), list(shards)
-        try:
-            while left:
-                reports = []
-                for shard in left:
-                    reports.append(make_shard(state, shard, watcher.batch))
-                    watcher.shard(reports[-1])
-                left = claimed_by_others(reports)
-                if left:
-                    watcher.wait(left)
-        finally:
-            state.close()
+        with closing(open_state(self.generator, job)) as state:
+            for shard in shards:
+                watcher.shard(make_shard(state, shard, watcher.batch))
 
     def close(self) -> None:
         """Nothing has been started."""
 
-    def _built(self) -> Generator:
-        if self._generator is None:
-            self._generator = open_generator(self.name, self.config, self.device)
-        return self._generator
+    @cached_property
+    def generator(self) -> Generator:
+        """The generator, built when it is first needed."""
+        return open_generator(self.name, self.config, self.device)

@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from ssgear.data.sources.loading import GREY, Bad, load_images, scan
 from ssgear.data.sources.names import printable
 from ssgear.data.sources.source import Source
 from ssgear.storage.view_store import source_id
+from ssgear.views.base import Json
 
 LOOKED_AT = 64
 """Images that `settings` are made of: enough to tell one set from another."""
@@ -79,7 +79,7 @@ class Originals:
         return pixels, about, unreadable
 
     @cached_property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Json]:
         """Return which images these are, without where they lie: plain JSON."""
         some = torch.linspace(0, len(self) - 1, min(LOOKED_AT, len(self))).round().long()
         pixels = self.load(some.tolist()).numpy().tobytes()

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ssgear.errors import ConfigError
-from ssgear.views.base import item_seed
+from ssgear.views.base import Json, item_seed
 
 if TYPE_CHECKING:
     from ssgear.storage.view_store import StoreInfo
@@ -31,7 +31,7 @@ class Facts:
     """Side of the images that it makes views of; None: it draws from noise."""
     batch_size: int
     """Rows of a block, unless the user says otherwise."""
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Json]
     """What decides the pixels."""
     hardware: str = ""
     """Where it computes, which may decide their last bits."""
@@ -57,7 +57,7 @@ class Job:
 
     generator: str
     """Name of the generator, or `package.module:Class`."""
-    config: Any
+    config: Generator.Config
     """Its settings, a `Config` of its own."""
     root: Path
     """Directory of the store, which is there."""

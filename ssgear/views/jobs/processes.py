@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import signal
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-from ssgear.storage.store_writer import remove_stale
 from ssgear.views.jobs.plan import Job, facts_of
-from ssgear.views.jobs.pool import Crew, Member, problem_of
+from ssgear.views.jobs.pool import Message, Pool, Worker, problem_of
+from ssgear.views.jobs.signals import NUMBERS, restored
 from ssgear.views.jobs.worker import BatchReport, make_shard, open_generator, open_state
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-_DEAF = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that the command hears for its workers."""
+    from ssgear.views.base import Generator
+
+T = TypeVar("T")
 
 
-class _Process(Member):
+class _Process(Worker):
     """A worker."""
 
     def __init__(self, process: BaseProcess, connection: Connection) -> None:
@@ -35,83 +35,76 @@ class _Process(Member):
         self.remedy = f": if so, kill -9 {process.pid}, and another one begins its shard anew"
         self._has_job = False
 
-    def give(self, job: Job, shard: int) -> None:
+    def send(self, job: Job, shard: int) -> None:
         with suppress(ConnectionError):
             if not self._has_job:
                 self.connection.send(job)
                 self._has_job = True
             self.connection.send(shard)
 
-    def hear(self) -> object:
-        try:
-            return self.connection.recv()
-        except (EOFError, ConnectionError):
-            return None
+    def receive(self) -> Message | None:
+        with suppress(EOFError, ConnectionError):
+            message: Message = self.connection.recv()
+            return message
+        return None
 
-    def bury(self) -> str:
+    def ask_to_stop(self) -> None:
+        self.connection.close()  # what a worker writes or reads next fails
+
+    def wait(self) -> None:
+        self.process.join()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def clear(self) -> str:
         self.process.join()
         self.connection.close()
         return _cause(self.process)
 
 
-class Processes(Crew[_Process]):
+class Processes(Pool[_Process]):
     """Several workers, each a process of its own."""
 
-    def __init__(self, name: str, config: Any, devices: Sequence[str], workers: int) -> None:
+    def __init__(
+        self, name: str, config: Generator.Config, devices: Sequence[str], workers: int
+    ) -> None:
         """Remember what to build; worker i uses device i % len(devices)."""
         super().__init__(workers)
         self.name, self.config, self.devices = name, config, devices
 
-    def close(self) -> None:
-        """Let the workers end after the block that they are at; a signal ends them at once."""
-        try:
-            for worker in self.members.values():
-                worker.connection.close()  # what a worker writes or reads next fails
-            for worker in self.members.values():
-                worker.process.join()
-        finally:
-            for worker in self.members.values():
-                worker.process.kill()
-                worker.process.join()
-            self.members.clear()
-            if self.job is not None:
-                remove_stale(self.job.root)
-
-    def hire(self, number: int) -> _Process:
+    def start(self, number: int) -> _Process:
         """Start a worker, which builds its generator and says what it is."""
         context = mp.get_context("spawn")
         ours, theirs = context.Pipe()
         device = self.devices[number % len(self.devices)]
         process = context.Process(target=serve, args=(theirs, self.name, self.config, device))
-        with _unheard():
+        with restored(signal.SIG_IGN):  # it takes no signal, not even before its first line
             process.start()
         theirs.close()  # so that the end of the process is the end of the connection
         return _Process(process, ours)
 
-    def heard(self, timeout_s: float) -> list[int]:
-        """Wait until some have something to say, or are gone, and return which."""
-        by_connection = {each.connection: number for number, each in self.members.items()}
-        ready = wait(list(by_connection), timeout=timeout_s)
-        return [by_connection[each] for each in ready]  # type: ignore[index]
+    def ready(self, timeout_s: float) -> list[int]:
+        """Wait until some have a message, or are gone, and return which."""
+        by_connection = {worker.connection: number for number, worker in self.workers.items()}
+        connections = wait(list(by_connection), timeout=timeout_s)
+        return [by_connection[connection] for connection in connections]  # type: ignore[index]
 
 
-def serve(connection: Connection, name: str, config: Any, device: str) -> None:
+def serve(connection: Connection, name: str, config: Generator.Config, device: str) -> None:
     """Be a worker: say what the generator is, then make what one is told to."""
-    for number in _DEAF:
+    for number in NUMBERS:
         signal.signal(number, signal.SIG_IGN)
     command = _Command(connection)
-    try:
-        _work(command, name, config, device)
-    except _Ended:
-        return
-    except Exception as error:
-        with suppress(_Ended):
+    with connection, suppress(_Ended):
+        try:
+            _work(command, name, config, device)
+        except Exception as error:
             command.tell(problem_of(error))
-    finally:
-        connection.close()
 
 
-def _work(command: _Command, name: str, config: Any, device: str) -> None:
+def _work(command: _Command, name: str, config: Generator.Config, device: str) -> None:
     import torch
 
     place = torch.device(device)
@@ -119,16 +112,13 @@ def _work(command: _Command, name: str, config: Any, device: str) -> None:
         torch.cuda.set_device(place)
     generator = open_generator(name, config, place)
     command.tell(facts_of(generator))
-    state = open_state(generator, command.ask())
-    try:
+    with closing(open_state(generator, command.ask(Job))) as state:
         while True:
-            command.tell(make_shard(state, command.ask(), command.report))
-    finally:
-        state.close()
+            command.tell(make_shard(state, command.ask(int), command.report))
 
 
-class _Ended(Exception):
-    """The command has said so, or is gone."""
+class _Ended(BaseException):
+    """The command has said so, or is gone: no error, which `except Exception` would take."""
 
 
 class _Command:
@@ -137,18 +127,16 @@ class _Command:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    def ask(self) -> Any:
+    def ask(self, kind: type[T]) -> T:
         """Return what is to be done next."""
-        try:
-            return self.connection.recv()
-        except (EOFError, ConnectionError):
-            raise _Ended from None
+        with _ended_by_the_command():
+            message = self.connection.recv()
+        assert isinstance(message, kind)
+        return message
 
-    def tell(self, what: object) -> None:
-        try:
-            self.connection.send(what)
-        except ConnectionError:
-            raise _Ended from None
+    def tell(self, message: Message) -> None:
+        with _ended_by_the_command():
+            self.connection.send(message)
 
     def report(self, report: BatchReport) -> None:
         self.tell(report)
@@ -157,17 +145,11 @@ class _Command:
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
-    """Let processes that are started within hear no signals, not even before their first line."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _DEAF}
+def _ended_by_the_command() -> Iterator[None]:
     try:
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    except (EOFError, ConnectionError):
+        raise _Ended from None
 
 
 def _cause(process: BaseProcess) -> str:

@@ -7,9 +7,9 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from ssgear.views.jobs.signals import Signals
 from ssgear.views.jobs.thumbnails import write_preview
@@ -23,19 +23,19 @@ _PATIENCE_S = 1.0
 
 
 class Watcher:
-    """Hears of every block and shard, from whichever worker; also says when to stop."""
+    """Is told of every block and shard, from whichever worker; also says when to stop."""
 
     def __init__(self, root: Path, signals: Signals, advance: Callable[[int, str], None]) -> None:
         """Keep the store's directory, and what moves the bar and writes beside it."""
         self.root, self.signals, self._advance = root, signals, advance
-        self.reports: list[ShardReport] = []
+        self._claimed: list[int] = []
         self._done: dict[int, int] = {}
         self._stages: Counter[str] = Counter()
         self._told: set[str] = set()
         self._began = time.monotonic()
 
     def batch(self, report: BatchReport) -> None:
-        """Hear of a block; ends by `Interrupted` where a signal asked for it."""
+        """Take the report of a block; ends by `Interrupted` where a signal asked for it."""
         more = report.done - self._done.get(report.shard, 0)  # a shard may be begun anew
         self._done[report.shard] = report.done
         self._stages.update(report.seconds)
@@ -47,10 +47,11 @@ class Watcher:
         self.signals.check()
 
     def shard(self, report: ShardReport) -> None:
-        """Hear of a shard that has been dealt with."""
-        self.reports.append(report)
+        """Take the report of a shard that has been dealt with."""
         if report.outcome == "made":
             self._log(report)
+        elif report.outcome == "claimed":
+            self._claimed.append(report.shard)
         self.signals.check()
 
     def note(self, line: str) -> None:
@@ -59,21 +60,26 @@ class Watcher:
             self._told.add(line)
             print(f"ssgear: {line}", file=sys.stderr)
 
-    def wait(self, shards: Sequence[int]) -> None:
-        """Let time pass for another process that makes the rest."""
-        word = "shard" if len(shards) == 1 else "shards"
-        self.note(f"another process is making {len(shards)} {word}; waiting for it")
-        time.sleep(_PATIENCE_S)
-        self.signals.check()
+    def claimed(self) -> list[int]:
+        """Return the shards that other processes are making, after some time."""
+        shards, self._claimed = self._claimed, []
+        if shards:
+            word = "shard" if len(shards) == 1 else "shards"
+            self.note(f"another process is making {len(shards)} {word}; waiting for it")
+            time.sleep(_PATIENCE_S)
+            self.signals.check()
+        return shards
 
     def compare(self, hardware: str) -> None:
         """Say so where the latest shard was made on other hardware than the next ones."""
-        try:
-            with (self.root / METRICS).open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - _LINES_BYTES))
-                before = json.loads(file.read().splitlines()[-1])["hardware"]
-        except (OSError, ValueError, LookupError, TypeError):
-            return  # no shard has been made, or by another version
+        before = hardware
+        # there is no file where no shard has been made, another version has other lines
+        with (
+            suppress(OSError, ValueError, LookupError, TypeError),
+            (self.root / METRICS).open("rb") as file,
+        ):
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LINES_BYTES))
+            before = json.loads(file.read().splitlines()[-1])["hardware"]
         if before != hardware:
             self.note(
                 f"the latest shard was made on {before}, now it is {hardware}: last bits may differ"
@@ -85,7 +91,7 @@ class Watcher:
         return f"{done / time_s:.3g} images/s" + (f" ({', '.join(stages)})" if stages else "")
 
     def _log(self, report: ShardReport) -> None:
-        fields: dict[str, Any] = {
+        fields = {
             "kind": "shard",
             "shard": report.shard,
             "images": report.images,

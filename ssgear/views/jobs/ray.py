@@ -11,25 +11,32 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from ssgear import distributed
-from ssgear.errors import ConfigError, GenerationError, MissingDependencyError, first_line
-from ssgear.storage.store_writer import remove_stale
+from ssgear.errors import (
+    ConfigError,
+    GenerationError,
+    MissingDependencyError,
+    first_line,
+    refusing,
+)
 from ssgear.storage.view_store import STORE
-from ssgear.views.jobs.plan import Job, facts_of
-from ssgear.views.jobs.pool import Crew, Member, problem_of
+from ssgear.views.jobs.plan import Facts, Job, facts_of
+from ssgear.views.jobs.pool import Message, Pool, Worker, problem_of
+from ssgear.views.jobs.signals import restored
 from ssgear.views.jobs.worker import (
     BatchReport,
+    ShardReport,
     State,
     make_shard,
     open_generator,
@@ -38,6 +45,10 @@ from ssgear.views.jobs.worker import (
 
 if TYPE_CHECKING:
     import torch
+    from ray import ObjectRef, ObjectRefGenerator
+    from ray.actor import ActorHandle
+
+    from ssgear.views.base import Generator
 
 _OBJECTS = 80 * 2**20
 """Memory of a local Ray for what is sent: Ray wants 75 MiB, reports are small."""
@@ -47,35 +58,38 @@ _REACH_S = 10.0
 """Time until an address counts as unreachable."""
 _QUIET_S = 60.0
 """Time until a person is told that no worker has been started."""
-_HEARD = "commands"
+_COMMANDS = "commands"
 """Concurrency group of what an actor does while it makes a shard."""
+_STREAMING = {"num_returns": "streaming"}
+"""Option of a method that yields."""
+Tell = Callable[[BatchReport], None]
 
 
 class Actor:
     """A worker, within its own process."""
 
-    def __init__(self, name: str, config: Any, device: str, directory: str) -> None:
+    def __init__(self, name: str, config: Generator.Config, device: str, directory: str) -> None:
         """Remember what to build; relative paths mean what they mean to the command."""
         self.name, self.config, self.device, self.directory = name, config, device, directory
         self._is_over = threading.Event()
         self._state: State | None = None
-        self._generator: Any = None
+        self._generator: Generator | None = None
 
-    def begin(self) -> Iterator[object]:
+    def begin(self) -> Iterator[Message]:
         """Build the generator and say what it is."""
-        yield from self._told(self._built)
+        yield from self._messages(self._built)
 
-    def make(self, job: Job, shard: int) -> Iterator[object]:
+    def make(self, job: Job, shard: int) -> Iterator[Message]:
         """Make a shard and tell of its batches, then of itself."""
-        yield from self._told(lambda tell: self._made(job, shard, tell))
+        yield from self._messages(lambda tell: self._made(job, shard, tell))
 
     def end(self) -> None:
         """Leave the shard after the batch that is being made."""
         self._is_over.set()
 
-    def _told(self, work: Any) -> Iterator[object]:
+    def _messages(self, work: Callable[[Tell], Message]) -> Iterator[Message]:
         """Do something in a thread and yield what it tells and returns, until that is the end."""
-        messages: SimpleQueue[object] = SimpleQueue()
+        messages: SimpleQueue[Message | None] = SimpleQueue()
 
         def run() -> None:
             try:
@@ -93,14 +107,14 @@ class Actor:
         if message is not None:
             yield message
 
-    def _built(self, tell: Any) -> object:
+    def _built(self, tell: Tell) -> Facts:
         with suppress(OSError):
             os.chdir(self.directory)
         place = self._place()
         self._generator = open_generator(self.name, self.config, place)
         return facts_of(self._generator)
 
-    def _made(self, job: Job, shard: int, tell: Any) -> object:
+    def _made(self, job: Job, shard: int, tell: Tell) -> ShardReport:
         def watch(report: BatchReport) -> None:
             tell(report)
             if self._is_over.is_set():
@@ -109,6 +123,7 @@ class Actor:
         self._place()
         if self._state is None:
             _check_shared(job.root)
+            assert self._generator is not None
             self._state = open_state(self._generator, job)
         return make_shard(self._state, shard, watch)
 
@@ -133,49 +148,54 @@ def _check_shared(root: Path) -> None:
         )
 
 
-class _Remote(Member):
+class _Remote(Worker):
     """An actor, as the command sees it."""
 
-    def __init__(self, ray: Any, handle: Any) -> None:
+    def __init__(self, ray: ModuleType, handle: ActorHandle) -> None:
         self.ray, self.handle = ray, handle
-        self.why = "it is gone"
-        self._job: Any = None
-        self.stream = self._streaming(handle.begin).remote()
+        self.cause = "it is gone"
+        self._job: ObjectRef | None = None
+        self.stream: ObjectRefGenerator = handle.begin.options(**_STREAMING).remote()
 
-    def give(self, job: Job, shard: int) -> None:
+    def send(self, job: Job, shard: int) -> None:
         if self._job is None:
             self._job = self.ray.put(job)
-        self.stream = self._streaming(self.handle.make).remote(self._job, shard)
+        self.stream = self.handle.make.options(**_STREAMING).remote(self._job, shard)
 
-    def hear(self) -> object:
+    def receive(self) -> Message | None:
         try:
-            return self.ray.get(next(self.stream))
+            message: Message = self.ray.get(next(self.stream))
+            return message
         except (StopIteration, self.ray.exceptions.RayError) as error:
-            self.why = str(error).strip().rpartition("\n")[2]  # below Ray's own words
+            self.cause = str(error).strip().rpartition("\n")[2]  # below Ray's own words
             return None
 
-    def end(self) -> None:
-        self.handle.end.options(concurrency_group=_HEARD).remote()
+    def ask_to_stop(self) -> None:
+        self.handle.end.options(concurrency_group=_COMMANDS).remote()
 
-    def rest(self) -> None:
-        """Wait until it has left its shard."""
+    def wait(self) -> None:
         with suppress(self.ray.exceptions.RayError):
             for message in self.stream:
                 self.ray.get(message)
 
-    def bury(self) -> str:
+    def kill(self) -> None:
         self.ray.kill(self.handle)
-        return self.why
 
-    def _streaming(self, method: Any) -> Any:
-        return method.options(num_returns="streaming")
+    def clear(self) -> str:
+        self.kill()
+        return self.cause
 
 
-class Cluster(Crew[_Remote]):
+class Cluster(Pool[_Remote]):
     """Workers of a cluster, or of a Ray that is started on this machine."""
 
     def __init__(
-        self, name: str, config: Any, device: str, workers: int | None, address: str | None
+        self,
+        name: str,
+        config: Generator.Config,
+        device: str,
+        workers: int | None,
+        address: str | None,
     ) -> None:
         """Remember what to build and where.
 
@@ -186,31 +206,24 @@ class Cluster(Crew[_Remote]):
         self.ray = _import()
         self.name, self.config = name, config
         _connect(self.ray, address, workers)
-        try:
+        with ExitStack() as stack:
+            stack.callback(self.ray.shutdown)
             nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
             self.device, self.needs, count = plan(nodes, device, workers)
-        except BaseException:
-            self.ray.shutdown()
-            raise
-        super().__init__(count)
-        self._remote = self.ray.remote(concurrency_groups={_HEARD: 1})(Actor)
+            super().__init__(count, stack.pop_all())
+        self._remote = self.ray.remote(concurrency_groups={_COMMANDS: 1})(Actor)
         self._began = time.monotonic()
 
-    def hire(self, number: int) -> _Remote:
+    def start(self, number: int) -> _Remote:
         """Start a worker, which builds its generator and says what it is."""
         options = {"max_restarts": 0, "scheduling_strategy": "SPREAD", **self.needs}
         actor = self._remote.options(**options)
         return _Remote(self.ray, actor.remote(self.name, self.config, self.device, str(Path.cwd())))
 
-    def heard(self, timeout_s: float) -> list[int]:
-        """Wait until some have something to say, or are gone, and return which."""
+    def ready(self, timeout_s: float) -> list[int]:
+        """Wait until some have a message, or are gone, and return which."""
         # the stream of one that has nothing to do has ended
-        at_work = {
-            i: each
-            for i, each in self.members.items()
-            if each.shard is not None or not each.is_ready
-        }
-        by_stream = {each.stream: number for number, each in at_work.items()}
+        by_stream = {worker.stream: i for i, worker in self.workers.items() if worker.is_busy}
         if not by_stream:
             return []
         ready, _ = self.ray.wait(
@@ -219,22 +232,7 @@ class Cluster(Crew[_Remote]):
         if not ready and self._facts is None and time.monotonic() - self._began > _QUIET_S:
             self._began = float("inf")
             print("ssgear: Ray has not started a worker yet; is the cluster busy?", file=sys.stderr)
-        return [by_stream[each] for each in ready]
-
-    def close(self) -> None:
-        """Let the workers end after the block that they are at; a signal ends them at once."""
-        try:
-            for worker in self.members.values():
-                worker.end()
-            for worker in self.members.values():
-                worker.rest()
-        finally:
-            for worker in self.members.values():
-                worker.bury()
-            self.members.clear()
-            self.ray.shutdown()
-            if self.job is not None:
-                remove_stale(self.job.root)
+        return [by_stream[stream] for stream in ready]
 
 
 def plan(
@@ -261,37 +259,35 @@ def plan(
     return "cpu", {"num_cpus": share, "num_gpus": 0}, count
 
 
-def _import() -> Any:
+def _import() -> ModuleType:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     os.environ.setdefault("RAY_worker_niceness", "0")  # as workers of the local executor have it
-    try:
+    absent = MissingDependencyError('--executor: ray is not installed; pip install "ssgear[ray]"')
+    with refusing(ImportError, lambda error: absent):
         import ray
         import ray.exceptions
-    except ImportError:
-        raise MissingDependencyError(
-            '--executor: ray is not installed; pip install "ssgear[ray]"'
-        ) from None
-    return ray
+    package: ModuleType = ray
+    return package
 
 
-def _connect(ray: Any, address: str | None, workers: int | None) -> None:
+def _connect(ray: ModuleType, address: str | None, workers: int | None) -> None:
     """Start a Ray on this machine, or connect to a cluster."""
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what it raises says enough
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    quiet: dict[str, object] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
         cores = max(distributed.usable_cores(), workers or 1)
         quiet |= {"num_cpus": cores, "include_dashboard": False}
         quiet |= {"object_store_memory": _OBJECTS, "_node_ip_address": "127.0.0.1"}
     else:
         _check_address(address)
-    for left in reversed(range(_TRIES if address is None else 1)):
+    for more_tries in reversed(range(_TRIES if address is None else 1)):
         try:
-            with _own_signals():
+            with restored():  # Ray takes the signals that are the command's
                 ray.init(address=address or "local", **quiet)
             return
         except Exception as error:  # Ray raises anything, plain Exception among it
             ray.shutdown()
-            if left:
+            if more_tries:
                 continue
             why = first_line(error)
     if address is None:
@@ -309,23 +305,11 @@ def _check_address(address: str) -> None:
             f"--ray-address: {address} is not possible; use HOST:PORT of the head node (ray start "
             "prints it), or auto on a machine of the cluster"
         )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
+    with refusing(
+        (OSError, OverflowError),
+        lambda error: ConfigError(
             f"--ray-address: {address} cannot be reached ({first_line(error)}); does the head node "
             "run?"
-        ) from None
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep Ray from hearing the signals that the command hears."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        ),
+    ):
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()

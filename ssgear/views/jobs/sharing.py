@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Container, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
 
 from ssgear.errors import DataError
 from ssgear.storage import shards
 from ssgear.storage.store_marker import read_marker
 from ssgear.storage.view_store import is_whole, shard_of, shard_path
-from ssgear.views.base import Shared, Study
+from ssgear.views.base import Json, Shared, Study
 from ssgear.views.jobs.plan import Job
 
 if TYPE_CHECKING:
@@ -73,28 +74,23 @@ class Sharing:
         span = self._listed(shard).get(f"{id_}.0")
         if span is None:
             return None
-        try:
+        with suppress(DataError, OSError, ValueError, KeyError, TypeError):
             fields = json.loads(shards.read_span(shard_path(self.job.root, shard), *span))
-            if (fields["id"], fields["k"]) != (id_, 0):
-                return None
-            return Shared(metadata=_some(fields, self.generator.shares))
-        except (DataError, OSError, ValueError, KeyError, TypeError):
-            return None
+            if (fields["id"], fields["k"]) == (id_, 0):
+                return Shared(metadata=_some(fields, self.generator.shares))
+        return None
 
     def _listed(self, shard: int) -> _Spans:
         """Return where first views stand in a shard; nowhere, if it is not whole."""
         if shard not in self._shards:
-            try:
+            with suppress(DataError):
                 marker = read_marker(self.job.root, shard)
-                if marker is None or not is_whole(self.job.root, marker):
-                    return {}
-                listed = shard_of(self.job.root, marker)
-            except DataError:
-                return {}
-            spans = zip(listed.names, listed.spans[:, 2:].tolist(), strict=True)
-            firsts = {name: (at, size) for name, (at, size) in spans if name.endswith(".0")}
-            _remember(self._shards, shard, firsts, self._kept)
-        return self._shards[shard]
+                if marker is not None and is_whole(self.job.root, marker):
+                    listed = shard_of(self.job.root, marker)
+                    spans = zip(listed.names, listed.spans[:, 2:].tolist(), strict=True)
+                    firsts = {name: (at, size) for name, (at, size) in spans if name.endswith(".0")}
+                    _remember(self._shards, shard, firsts, self._kept)
+        return self._shards.get(shard, {})
 
     def _studied(self, image: int) -> tuple[Study, bool]:
         """Return what is found in the block of an image's first view, and whether it is new."""
@@ -109,7 +105,7 @@ class Sharing:
         return self._blocks[number], is_new
 
 
-def _some(fields: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+def _some(fields: Mapping[str, Json], keys: Sequence[str]) -> dict[str, Json]:
     """Return some fields, of which the first must be there."""
     return {key: fields[key] for key in keys if key in fields or key == keys[0]}
 

@@ -10,33 +10,47 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from ssgear.errors import Interrupted
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Handler = Callable[[int, FrameType | None], None] | signal.Handlers
+
+
+@contextlib.contextmanager
+def restored(handler: Handler | None = None) -> Iterator[None]:
+    """Put back the handlers of signals after the block; within it `handler` holds, if there is one.
+
+    Another thread than the main one cannot set handlers: there nothing happens.
+    """
+    with contextlib.ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            for number in NUMBERS:
+                stack.callback(signal.signal, number, signal.getsignal(number))
+                if handler is not None:
+                    signal.signal(number, handler)
+        yield
 
 
 class Signals:
-    """Listens within a `with` block, in the main thread of a process."""
+    """Takes the signals within a `with` block, in the main thread of a process."""
 
     def __init__(self) -> None:
-        """Listen to nothing yet."""
+        """Take nothing yet."""
         self.asked: int | None = None
         self._is_gentle = False
-        self._before: dict[int, object] = {}
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Signals:
-        """Begin to listen."""
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._hear) for number in NUMBERS}
+        """Begin to take signals."""
+        self._stack.enter_context(restored(self._receive))
         return self
 
     def __exit__(self, *_: object) -> None:
         """Leave signals to whom they belonged."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._stack.close()
 
     @contextlib.contextmanager
     def gentle(self) -> Iterator[None]:
@@ -52,7 +66,7 @@ class Signals:
         if self.asked is not None:
             raise Interrupted(self.asked)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self._is_gentle or self.asked is not None:
             raise Interrupted(number)
         self.asked = number

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ssgear import distributed, registry
 from ssgear.errors import ConfigError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ssgear.views.base import Generator, Views
+    from ssgear.views.base import Generator, Json, Views
     from ssgear.views.jobs.originals import Originals
 
 PREVIEW_EVERY_S = 60.0
@@ -105,7 +105,7 @@ class State:
             pool.shutdown(cancel_futures=True)
 
 
-def open_generator(name: str, config: Any, device: torch.device) -> Generator:
+def open_generator(name: str, config: Generator.Config, device: torch.device) -> Generator:
     """Build a generator by its name."""
     kind = registry.load("views", name, "--generator")
     generator: Generator = kind(config, device)
@@ -119,10 +119,11 @@ def open_state(generator: Generator, job: Job) -> State:
         ConfigError: the generator is not the one that the store is made with.
     """
     # what JSON makes of both: tuples are lists there
-    own, wanted = (
-        json.loads(json.dumps(dict(each))) for each in (generator.settings, job.info.settings)
+    own, stored = (
+        json.loads(json.dumps(dict(settings)))
+        for settings in (generator.settings, job.info.settings)
     )
-    other = [key for key, value in own.items() if wanted.get(key) != value]
+    other = [key for key, value in own.items() if stored.get(key) != value]
     if other:
         raise ConfigError(
             f"--generator: a worker found another model than the command did ({', '.join(other)} "
@@ -167,7 +168,7 @@ class _Block:
     items: range
     tasks: Sequence[Task]
     images: Tensor | None = None
-    about: Sequence[Mapping[str, Any]]
+    about: Sequence[Mapping[str, Json]]
     unreadable: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -285,7 +286,7 @@ def _failure(task: Task, reason: str) -> Failed:
 
 
 def _encoded(
-    id_: str, k: int | Literal["up"], image: Tensor, metadata: Mapping[str, Any], encoding: str
+    id_: str, k: int | Literal["up"], image: Tensor, metadata: Mapping[str, Json], encoding: str
 ) -> Encoded:
     pixels = image.permute(1, 2, 0).contiguous().cpu().numpy()
     return encoded(Sample(id=id_, k=k, pixels=pixels, metadata=metadata), encoding)
@@ -294,8 +295,3 @@ def _encoded(
 def _finished(pending: Sequence[_Coming]) -> Iterator[Encoded | Failed]:
     for each in pending:
         yield each if isinstance(each, Failed) else each.result()
-
-
-def claimed_by_others(reports: Sequence[ShardReport]) -> list[int]:
-    """Return the shards that other processes are making."""
-    return [report.shard for report in reports if report.outcome == "claimed"]

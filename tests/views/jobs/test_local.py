@@ -15,7 +15,7 @@ from PIL import Image
 
 from ssgear.storage.lock import claimed
 from ssgear.storage.view_store import ViewStore
-from ssgear.views.jobs import pool as _crew
+from ssgear.views.jobs import pool as _pool
 from tests.data.view_stores import folder
 
 Ssgear = Callable[..., Any]
@@ -101,9 +101,9 @@ def test_a_worker_that_dies_costs_its_shard_and_nothing_else(quick: Ssgear, tmp_
 def test_a_worker_that_is_silent_for_long_is_named(
     quick: Ssgear, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_crew, "QUIET_S", 0.6)
-    monkeypatch.setattr(_crew, "_QUIETER", 0)
-    monkeypatch.setattr(_crew, "LISTEN_S", 0.1)
+    monkeypatch.setattr(_pool, "QUIET_S", 0.6)
+    monkeypatch.setattr(_pool, "_QUIETER", 0)
+    monkeypatch.setattr(_pool, "LISTEN_S", 0.1)
     done = quick("store", "--count", 7, "--workers", 2, "--pause-at", "000000004@2.5")
     assert done.status == 0, done.err
     found = re.search(
@@ -118,7 +118,7 @@ def test_a_worker_that_is_silent_for_long_is_named(
 def test_a_shard_that_no_worker_survives_is_named(
     quick: Ssgear, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_crew, "ATTEMPTS", 2)
+    monkeypatch.setattr(_pool, "ATTEMPTS", 2)
     done = quick("store", "--count", 6, "--workers", 2, "--die-at", "000000004")
     assert done.status == 2 and "Traceback" not in done.err
     assert "--generator: 2 workers ended at shard 0, the last one so: killed by" in done.complaint

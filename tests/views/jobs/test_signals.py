@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from ssgear.errors import Interrupted
-from ssgear.views.jobs.signals import NUMBERS, Signals
+from ssgear.views.jobs.signals import NUMBERS, Signals, restored
 
 
 @pytest.fixture(params=NUMBERS)
@@ -36,3 +37,24 @@ def test_the_first_one_asks_and_the_second_one_ends(
         with pytest.raises(Interrupted) as caught:
             os.kill(os.getpid(), signal.SIGTERM)
         assert caught.value.number == signal.SIGTERM
+
+
+def test_handlers_are_put_back_after_an_error(number: int) -> None:
+    with pytest.raises(ValueError, match="within"), restored(signal.SIG_IGN):
+        os.kill(os.getpid(), number)  # nobody takes it
+        assert signal.getsignal(number) is signal.SIG_IGN
+        raise ValueError("within")
+
+
+def test_another_thread_leaves_handlers_alone(number: int) -> None:
+    before = signal.getsignal(number)
+    handlers = []
+
+    def work() -> None:
+        with restored(signal.SIG_IGN):
+            handlers.append(signal.getsignal(number))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert handlers == [before]
