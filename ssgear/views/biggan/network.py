@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssgear.errors import CheckpointError
+from ssgear.errors import CheckpointError, refusing
 from ssgear.kernels import philox
 from ssgear.models import saved
 
@@ -191,25 +191,22 @@ def truncated_noise(seeds: Sequence[int], size: int, bound: float | None) -> Ten
     return cut.float()
 
 
-def load_biggan(path: Path, *, option: str = "--weights") -> tuple[BigGANGenerator, str]:
-    """Return a generator in eval mode and a digest of its file.
+def load_biggan(path: Path) -> tuple[BigGANGenerator, str]:
+    """Return the generator of --weights, in eval mode, and a digest of its file.
 
-    Args:
-        path: safetensors, or a pickle of plain tensors; a state dict in the published names.
-        option: Who asked, for errors.
+    The file is safetensors, or a pickle of plain tensors; a state dict in the published names.
 
     Raises:
         CheckpointError: the file is not there, or holds something else.
     """
-    state, digest = read_state(path, option)
-    plain = {name: folded(state, name) for name in state if not _IGNORED.search(name)}
-    plain = {_own_name(name): value for name, value in plain.items()}
-    wrong = f"{option}: {path}: these are not weights of an IC-GAN with a BigGAN backbone"
-    try:
+    state, digest = read_state(path, "--weights")
+    plain = {_own_name(name): folded(state, name) for name in state if not _IGNORED.search(name)}
+    wrong = f"--weights: {path}: these are not weights of an IC-GAN with a BigGAN backbone"
+    with (
+        refusing((ValueError, IndexError), lambda error: CheckpointError(f"{wrong}: {error}")),
+        refusing(KeyError, lambda error: CheckpointError(f"{wrong}: {error.args[0]} is missing")),
+    ):
         config = _config_of(plain)
-    except (KeyError, ValueError, IndexError) as error:
-        reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
-        raise CheckpointError(f"{wrong}: {reason}") from None
     with torch.device("meta"):
         generator = BigGANGenerator(config)
     problem = saved.misfit(generator, plain)
