@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssgear.views.compile.parts import Inputs, Part
+
 TOKENS = 77
 CAPTION_TOKENS = 16
 """Tokens of a caption: about twelve words."""
@@ -120,3 +122,35 @@ def stages(
             pixel_values=pixels, do_sample=False, num_beams=1, **length
         ),
     }
+
+
+def drawn(pipe: Any, part: Part, rows: int, height: int, width: int) -> Inputs:
+    """Return random inputs of a part in the shapes that its model's configuration says.
+
+    `rows` are the images of a batch; guidance hands the UNet twice as many.
+    """
+    weight = next(part.module.parameters())
+    scale = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    space = (height // scale, width // scale)
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(weight)
+
+    if part.name != "unet":
+        count = 1 if getattr(pipe.vae, "use_slicing", False) else rows
+        return {"sample": noise(count, pipe.vae.config.latent_channels, *space)}
+    config = pipe.unet.config
+    tokenizer = getattr(pipe, "tokenizer", None)
+    tokens = 1 if tokenizer is None else tokenizer.model_max_length
+    rows *= 2
+    inputs = {
+        "sample": noise(rows, config.in_channels, *space),
+        "timestep": torch.full((rows,), 500.0, device=weight.device),
+        "encoder_hidden_states": noise(rows, tokens, config.cross_attention_dim),
+    }
+    if config.class_embed_type == "projection":
+        inputs["class_labels"] = noise(rows, config.projection_class_embeddings_input_dim)
+    if config.time_cond_proj_dim is not None:
+        inputs["timestep_cond"] = noise(rows, config.time_cond_proj_dim)
+    return inputs

@@ -28,7 +28,7 @@ from benchmarks.common.command import Benchmark, Parser, count
 from benchmarks.common.timing import in_turns
 from ssgear.errors import SsgearError, first_line
 from ssgear.views.compile.compile import compile_pipeline
-from ssgear.views.compile.parts import drawn, parts_of
+from ssgear.views.compile.parts import parts_of
 
 CONTENDERS = {"cpu": ("eager", "inductor", "onnx"), "cuda": ("eager", "inductor", "tensorrt")}
 BATCHES = {"cpu": (1, 2), "cuda": (1, 8, 16)}
@@ -114,6 +114,12 @@ def compiled_calls(
     left_out: list[str] = []
     for contender in options.contenders:
         pipe = view_models.pipeline(size, device, dtype)
+        parts = {
+            part.name: partial(
+                part.call, part.module, view_models.drawn(pipe, part, batch, side, side)
+            )
+            for part in parts_of(pipe)
+        }
         notices: list[str] = []
         used = dict.fromkeys(COMPILED, contender)
         if contender != "eager":
@@ -121,19 +127,14 @@ def compiled_calls(
                 used = compile_pipeline(
                     pipe,
                     mode=contender,
-                    batch_size=batch,
-                    height=side,
-                    width=side,
                     device=device,
                     notice=notices.append,
+                    example=torch.no_grad()(lambda: [call() for call in parts.values()]),  # noqa: B023
                 )
             except SsgearError as error:  # not installed, or not for this device
                 used, notices = {}, [str(error)]
         left_out += notices
-        for part in parts_of(pipe):
-            if used.get(part.name) == contender:
-                inputs = drawn(pipe, part, batch, side, side)
-                calls[part.name, contender] = partial(part.call, part.module, inputs)
+        calls |= {(n, contender): call for n, call in parts.items() if used.get(n) == contender}
     return calls, left_out
 
 

@@ -1,14 +1,14 @@
 """The slow parts of a diffusers pipeline, compiled: the UNet's step and the VAE's decoder.
 
-    used = compile_pipeline(pipe, mode="auto", batch_size=8, height=512, width=512,
-                            device=device, notice=print, example=lambda: pipe(prompts, ...))
+    used = compile_pipeline(pipe, mode="auto", device=device, notice=print,
+                            example=lambda: pipe(prompts, ...))
     # {"unet": "tensorrt", "vae_decoder": "inductor"}: what each part runs by from now on
 
 `auto` is TensorRT on a GPU where it is installed, else torch.compile, and nothing on a CPU: a step
 there is a few large products, which eager PyTorch already does at the rate of the machine, while
 compiling takes minutes. `onnx` is the same export and session on onnxruntime's CPU provider. No
-form is taken before it gave what eager gives on a real batch (_parts.check); one that did not is
-named with the figure, and the next is tried. Engines are kept (_engines). TensorRT, and
+form is taken before it gave what eager gives on a real batch (parts.check); one that did not is
+named with the figure, and the next is tried. Engines are kept (engines). TensorRT, and
 torch.compile on a GPU, are untested on hardware.
 """
 
@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
 
 from ssgear.errors import ConfigError, first_line
 from ssgear.views.compile import engines as _engines
 from ssgear.views.compile import onnx as _onnx
-from ssgear.views.compile.parts import Inputs, Part, Run, check, drawn, parts_of, record
+from ssgear.views.compile.parts import Inputs, Part, Pipeline, Run, check, parts_of, record
 
 if TYPE_CHECKING:
     import torch
@@ -49,15 +51,12 @@ _PACKAGES = (
 
 
 def compile_pipeline(
-    pipe: Any,
+    pipe: Pipeline,
     *,
     mode: Mode,
-    batch_size: int,
-    height: int,
-    width: int,
     device: torch.device,
     notice: Notice,
-    example: Callable[[], object] | None = None,
+    example: Callable[[], object],
 ) -> dict[str, str]:
     """Replace, in place, the UNet's forward and the VAE's decoder by compiled parts.
 
@@ -68,14 +67,10 @@ def compile_pipeline(
         pipe: A diffusers pipeline with `unet` and `vae`, already on `device` in its precision, and
             with all that changes its modules (fused projections, processors) done.
         mode: auto, tensorrt, inductor, onnx (onnxruntime on a CPU) or none.
-        batch_size: Images of a batch; the UNet sees twice as many rows (guidance).
-        height: Of the images in pixels.
-        width: Of the images in pixels.
         device: Where the pipeline is.
         notice: Told in one line each time that a choice could not be taken, and why.
         example: Runs one real batch through `pipe` (a few steps suffice); what the parts are given
-            meanwhile decides their shapes and is what they are checked on. Without it inputs are
-            drawn in the shapes that the models' configurations say, with guidance.
+            meanwhile decides their shapes and is what they are checked on.
 
     Returns:
         By what each part runs: {"unet": ..., "vae_decoder": ...}, each tensorrt, inductor, onnx or
@@ -90,13 +85,12 @@ def compile_pipeline(
     used = {part.name: "none" for part in parts}
     if not choices:
         return used
-    seen = {} if example is None else record(parts, example)
+    batch = record(parts, example)
     for part in parts:
-        if example is not None and part.name not in seen:
+        if part.name in batch:
+            used[part.name] = _compiled(part, batch[part.name], choices, notice)
+        else:
             notice(f"--compile: the {part.name} was given nothing that can be compiled; it is not")
-            continue
-        inputs = seen.get(part.name) or drawn(pipe, part, batch_size, height, width)
-        used[part.name] = _compiled(part, inputs, choices, notice)
     return used
 
 
@@ -123,18 +117,15 @@ def _choices(mode: Mode, device: torch.device, notice: Notice) -> tuple[str, ...
 
 def _compiled(part: Part, inputs: Inputs, choices: tuple[str, ...], notice: Notice) -> str:
     """Put the first form that can be trusted in a part's place, and return its name."""
-    for place, how in enumerate(choices):
-        # whatever an exporter or a compiler raises costs speed, never the run
-        problem: str | None = None
+    for how, following in pairwise([*choices, "eager"]):
         try:
-            made = _inductor(part, inputs) if how == "inductor" else None
-            _install(part, inputs, made or _session(part, inputs, how, notice), notice)
-        except Exception as error:
-            problem = _why(error)
-        if problem is None:
+            run = _inductor(part, inputs) if how == "inductor" else None
+            _install(part, inputs, run or _session(part, inputs, how, notice), notice)
+        except Exception as error:  # whatever an exporter or a compiler raises costs speed only
+            why = _why(error)
+        else:
             return how
-        after = [*choices[place + 1 :], "eager"][0]
-        notice(f"--compile: {how} is not used for the {part.name}, it {problem}; {after} instead")
+        notice(f"--compile: {how} is not used for the {part.name}, it {why}; {following} instead")
     return "none"
 
 
@@ -190,7 +181,7 @@ def _trusted(part: Part, run: Run, inputs: Inputs) -> Run:
     return run
 
 
-def _facts(part: Part, inputs: Inputs, how: str) -> dict[str, Any]:
+def _facts(part: Part, inputs: Inputs, how: str) -> dict[str, object]:
     """Return all that an engine depends on."""
     import torch
 
@@ -209,10 +200,9 @@ def _facts(part: Part, inputs: Inputs, how: str) -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    try:
+    with suppress(metadata.PackageNotFoundError):
         return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    return None
 
 
 def _install(part: Part, inputs: Inputs, run: Run, notice: Notice) -> None:
@@ -220,7 +210,7 @@ def _install(part: Part, inputs: Inputs, run: Run, notice: Notice) -> None:
     shapes = {name: (value.shape, value.dtype) for name, value in inputs.items()}
     told: list[bool] = []
 
-    def forward(*args: Any, **options: Any) -> Any:
+    def forward(*args: object, **options: object) -> object:
         given = part.read(args, options)
         fits = given is not None and shapes == {
             name: (value.shape, value.dtype) for name, value in given.items()

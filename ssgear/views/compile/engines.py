@@ -22,16 +22,17 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ssgear.errors import undoing
 from ssgear.storage import atomic, cache
+from ssgear.storage.store_marker import digest_of_file
 
 if TYPE_CHECKING:
     from torch import nn
 
 LIST = "engine.json"
 _UNUSED_S = 90 * 24 * 3600
-_BLOCK = 1 << 24
 
 
 def folder() -> Path:
@@ -39,7 +40,7 @@ def folder() -> Path:
     return cache.folder() / "engines"
 
 
-def key_of(facts: Mapping[str, Any]) -> str:
+def key_of(facts: Mapping[str, object]) -> str:
     """Return the name of an engine for all that it depends on (plain JSON)."""
     text = json.dumps(facts, sort_keys=True).encode()
     return hashlib.blake2b(text, digest_size=16).hexdigest()
@@ -71,20 +72,14 @@ def _origin(thing: object) -> str:
 
 def find(key: str) -> Path | None:
     """Return the folder of an engine that is whole and this user's own."""
-    found = folder() / key
-    try:
-        if not (_private(folder()) and _private(found)):
-            return None
-        listed = json.loads((found / LIST).read_text("utf-8"))
-        there = sorted(path.name for path in found.iterdir() if path.name != LIST)
-        if listed["key"] != key or sorted(listed["files"]) != there:
-            return None
-        if any(_digest(found / name) != digest for name, digest in listed["files"].items()):
-            return None
-        os.utime(found)  # it is in use
-        return found
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    engine = folder() / key
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        if _private(folder()) and _private(engine):
+            listed = json.loads((engine / LIST).read_text("utf-8"))
+            if listed == {"key": key, "files": _digests(engine)}:
+                os.utime(engine)  # it is in use
+                return engine
+    return None
 
 
 @contextlib.contextmanager
@@ -101,23 +96,18 @@ def making(key: str) -> Iterator[Path]:
         ) as own:
             yield Path(own)
         return
-    try:
+    with undoing(lambda: shutil.rmtree(staged, ignore_errors=True)):
         yield staged
         seal(staged, key)
         atomic.commit_directory(staged, folder() / key)
         _remove_unused()
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise
 
 
 def seal(engine: Path, key: str) -> None:
     """Write the list of an engine's files and let nobody else read them."""
-    files = [path for path in engine.iterdir() if path.name != LIST]
-    for path in files:
+    for path in _files(engine):
         path.chmod(0o600)
-    digests = {path.name: _digest(path) for path in files}
-    text = atomic.json_text({"key": key, "files": digests})
+    text = atomic.json_text({"key": key, "files": _digests(engine)})
     atomic.write_bytes(engine / LIST, text.encode(), mode=0o600)
 
 
@@ -154,12 +144,13 @@ def _private(path: Path) -> bool:
     return _own(path) and not path.lstat().st_mode & 0o077
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+def _files(engine: Path) -> list[Path]:
+    return [path for path in engine.iterdir() if path.name != LIST]
+
+
+def _digests(engine: Path) -> dict[str, str]:
+    """Return the digest of each file of an engine, by its name."""
+    return {path.name: digest_of_file(path) for path in _files(engine)}
 
 
 def _remove_unused() -> None:

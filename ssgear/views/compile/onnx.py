@@ -15,14 +15,15 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ssgear.errors import MissingDependencyError, first_line
 from ssgear.views.compile.parts import Inputs, Part
 
 if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, IOBinding
     from torch import Tensor
 
 GRAPH = "model.onnx"
@@ -118,7 +119,7 @@ class Session:
         options.log_severity_level = 3
         provider = _PROVIDERS[how]
         providers = _providers(how, folder, output.device.index or 0)
-        self._session: Any = onnxruntime.InferenceSession(
+        self._session: InferenceSession = onnxruntime.InferenceSession(
             folder / GRAPH, options, providers=providers
         )
         taken = self._session.get_providers()
@@ -128,7 +129,7 @@ class Session:
         plain = torch.contiguous_format  # onnxruntime knows no channels-last
         self._inputs = {n: torch.empty_like(v, memory_format=plain) for n, v in inputs.items()}
         self._output = torch.empty_like(output, memory_format=plain)
-        self._binding: Any = self._session.io_binding()
+        self._binding: IOBinding = self._session.io_binding()
         known = {each.name for each in self._session.get_inputs()}
         for name, value in self._inputs.items():
             if tensor_name(name) in known:  # what nothing depends on is no input of the graph
@@ -153,10 +154,12 @@ class Session:
             self._binding.synchronize_outputs()
 
 
-def _providers(how: str, folder: Path, device: int) -> Sequence[Any]:
+def _providers(
+    how: str, folder: Path, device: int
+) -> Sequence[str | tuple[str, dict[str, str | int]]]:
     if how == "onnx":
         return [_PROVIDERS[how]]
-    options = {
+    options: dict[str, str | int] = {
         "device_id": device,
         "trt_engine_cache_enable": True,
         "trt_engine_cache_path": str(folder),
@@ -174,13 +177,12 @@ def _place(tensor: Tensor) -> tuple[str, int, int, list[int], int]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _quiet() -> Iterator[None]:
     """Keep the exporter's progress off the screen: it tells every step on standard output."""
     logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
+    with contextlib.ExitStack() as stack:
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        yield

@@ -11,16 +11,15 @@ than eager by more than a bound, or other values at a second call with the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import torch
     from torch import Tensor, nn
 
+Forward = Callable[..., Any]
+"""A module's forward, which takes and gives what its class says."""
 Inputs = dict[str, "Tensor"]
 Run = Callable[[Inputs], "Tensor"]
 
@@ -33,6 +32,19 @@ _TENSORS = ("sample", "timestep", "encoder_hidden_states", "class_labels", "time
 """Arguments of a UNet, in their order, that are tensors."""
 
 
+class Autoencoder(Protocol):
+    """A VAE of diffusers."""
+
+    decoder: nn.Module
+
+
+class Pipeline(Protocol):
+    """What of a diffusers pipeline holds the parts."""
+
+    unet: nn.Module
+    vae: Autoencoder
+
+
 @dataclass(frozen=True)
 class Part:
     """A module of a pipeline whose forward is a function of named tensors."""
@@ -41,15 +53,15 @@ class Part:
     """unet or vae_decoder."""
     module: nn.Module
     """The module, which stays where it is."""
-    forward: Callable[..., Any]
+    forward: Forward
     """Its forward before anything was replaced."""
 
-    def read(self, args: Sequence[Any], options: Mapping[str, Any]) -> Inputs | None:
+    def read(self, args: Sequence[object], options: Mapping[str, object]) -> Inputs | None:
         """Return the tensors of a call by name; None for a call with what is not compiled."""
         names = _TENSORS if self.name == "unet" else ("sample",)
         if len(args) > len(names):
             return None
-        given = {**dict(zip(names, args, strict=False)), **options}
+        given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **options}
         given.pop("return_dict", None)
         added = given.pop("added_cond_kwargs", None) or {}
         found = {name: given.pop(name) for name in names if given.get(name) is not None}
@@ -62,22 +74,21 @@ class Part:
         """Return what the part makes of some tensors, by its own forward."""
         return self.call(self.forward, inputs)
 
-    def call(self, forward: Callable[..., Any], inputs: Inputs) -> Tensor:
+    def call(self, forward: Forward, inputs: Inputs) -> Tensor:
         """Return what a forward of this signature makes of some tensors."""
-        options: dict[str, Any] = dict(inputs)
-        sample = options.pop("sample")
-        added = {name: options.pop(name) for name in inputs if name.startswith(_ADDED)}
-        if added:
-            options["added_cond_kwargs"] = {
-                name.removeprefix(_ADDED): value for name, value in added.items()
-            }
         if self.name != "unet":
-            made: Tensor = forward(sample)
+            made: Tensor = forward(inputs["sample"])
             return made
+        options: dict[str, object] = dict(inputs)
+        sample = options.pop("sample")
+        added = {name.removeprefix(_ADDED): v for name, v in inputs.items() if _ADDED in name}
+        if added:
+            options = {name: v for name, v in options.items() if _ADDED not in name}
+            options["added_cond_kwargs"] = added
         made = forward(sample, **options, return_dict=False)[0]
         return made
 
-    def answer(self, made: Tensor, options: Mapping[str, Any]) -> Any:
+    def answer(self, made: Tensor, options: Mapping[str, object]) -> object:
         """Return a result as the module's caller expects it."""
         if self.name != "unet":
             return made
@@ -88,7 +99,7 @@ class Part:
         return (made,)
 
 
-def parts_of(pipe: Any) -> list[Part]:
+def parts_of(pipe: Pipeline) -> list[Part]:
     """Return what of a pipeline can be compiled."""
     modules = {"unet": pipe.unet, "vae_decoder": pipe.vae.decoder}
     return [Part(name, module, module.forward) for name, module in modules.items()]
@@ -96,46 +107,13 @@ def parts_of(pipe: Any) -> list[Part]:
 
 def record(parts: Sequence[Part], example: Callable[[], object]) -> dict[str, Inputs]:
     """Return what the parts are given first while a real batch runs, by the parts' names."""
-    found: dict[str, Inputs] = {}
+    batch: dict[str, Inputs] = {}
     with ExitStack() as stack:
         for part in parts:
-            stack.enter_context(_listening(part, found))
+            stack.callback(_restore, part.module, vars(part.module).get("forward"))
+            part.module.forward = _recording(part, batch)
         example()
-    return found
-
-
-def drawn(pipe: Any, part: Part, rows: int, height: int, width: int) -> Inputs:
-    """Return random inputs of a part in the shapes that its model's configuration says.
-
-    `rows` are the images of a batch; guidance hands the UNet twice as many.
-    """
-    import torch
-
-    weight = next(part.module.parameters())
-    scale = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
-    space = (height // scale, width // scale)
-    generator = torch.Generator().manual_seed(0)
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(weight)
-
-    if part.name != "unet":
-        count = 1 if getattr(pipe.vae, "use_slicing", False) else rows
-        return {"sample": noise(count, pipe.vae.config.latent_channels, *space)}
-    config = pipe.unet.config
-    tokenizer = getattr(pipe, "tokenizer", None)
-    tokens = 1 if tokenizer is None else tokenizer.model_max_length
-    rows *= 2
-    found = {
-        "sample": noise(rows, config.in_channels, *space),
-        "timestep": torch.full((rows,), 500.0, device=weight.device),
-        "encoder_hidden_states": noise(rows, tokens, config.cross_attention_dim),
-    }
-    if config.class_embed_type == "projection":
-        found["class_labels"] = noise(rows, config.projection_class_embeddings_input_dim)
-    if config.time_cond_proj_dim is not None:
-        found["timestep_cond"] = noise(rows, config.time_cond_proj_dim)
-    return found
+    return batch
 
 
 def check(part: Part, run: Run, inputs: Inputs) -> str | None:
@@ -183,31 +161,29 @@ def differs(eager: Tensor, compiled: Tensor) -> str | None:
     return None
 
 
-@contextmanager
-def _listening(part: Part, found: dict[str, Inputs]) -> Iterator[None]:
-    def listen(*args: Any, **options: Any) -> Any:
+def _recording(part: Part, batch: dict[str, Inputs]) -> Forward:
+    def forward(*args: object, **options: object) -> object:
         inputs = part.read(args, options)
-        if inputs is not None and part.name not in found:
-            found[part.name] = {name: value.detach().clone() for name, value in inputs.items()}
+        if inputs is not None and part.name not in batch:
+            batch[part.name] = {name: value.detach().clone() for name, value in inputs.items()}
         return part.forward(*args, **options)
 
-    replaced = vars(part.module).get("forward")
-    part.module.forward = listen
-    try:
-        yield
-    finally:
-        if replaced is None:
-            del part.module.forward
-        else:
-            part.module.forward = replaced
+    return forward
 
 
-def _timed(inputs: dict[str, Any]) -> Inputs:
+def _restore(module: nn.Module, replaced: Forward | None) -> None:
+    """Undo that a module's forward was replaced, where it may have been replaced before."""
+    del module.forward
+    if replaced is not None:
+        module.forward = replaced
+
+
+def _timed(inputs: Inputs) -> Inputs:
     """Return inputs whose time step is float32 [rows]: schedulers give numbers of several kinds."""
     import torch
 
     if "timestep" in inputs:
-        sample: torch.Tensor = inputs["sample"]
+        sample = inputs["sample"]
         step = torch.as_tensor(inputs["timestep"], device=sample.device).float()
         inputs["timestep"] = step.reshape(-1).expand(len(sample)).contiguous()
     return inputs

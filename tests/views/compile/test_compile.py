@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.view_models import drawn
 from ssgear.errors import ConfigError, MissingDependencyError
 from ssgear.views.compile import compile as _compile
 from ssgear.views.compile import engines as _engines
 from ssgear.views.compile import onnx as _onnx
 from ssgear.views.compile.compile import compile_pipeline
-from ssgear.views.compile.parts import check, differs, drawn, parts_of
+from ssgear.views.compile.parts import check, differs, parts_of
 from tests.views.toy_pipeline import toy_pipeline
 
 CPU = torch.device("cpu")
@@ -29,7 +30,12 @@ BOTH = {"unet": "onnx", "vae_decoder": "onnx"}
 def compiled(pipe: Any, mode: str = "onnx", **options: Any) -> tuple[dict[str, str], list[str]]:
     """Compile a pipeline of 2 images of 12 x 16 pixels; return what is used, and the notices."""
     told: list[str] = []
-    settings = {"batch_size": 2, "height": 12, "width": 16, "device": CPU, **options}
+
+    def example() -> None:
+        for part in parts_of(pipe):
+            part.run(drawn(pipe, part, 2, 12, 16))
+
+    settings = {"device": CPU, "example": example, **options}
     used = compile_pipeline(pipe, mode=mode, notice=told.append, **settings)
     return used, told
 
@@ -134,7 +140,7 @@ def test_a_diffusion_pipeline_on_onnxruntime_is_that_of_eager(diffusion: Any) ->
     assert len(told) == 1 and "unet was called with other shapes" in told[0]
 
 
-def test_inputs_are_drawn_where_there_is_no_example() -> None:
+def test_inputs_that_are_drawn() -> None:
     pipe = toy_pipeline()
     shapes = [
         {name: tuple(value.shape) for name, value in drawn(pipe, part, 2, 12, 16).items()}
