@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssgear.errors import ConfigError
-from ssgear.views.base import Generator, Views
-from ssgear.views.diffusion.rows import Row, keep, one_stage, views_of
-from ssgear.views.diffusion.stages import run
+from ssgear.views.base import Views
+from ssgear.views.diffusion.rows import Drawing, Row, images_of, keep, one_stage
 
 if TYPE_CHECKING:
     import torch
@@ -29,11 +28,11 @@ if TYPE_CHECKING:
     from ssgear.models.encoders import PretrainedEncoder
 
 
-class GAN(Generator):
+class GAN(Drawing):
     """A DCGAN or StyleGAN2 of a run."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(Generator.Config):
+    class Config(Drawing.Config):
         """Which generator, and how its noise is used."""
 
         run: Path | None = None
@@ -73,7 +72,7 @@ class GAN(Generator):
             "num_labels": self.num_labels,
             "classes": None if found.classes is None else list(found.classes),
         }
-        self.stage = one_stage("gan", self._draw, device)
+        self.stages = (one_stage("gan", self._draw, device),)
         self.encoder: PretrainedEncoder | None = None
         if condition.kind == "vector":
             self._condition_on_images(config.run, condition.size)
@@ -95,9 +94,7 @@ class GAN(Generator):
         if self.num_labels:
             for row, number in zip(rows, ids, strict=True):
                 row.metadata["label"] = int(number) % self.num_labels
-        told = run((self.stage,), rows)
-        common = {"model": self.settings["model"], "parameters": self.settings["parameters"]}
-        return views_of(rows, self.size, told, common)
+        return self.drawn(rows, self.stages)
 
     def _draw(self, rows: Sequence[Row]) -> None:
         import torch
@@ -113,6 +110,5 @@ class GAN(Generator):
             labels = [row.metadata["label"] for row in rows]
             condition = torch.tensor(labels, device=self.device)
         if self.encoder is not None:
-            images = torch.stack([row.image for row in rows])
-            condition = instance_features(self.encoder, images, self.device)
+            condition = instance_features(self.encoder, images_of(rows), self.device)
         keep(rows, render(self.generator, noise_NZ.to(self.device), condition, self.truncation))

@@ -18,20 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssgear.errors import ConfigError, require
-from ssgear.views.base import Generator, Views
-from ssgear.views.diffusion.rows import Row, keep, one_stage, views_of
-from ssgear.views.diffusion.stages import run
+from ssgear.views.base import Views
+from ssgear.views.diffusion.rows import Drawing, Row, images_of, keep, one_stage
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 
-class ICGAN(Generator):
+class ICGAN(Drawing):
     """A BigGAN of 64, 128 or 256 pixels that is conditioned on a real image."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(Generator.Config):
+    class Config(Drawing.Config):
         """Which networks, and how the noise is drawn."""
 
         weights: Path | None = None
@@ -73,24 +72,20 @@ class ICGAN(Generator):
             "instance_encoder": encoder.digest,
             "parameters": {"truncation": config.truncation},
         }
-        self.stage = one_stage("icgan", self._draw, device)
+        self.stages = (one_stage("icgan", self._draw, device),)
 
     def generate(self, images: Tensor | None, ids: Sequence[str], seeds: Sequence[int]) -> Views:
         """Draw an image like each of the images."""
         assert images is not None
         rows = [Row(image=image, seed=seed) for image, seed in zip(images, seeds, strict=True)]
-        told = run((self.stage,), rows)
-        common = {"model": self.settings["model"], "parameters": self.settings["parameters"]}
-        return views_of(rows, self.size, told, common)
+        return self.drawn(rows, self.stages)
 
     def _draw(self, rows: Sequence[Row]) -> None:
-        import torch
 
         from ssgear.models.gan.instances import instance_features
         from ssgear.views.biggan.network import truncated_noise
 
         seeds = [row.seed for row in rows]
         noise_NZ = truncated_noise(seeds, self.generator.noise_dim, self.truncation)
-        images = torch.stack([row.image for row in rows])
-        features_NF = instance_features(self.encoder, images, self.device)
+        features_NF = instance_features(self.encoder, images_of(rows), self.device)
         keep(rows, self.generator(noise_NZ.to(self.device), features_NF))

@@ -4,31 +4,31 @@ r"""The instance route: views of an image by diffusion that is conditioned on th
         --views 10 --steps 10 --guidance 10 --scheduler ddim
 
 The folder says which of three it is: unCLIP (noise on the image's CLIP embedding by --noise-level,
-or by its share of foreground with --adaptive-noise, _foreground.py), image variation (the embedding
-alone), or any Stable Diffusion as img2img (the noised image itself, --strength). Prompts are fixed,
-or captions with --captioner. Loading, noise and checks are in diffusion/pipeline.py.
+or by its share of foreground with --adaptive-noise), image variation (the embedding alone), or any
+Stable Diffusion as img2img (the noised image itself, --strength). Prompts are fixed, or captions
+with --captioner. Loading, noise and checks are in diffusion/pipeline.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ssgear.errors import ConfigError, require
-from ssgear.views.base import Views
-from ssgear.views.diffusion.config import DiffusionConfig, dtype_of
-from ssgear.views.diffusion.described import Described
+from ssgear.views.base import Json, Views
+from ssgear.views.diffusion.config import DiffusionConfig
 from ssgear.views.diffusion.pipeline import Diffusion
-from ssgear.views.diffusion.rows import CAPTION, Row, describe, generators
-from ssgear.views.diffusion.stages import Stage, run
+from ssgear.views.diffusion.rows import CAPTION, Described, Row, generators, images_of
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-PRESETS: dict[str, dict[str, Any]] = {
+    from ssgear.views.diffusion.library import Pipeline
+
+PRESETS: dict[str, dict[str, Json]] = {
     # the published setting of generative views (GenerativeSSL): SD-2.1-unCLIP-small, 10 an image
     "sd-image-unclip": {
         "kind": "unclip",
@@ -54,6 +54,8 @@ CLASSES: Mapping[str, str] = {
     "img2img": "StableDiffusionImg2ImgPipeline",
 }
 """How it is used -> class of diffusers."""
+LEVELS = (0, 100, 200, 300, 400)
+"""Noise levels for fifths of the share of foreground."""
 
 
 class SDImage(Described):
@@ -92,6 +94,7 @@ class SDImage(Described):
         """
         import torch
 
+        from ssgear.views.diffusion.caption import load_captioner
         from ssgear.views.diffusion.folders import find_pipeline
 
         folder = find_pipeline("--model", config.model, tuple(KINDS))
@@ -104,7 +107,7 @@ class SDImage(Described):
         self.config, self.device, self.size = config, device, config.size
         self._refuse_what_is_for_others()
         self.batch_size = 4 * config.diffusion_batch
-        self.captioner = self._load_captioner()
+        self.captioner = None if config.captioner is None else load_captioner(config, device)
         self.shares = CAPTION if self.captioner is not None else ()
         self.diffusion = Diffusion(config, folder, CLASSES[self.kind], device)
         side = config.input_size or self._looked_at()
@@ -112,7 +115,11 @@ class SDImage(Described):
         self.diffusion.compile(self._call, torch.zeros(3, side, side, dtype=torch.uint8))
         self.notes = self.diffusion.notes
         self.settings = self._settings()
-        self.stages = self._stages()
+        # stages remember how much fits in memory
+        self.stages = (self.diffusion.stage(self._call),)
+        if self.captioner is not None:
+            caption = self.captioner.stage(config.caption_batch, images_of, config.prompt)
+            self.stages = (caption, *self.stages)
 
     def _refuse_what_is_for_others(self) -> None:
         config, default, kind = self.config, type(self.config)(), self.kind
@@ -136,20 +143,6 @@ class SDImage(Described):
                 f"use at least {least_strength(config.steps):g}"
             )
 
-    def _load_captioner(self) -> Any:
-        from ssgear.views.diffusion.caption import load_captioner
-
-        config = self.config
-        if config.captioner is None:
-            return None
-        return load_captioner(
-            config.captioner,
-            option="--captioner",
-            device=self.device,
-            dtype=dtype_of(config.precision, self.device),
-            max_tokens=config.caption_tokens,
-        )
-
     def _looked_at(self) -> int:
         """Return the side of the squares that the model looks at."""
         if self.kind == "img2img":
@@ -157,38 +150,22 @@ class SDImage(Described):
         side: int = self.diffusion.pipe.image_encoder.config.image_size
         return side
 
-    def _settings(self) -> dict[str, Any]:
-        config, found = self.config, self.diffusion.settings()
-        own: dict[str, Any] = {"kind": self.kind, "input_size": self.image_size}
+    def _settings(self) -> dict[str, Json]:
+        config = self.config
+        own: dict[str, Json] = {"kind": self.kind, "input_size": self.image_size}
         if self.kind == "unclip":
             own |= {"noise_level": config.noise_level, "adaptive_noise": config.adaptive_noise}
         if self.kind == "img2img":
             own["strength"] = float(config.strength)
         if self.kind != "variation":
             own["prompt"] = config.prompt
-        told = {**found, "parameters": {**found["parameters"], **own}}
         if self.captioner is None:
-            return told
-        told["parameters"]["caption_tokens"] = config.caption_tokens
+            return self.diffusion.settings(**own)
         return {
-            **told,
+            **self.diffusion.settings(**own, caption_tokens=config.caption_tokens),
             "captioner": self.captioner.digest,
             "caption_batch": config.caption_batch,
         }
-
-    def _stages(self) -> tuple[Stage[Row], ...]:
-        """Return the stages, which remember how much fits in memory."""
-        draw = self.diffusion.stage(self._call)
-        if self.captioner is None:
-            return (draw,)
-        caption = Stage(
-            name="caption",
-            batch_size=self.config.caption_batch,
-            work=self._caption,
-            option="--caption-batch",
-            device=self.device,
-        )
-        return caption, draw
 
     def generate(self, images: Tensor | None, ids: Sequence[str], seeds: Sequence[int]) -> Views:
         """Make a view of each image."""
@@ -201,57 +178,39 @@ class SDImage(Described):
         if self.kind != "variation":
             for row in rows:
                 row.metadata["prompt"] = row.prompt
-        return self.views(rows, run(self.stages, rows))
+        return self.drawn(rows, self.stages)
 
-    def _caption(self, rows: Sequence[Row]) -> None:
-        import torch
-
-        images = torch.stack([row.image for row in rows])
-        describe(self.captioner, rows, images, self.config.prompt)
-
-    def _call(self, pipe: Any, rows: Sequence[Row]) -> Tensor:
+    def _call(self, pipe: Pipeline, rows: Sequence[Row]) -> Tensor:
         config = self.config
-        common: dict[str, Any] = {
+        common: dict[str, object] = {
             "num_inference_steps": config.steps,
             "guidance_scale": config.guidance,
             "generator": generators(rows),
             "output_type": "pt",
         }
-        made: Tensor
+        if self.kind != "variation":
+            common["prompt"] = [row.prompt for row in rows]
+            common["negative_prompt"] = [config.negative_prompt] * len(rows)
         if self.kind == "img2img":
-            common |= self._prompts(rows)
-            made = pipe(image=self._resized(rows), strength=config.strength, **common).images
-            return made
-        common |= {"height": config.size, "width": config.size}
-        seen = self._seen(pipe, rows)
+            return pipe(image=self._resized(rows), strength=config.strength, **common).images
+        pixels = pipe.feature_extractor(
+            images=[row.image for row in rows], return_tensors="pt"
+        ).pixel_values
         if self.kind == "unclip":
-            common |= self._prompts(rows)
-            pipe.noise_image_embeddings = self._noised(pipe, seen, rows)
-        made = pipe(image=seen, **common).images
-        return made
-
-    def _prompts(self, rows: Sequence[Row]) -> dict[str, list[str]]:
-        negative = [self.config.negative_prompt] * len(rows)
-        return {"prompt": [row.prompt for row in rows], "negative_prompt": negative}
-
-    def _seen(self, pipe: Any, rows: Sequence[Row]) -> Tensor:
-        """Return images as the pipeline's image encoder takes them."""
-        given = pipe.feature_extractor(images=[row.image for row in rows], return_tensors="pt")
-        pixels: Tensor = given.pixel_values
-        return pixels
+            pipe.noise_image_embeddings = self._noised(pipe, pixels, rows)
+        return pipe(image=pixels, height=config.size, width=config.size, **common).images
 
     def _resized(self, rows: Sequence[Row]) -> Tensor:
         """Return images [n, 3, size, size] in [0, 1]."""
-        import torch
         from torch.nn import functional as F
 
-        images = torch.stack([row.image for row in rows]).float() / 255
+        images = images_of(rows).float() / 255
         if images.shape[-1] == self.size:
             return images
         side = (self.size, self.size)
         return F.interpolate(images, side, mode="bicubic", antialias=True).clamp(0, 1)
 
-    def _noised(self, pipe: Any, seen: Tensor, rows: Sequence[Row]) -> Any:
+    def _noised(self, pipe: Pipeline, pixels: Tensor, rows: Sequence[Row]) -> Callable[..., Tensor]:
         """Return a function that noises embeddings row by row, each at its own level.
 
         The pipeline's own knows one level for all rows.
@@ -259,28 +218,28 @@ class SDImage(Described):
         import torch
 
         published = type(pipe).noise_image_embeddings
-        levels = self._levels(pipe, seen)
+        levels = self._levels(pipe, pixels)
         for row, level in zip(rows, levels, strict=True):
             row.metadata["noise_level"] = level
 
-        def noised(image_embeds: Tensor, generator: Sequence[Any], **options: Any) -> Tensor:
+        def noised(
+            image_embeds: Tensor, generator: Sequence[torch.Generator], **options: object
+        ) -> Tensor:
             triples = zip(image_embeds[:, None], levels, generator, strict=True)
-            parts = [published(pipe, each, level, generator=one) for each, level, one in triples]
+            parts = [published(pipe, row, level, generator=draw) for row, level, draw in triples]
             return torch.cat(parts)
 
         return noised
 
-    def _levels(self, pipe: Any, seen: Tensor) -> list[int]:
-        from ssgear.views.diffusion.foreground import foreground_share, noise_level
-
+    def _levels(self, pipe: Pipeline, pixels: Tensor) -> list[int]:
         base = self.config.noise_level
         if not self.config.adaptive_noise:
-            return [base] * len(seen)
+            return [base] * len(pixels)
         encoder = pipe.image_encoder
-        given = seen.to(encoder.device, encoder.dtype)
-        patches = encoder.vision_model(given).last_hidden_state[:, 1:].float()
+        inputs = pixels.to(encoder.device, encoder.dtype)
+        patches: Tensor = encoder.vision_model(inputs).last_hidden_state[:, 1:].float()
         side = round(patches.shape[1] ** 0.5)
-        shares = foreground_share(patches.unflatten(1, (side, side)))
+        shares = foreground_share(patches.reshape(len(patches), side, side, -1))
         return [min(base + noise_level(share), 999) for share in shares.tolist()]
 
 
@@ -289,3 +248,43 @@ def least_strength(steps: int) -> float:
     places = len(str(steps)) + 1
     whole: int = 10**places
     return math.ceil(whole / steps) / whole
+
+
+def foreground_share(features: Tensor) -> Tensor:
+    """Return the share [n] float64 of patches that are foreground, of features [n, P, P, C].
+
+    GenView's idea (Li et al. 2024, arXiv 2403.12003): the noise on the image condition is chosen
+    for each image by its share of foreground, which a principal component of a frozen encoder's
+    patch features shows. A large subject can bear much noise and stays what it is; of a small one
+    the background would take over. Ours: the features are those of the image encoder of the
+    pipeline itself; the component is taken from the patches of one image, so that a view depends on
+    its own image only; of its two sides the one with less of the image's border is foreground.
+    """
+    import torch
+
+    n, height, width, channels = features.shape
+    # of an overflow nothing is known: no foreground, and no decomposition, which it would end
+    finite = features.isfinite().flatten(1).all(1)
+    features = torch.where(finite[:, None, None, None], features, torch.zeros_like(features))
+    flat = features.double().cpu().reshape(n, height * width, channels)
+    flat = flat - flat.mean(1, keepdim=True)
+    _, strength, directions = torch.linalg.svd(flat, full_matrices=False)
+    side = (flat @ directions[:, :1].mT).squeeze(-1) > 0
+    border = torch.ones(height, width, dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    on_border = border.reshape(-1)
+    # which sign the component has is chance: the foreground is where the border mostly is not
+    on, off = side.double(), (~side).double()
+    is_on = on[:, on_border].mean(1) <= off[:, on_border].mean(1)
+    share = torch.where(is_on, on.mean(1), off.mean(1))
+    has_parts = strength[:, 0] > 1e-9 * (1 + features.double().cpu().abs().amax((1, 2, 3)))
+    return torch.where(has_parts, share, torch.zeros_like(share))
+
+
+def noise_level(share: float) -> int:
+    """Return the level for a share of foreground in [0, 1]: 0, 100, 200, 300, 400 for its fifths.
+
+    Written from memory of the paper and not compared with its code: its exact mapping is
+    unverified.
+    """
+    return LEVELS[min(int(share * len(LEVELS)), len(LEVELS) - 1)]

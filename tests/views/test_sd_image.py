@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ssgear.errors import SsgearError
-from ssgear.views.diffusion.foreground import foreground_share, noise_level
-from ssgear.views.sd_image import SDImage, least_strength
+from ssgear.views.sd_image import SDImage, foreground_share, least_strength, noise_level
 from tests.tiny_diffusion import (
     save_captioner,
     save_text_to_image,

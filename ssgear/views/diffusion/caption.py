@@ -7,15 +7,20 @@ says why. Published weights were never loaded here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ssgear.views.diffusion.config import DiffusionConfig, dtype_of
 from ssgear.views.diffusion.folders import check_words, find_transformer, loading, need, quiet
+from ssgear.views.diffusion.stages import Stage
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from transformers import GitForCausalLM, GitProcessor
+
+    from ssgear.views.diffusion.rows import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +37,9 @@ class Caption:
 class Captioner:
     """A model that describes images."""
 
-    model: Any
-    """GitForCausalLM."""
-    processor: Any
+    model: GitForCausalLM
+    """The network."""
+    processor: GitProcessor
     """Makes its inputs and reads its tokens."""
     digest: str
     """Of its folder."""
@@ -65,35 +70,58 @@ class Captioner:
             return Caption(text=text, refused=f"not ended after {self.max_tokens} tokens")
         return Caption(text=text)
 
+    def stage(
+        self, batch_size: int, images: Callable[[Sequence[Row]], Tensor], fallback: str
+    ) -> Stage[Row]:
+        """Return the stage that makes captions of `images` the prompts of rows.
 
-def load_captioner(
-    name: str | None, *, option: str, device: torch.device, dtype: torch.dtype, max_tokens: int
-) -> Captioner:
-    """Read GIT from a local folder or the hub.
+        `fallback` is the prompt where a caption is of no use.
+        """
+
+        def work(rows: Sequence[Row]) -> None:
+            for row, caption in zip(rows, self(images(rows)), strict=True):
+                row.prompt = caption.text if caption.refused is None else fallback
+                row.metadata = {"prompt": row.prompt}
+                if caption.refused is not None:
+                    row.metadata["caption_refused"] = caption.refused
+
+        return Stage(
+            name="caption",
+            batch_size=batch_size,
+            work=work,
+            option="--caption-batch",
+            device=self.device,
+        )
+
+
+def load_captioner(config: DiffusionConfig, device: torch.device) -> Captioner:
+    """Read GIT, by --captioner, from a local folder or the hub.
 
     Raises:
         SsgearError: transformers is not installed, or there is no such model.
     """
+    option = "--captioner"
     transformers = need("transformers", option)
     quiet(transformers)
-    folder = find_transformer(option, name, "git")
-    try:
+    folder = find_transformer(option, config.captioner, "git")
+    with loading(option, folder.path):
         model = transformers.GitForCausalLM.from_pretrained(
-            folder.path, dtype=dtype, use_safetensors=True, local_files_only=True
+            folder.path,
+            dtype=dtype_of(config.precision, device),
+            use_safetensors=True,
+            local_files_only=True,
         )
         processor = transformers.AutoProcessor.from_pretrained(folder.path, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise loading(option, folder.path, error) from None
     check_words(option, folder.path, processor.tokenizer)
     return Captioner(
         model=model.to(device).eval(),
         processor=processor,
         digest=folder.digest(),
         device=device,
-        max_tokens=max_tokens,
+        max_tokens=config.caption_tokens,
     )
 
 
-def _ends(model: Any) -> Sequence[int]:
+def _ends(model: GitForCausalLM) -> Sequence[int]:
     ends = model.generation_config.eos_token_id
     return ends if isinstance(ends, list) else [ends]

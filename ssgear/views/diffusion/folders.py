@@ -14,17 +14,23 @@ import hashlib
 import importlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from ssgear.errors import (
     CheckpointError,
     ConfigError,
     MissingDependencyError,
-    SsgearError,
     first_line,
+    refusing,
 )
+from ssgear.storage.store_marker import digest_of_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 INDEX = "model_index.json"
 IGNORED = frozenset({"safety_checker"})
@@ -33,7 +39,6 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WANTED = ["*.json", "*.txt", "*.model", "*/*.safetensors", "model*.safetensors"]
 """What is fetched from the hub: a pipeline's own files, not copies of all of it in one file."""
 _UNWANTED = ["safety_checker/*", "*.fp16.*", "*.non_ema.*"]
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +49,7 @@ class Folder:
     """Where it lies."""
     kind: str
     """Class that its index or configuration names."""
-    index: dict[str, Any]
+    index: dict[str, object]
     """The index or configuration."""
     files: tuple[Path, ...]
     """What of it is used."""
@@ -56,22 +61,24 @@ class Folder:
         whole = hashlib.blake2b(digest_size=16)
         for file in self.files:
             name = file.relative_to(self.path).as_posix()
-            whole.update(f"{name}\0{digest_of(file)}\0".encode())
+            whole.update(f"{name}\0{digest_of_file(file)}\0".encode())
         return whole.hexdigest()
 
 
-def need(module: str, option: str) -> Any:
+def need(module: str, option: str) -> ModuleType:
     """Import a package of the extra `generate`, or say what to install."""
-    try:
+    name = module.partition(".")[0]
+    with refusing(
+        ImportError,
+        lambda error: MissingDependencyError(
+            f"{option}: {name} cannot be imported ({first_line(error)}); install it with "
+            'pip install "ssgear[generate]"'
+        ),
+    ):
         return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{option}: {module.partition('.')[0]} cannot be imported ({first_line(error)}); "
-            'install it with pip install "ssgear[generate]"'
-        ) from None
 
 
-def quiet(*libraries: Any) -> None:
+def quiet(*libraries: ModuleType) -> None:
     """Keep diffusers or transformers from drawing bars of their own and from advice."""
     for library in libraries:
         library.utils.logging.set_verbosity_error()
@@ -131,15 +138,6 @@ def find_transformer(option: str, name: str | None, kind: str) -> Folder:
     return Folder(path=path, kind=kind, index=config, files=(*weights, *_small(path)))
 
 
-def digest_of(file: Path) -> str:
-    """Return the digest of a file's bytes."""
-    found = hashlib.blake2b(digest_size=16)
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            found.update(chunk)
-    return found.hexdigest()
-
-
 def _place(option: str, name: str | None, expected: str) -> Path:
     if name is None:
         raise ConfigError(f"{option}: name {expected}, or a name on the Hugging Face hub")
@@ -151,28 +149,30 @@ def _place(option: str, name: str | None, expected: str) -> Path:
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise CheckpointError(f"{option}: {path}: there is no such folder; expected {expected}")
     hub = need("huggingface_hub", option)
-    try:
-        return Path(hub.snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
-    except Exception as error:  # the hub's own errors are many, and of several packages
-        raise CheckpointError(
+    with refusing(
+        Exception,  # the hub's own errors are many, and of several packages
+        lambda error: CheckpointError(
             f"{option}: {name} is no folder here, and the Hugging Face hub could not give it "
             f"({type(error).__name__}: {first_line(error)}); name {expected}"
-        ) from None
+        ),
+    ):
+        return Path(hub.snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
 
 
-def _json(option: str, path: Path, name: str, expected: str) -> dict[str, Any]:
+def _json(option: str, path: Path, name: str, expected: str) -> dict[str, object]:
     file = path / name
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        names = sorted(each.name for each in path.iterdir())
+    if path.is_dir() and not file.exists():
+        names = sorted(file.name for file in path.iterdir())
         shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") or "nothing"
-        raise CheckpointError(f"{option}: {path} holds {shown}; expected {expected}") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{option}: {file} cannot be read: {first_line(error)}") from None
-    if not isinstance(found, dict):
+        raise CheckpointError(f"{option}: {path} holds {shown}; expected {expected}")
+    with refusing(
+        (OSError, ValueError),
+        lambda error: CheckpointError(f"{option}: {file} cannot be read: {first_line(error)}"),
+    ):
+        fields = json.loads(file.read_text("utf-8"))
+    if not isinstance(fields, dict):
         raise CheckpointError(f"{option}: {file} holds no object; expected {expected}")
-    return found
+    return fields
 
 
 def _weights(option: str, folder: Path) -> list[Path]:
@@ -191,19 +191,22 @@ def _small(folder: Path) -> Iterator[Path]:
         yield from sorted(folder.glob(kind))
 
 
-def check_words(option: str, folder: Path, tokenizer: Any) -> None:
+def check_words(option: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a tokenizer without a word: libraries make one where its files are not there."""
-    known = set(tokenizer.get_vocab().values())
-    if not known - set(tokenizer.all_special_ids):
+    words = set(tokenizer.get_vocab().values())
+    if not words - set(tokenizer.all_special_ids):
         raise CheckpointError(
             f"{option}: the tokenizer of {folder} knows no word; its files (tokenizer.json, or "
             "vocab.json and merges.txt, or vocab.txt) are missing or empty"
         )
 
 
-def loading(option: str, folder: Path, error: Exception) -> SsgearError:
-    """Return what to say where a library could not read a folder that looked right."""
-    return CheckpointError(
-        f"{option}: {folder} cannot be loaded ({type(error).__name__}: {first_line(error)}); is it "
-        "complete?"
+def loading(option: str, folder: Path) -> AbstractContextManager[None]:
+    """Refuse a folder that looked right where a library cannot read it within the block."""
+    return refusing(
+        (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError),
+        lambda error: CheckpointError(
+            f"{option}: {folder} cannot be loaded ({type(error).__name__}: {first_line(error)}); "
+            "is it complete?"
+        ),
     )

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
-from ssgear.errors import CheckpointError, ConfigError, first_line
+from ssgear.errors import CheckpointError, ConfigError, first_line, refusing
 from ssgear.views.diffusion.config import SCHEDULERS, UNSEEDED, DiffusionConfig, dtype_of
 from ssgear.views.diffusion.folders import IGNORED, INDEX, Folder, check_words, loading, need, quiet
 from ssgear.views.diffusion.rows import Row, checked
@@ -25,7 +27,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Call = Callable[[Any, Sequence[Row]], "Tensor"]
+    from ssgear.views.base import Json
+    from ssgear.views.diffusion.library import Pipeline, Scheduler, UNet
+    from ssgear.views.diffusion.step_cache import StepCache
+
+Call = Callable[["Pipeline", Sequence[Row]], "Tensor"]
 """Runs a pipeline for some rows: float images [n, 3, H, W] in [0, 1]."""
 
 
@@ -57,26 +63,29 @@ class Diffusion:
             )
         self.dtype = dtype_of(config.precision, device)
         self.pipe = self._load(self.dtype)
-        self._fit()
+        unet = cast("UNet", self.pipe.unet)
+        self._fit(len(unet.config.block_out_channels))
         self.compiled: dict[str, str] = {}
         self.notes: list[str] = []
-        self._exact: Any = None
+        self.cache: StepCache | None = None
+        self._exact: Pipeline | None = None
         self._whole = True
         if config.fuse == "on" or (config.fuse == "auto" and device.type == "cuda"):
             self.pipe.fuse_qkv_projections()
         if config.token_merging:
             from ssgear.views.diffusion.token_merging import merge_tokens
 
-            merge_tokens(self.pipe.unet, config.token_merging)
+            merge_tokens(unet, config.token_merging)
         if config.step_cache > 1:
             from ssgear.views.diffusion.step_cache import StepCache
 
-            self.cache: StepCache | None = StepCache(self.pipe.unet, every=config.step_cache)
-        else:
-            self.cache = None
+            self.cache = StepCache(unet, every=config.step_cache)
 
-    def settings(self) -> dict[str, Any]:
-        """Return what decides pixels: plain JSON, the digest of all files of the model too."""
+    def settings(self, **parameters: Json) -> dict[str, Json]:
+        """Return what decides pixels: plain JSON, the digest of all files of the model too.
+
+        `parameters` are those of a generator beside the pipeline's.
+        """
         config = self.config
         return {
             "model": self.folder.digest(),
@@ -92,6 +101,7 @@ class Diffusion:
                 "negative_prompt": config.negative_prompt,
                 "step_cache": config.step_cache,
                 "token_merging": float(config.token_merging),
+                **parameters,
             },
         }
 
@@ -112,11 +122,10 @@ class Diffusion:
         """Draw a row by itself in float32; return its pixels and what is wrong with them."""
         import torch
 
-        try:
+        with suppress(torch.OutOfMemoryError):  # smaller slices would meet the same row again
             pixels, problem = checked(call(self._in_float32(), [row])[0])
-        except torch.OutOfMemoryError:  # smaller slices would meet the same row again
-            return None, "no GPU memory to draw it in float32"
-        return pixels, None if problem is None else f"{problem} in float32 too"
+            return pixels, None if problem is None else f"{problem} in float32 too"
+        return None, "no GPU memory to draw it in float32"
 
     def stage(self, call: Call) -> Stage[Row]:
         """Return the stage that draws."""
@@ -142,9 +151,6 @@ class Diffusion:
         used = compile_pipeline(
             self.pipe,
             mode=mode,
-            batch_size=len(rows),
-            height=self.config.size,
-            width=self.config.size,
             device=self.device,
             notice=self.notes.append,
             example=lambda: call(self.pipe, rows),
@@ -160,7 +166,7 @@ class Diffusion:
         fill = self.compiled and self._whole and missing > 0
         return [*rows, *[rows[-1]] * missing] if fill else rows
 
-    def _in_float32(self) -> Any:
+    def _in_float32(self) -> Pipeline:
         import torch
 
         if self._exact is None:
@@ -169,54 +175,58 @@ class Diffusion:
             self._exact = self.pipe if plain else self._load(torch.float32)
         return self._exact
 
-    def _load(self, dtype: torch.dtype) -> Any:
+    def _load(self, dtype: torch.dtype) -> Pipeline:
         import torch
 
         diffusers = need("diffusers", "--model")
         quiet(diffusers, need("transformers", "--model"))
-        unsafe = {part: None for part in IGNORED if part in self.folder.index}
-        if unsafe:
-            unsafe["requires_safety_checker"] = False  # type: ignore[assignment]
-        try:
+        options: dict[str, object] = {part: None for part in IGNORED if part in self.folder.index}
+        if options:
+            options["requires_safety_checker"] = False
+        with loading("--model", self.folder.path):
             pipe = getattr(diffusers, self.kind).from_pretrained(
                 self.folder.path,
                 dtype=dtype,
                 variant=self.folder.variant,
                 use_safetensors=True,
                 local_files_only=True,
-                **unsafe,
+                **options,
             )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-            raise loading("--model", self.folder.path, error) from None
         if getattr(pipe, "tokenizer", None) is not None:
             check_words("--model", self.folder.path, pipe.tokenizer)
         pipe.scheduler = self._scheduler(diffusers, pipe.scheduler)
         pipe.set_progress_bar_config(disable=True)
-        pipe = pipe.to(self.device)
         if self.config.channels_last:
             for part in (pipe.unet, pipe.vae):
                 part.to(memory_format=torch.channels_last)
-        return pipe
+        pipeline: Pipeline = pipe.to(self.device)
+        return pipeline
 
-    def _scheduler(self, diffusers: Any, found: Any) -> Any:
+    def _scheduler(self, diffusers: ModuleType, published: Scheduler) -> Scheduler:
         name = self.config.scheduler
         if name == "model":
-            return found
+            return published
         # PNDM's first steps, of Runge-Kutta, are left out by Stable Diffusion's own settings
         own = {"skip_prk_steps": True} if name == "pndm" else {}
-        return getattr(diffusers, SCHEDULERS[name]).from_config(found.config, **own)
+        scheduler: Scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(
+            published.config, **own
+        )
+        return scheduler
 
-    def _fit(self) -> None:
-        """Refuse a size that the model cannot make, and steps that its sampler cannot take."""
+    def _fit(self, levels: int) -> None:
+        """Refuse a size that the model cannot make, and steps that its sampler cannot take.
+
+        `levels` are those of the UNet, each of half the side of the one before.
+        """
         config, factor = self.config, self.pipe.vae_scale_factor
-        deep = 2 ** (len(self.pipe.unet.config.block_out_channels) - 1)
-        step = math.lcm(8, factor * (deep if config.step_cache > 1 else 1))
+        step = math.lcm(8, factor * (2 ** (levels - 1) if config.step_cache > 1 else 1))
         if config.size % step:
             raise ConfigError(f"--size: {config.size}: use a multiple of {step} for this model")
-        try:
+        sampler = type(self.pipe.scheduler).__name__
+        with refusing(
+            (ValueError, IndexError, ZeroDivisionError),
+            lambda error: ConfigError(
+                f"--steps: {config.steps} cannot be taken by {sampler}: {first_line(error)}"
+            ),
+        ):
             self.pipe.scheduler.set_timesteps(config.steps)
-        except (ValueError, IndexError, ZeroDivisionError) as error:
-            raise ConfigError(
-                f"--steps: {config.steps} cannot be taken by {type(self.pipe.scheduler).__name__}: "
-                f"{first_line(error)}"
-            ) from None

@@ -1,22 +1,24 @@
-"""Images on their way through the stages of a generator, and what becomes of them in the end."""
+"""Images on their way through the stages of a generator, and what becomes of them in the end.
+
+`Drawing` is a generator of such stages; `Described` one whose last stage draws, while those before
+it find what all views of an image share (views/jobs/sharing.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ssgear.views.base import Shared, Study, Views
-from ssgear.views.diffusion.caption import Captioner
-from ssgear.views.diffusion.stages import WHOLE, Stage, Told
+from ssgear.views.base import Generator, Json, Shared, Study, Views
+from ssgear.views.diffusion.stages import WHOLE, Stage, run
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-
 CAPTION = ("prompt", "caption_refused")
-"""What `describe` says of an image: the same for all its views."""
+"""What a `Captioner` says of an image: the same for all its views."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -31,7 +33,7 @@ class Row:
     """uint8 [3, H, W], where there is a stage for it."""
     prompt: str = ""
     """What the model is told to draw."""
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Json] = field(default_factory=dict)
     """What is known of the view."""
     pixels: Tensor | None = None
     """uint8 [3, S, S], the view."""
@@ -51,33 +53,11 @@ def one_stage(name: str, work: Callable[[Sequence[Row]], None], device: torch.de
     )
 
 
-def describe(captioner: Captioner, rows: Sequence[Row], images: Tensor, fallback: str) -> None:
-    """Make captions of images the prompts of rows; `fallback` is that of one of no use."""
-    for row, caption in zip(rows, captioner(images), strict=True):
-        row.prompt = caption.text if caption.refused is None else fallback
-        row.metadata = {"prompt": row.prompt}
-        if caption.refused is not None:
-            row.metadata["caption_refused"] = caption.refused
+def images_of(rows: Sequence[Row]) -> Tensor:
+    """Return the originals of rows, uint8 [n, 3, h, w]."""
+    import torch
 
-
-def studied(rows: Sequence[Row], told: Told) -> Study:
-    """Return what stages found out of rows before any was drawn."""
-    shared = [Shared(metadata=row.metadata, failed=row.failed) for row in rows]
-    return Study(rows=shared, seconds=told.seconds, notes=told.notes)
-
-
-def known(images: Tensor, shared: Sequence[Shared], seeds: Sequence[int]) -> list[Row]:
-    """Return rows of which everything is known that comes before drawing."""
-    return [
-        Row(
-            image=image,
-            seed=seed,
-            prompt=each.metadata.get("prompt", ""),
-            metadata=dict(each.metadata),
-            failed=each.failed,
-        )
-        for image, each, seed in zip(images, shared, seeds, strict=True)
-    ]
+    return torch.stack([row.image for row in rows])
 
 
 def generators(rows: Sequence[Row]) -> list[torch.Generator]:
@@ -107,16 +87,51 @@ def keep(rows: Sequence[Row], drawn: Tensor) -> None:
         row.pixels, row.failed = checked(made)
 
 
-def views_of(rows: Sequence[Row], size: int, told: Told, common: Mapping[str, Any]) -> Views:
-    """Return what stages made of all rows of a block; `common` goes into every row's metadata."""
-    import torch
+class Drawing(Generator):
+    """A generator of stages, of which the last one draws a view of `size` pixels."""
 
-    empty = torch.zeros(3, size, size, dtype=torch.uint8)
-    return Views(
-        images=torch.stack([empty if row.pixels is None else row.pixels for row in rows]),
-        metadata=[{**common, **row.metadata} for row in rows],
-        failed=[row.failed for row in rows],
-        upscaled=[row.upscaled for row in rows],
-        seconds=told.seconds,
-        notes=told.notes,
-    )
+    stages: Sequence[Stage[Row]]
+    size: int
+
+    def drawn(self, rows: Sequence[Row], stages: Sequence[Stage[Row]]) -> Views:
+        """Send all rows of a block through stages; return the views, with model and parameters."""
+        import torch
+
+        work = run(stages, rows)
+        common = {name: self.settings[name] for name in ("model", "parameters")}
+        empty = torch.zeros(3, self.size, self.size, dtype=torch.uint8)
+        return Views(
+            images=torch.stack([empty if row.pixels is None else row.pixels for row in rows]),
+            metadata=[{**common, **row.metadata} for row in rows],
+            failed=[row.failed for row in rows],
+            upscaled=[row.upscaled for row in rows],
+            seconds=work.seconds,
+            notes=work.notes,
+        )
+
+
+class Described(Drawing):
+    """A generator that may describe an image, in all stages but the last, before it draws."""
+
+    def study(self, images: Tensor) -> Study:
+        """Go through all stages but the last."""
+        rows = [Row(image=image, seed=0) for image in images]
+        work = run(self.stages[:-1], rows)
+        shared = [Shared(metadata=row.metadata, failed=row.failed) for row in rows]
+        return Study(rows=shared, seconds=work.seconds, notes=work.notes)
+
+    def more(
+        self, images: Tensor, shared: Sequence[Shared], ids: Sequence[str], seeds: Sequence[int]
+    ) -> Views:
+        """Go through the last stage; enlarged originals are kept with first views already."""
+        rows = [
+            Row(
+                image=image,
+                seed=seed,
+                prompt=str(about.metadata.get("prompt", "")),
+                metadata=dict(about.metadata),
+                failed=about.failed,
+            )
+            for image, about, seed in zip(images, shared, seeds, strict=True)
+        ]
+        return self.drawn(rows, self.stages[-1:])

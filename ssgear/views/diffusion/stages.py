@@ -15,12 +15,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from queue import Queue
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ssgear.errors import GPU_MEMORY, TrainingError, lacking_memory
 
@@ -114,50 +114,25 @@ def run(stages: Sequence[Stage[Row]], rows: Sequence[Row]) -> Told:
         BaseException: what a stage raised; the others have ended by then.
     """
     told, stop = Told(), threading.Event()
-    source: Iterable[Row] = rows
-    links: list[_Link[Row]] = []
-    threads: list[threading.Thread] = []
-    for stage, following in pairwise(stages):
-        link = _Link[Row](2 * max(stage.batch_size, following.batch_size))
-        given = (stage, source, link, stop, told)
-        threads.append(threading.Thread(target=_serve, args=given, name=stage.name, daemon=True))
-        links.append(link)
-        source = link
-    for thread in threads:
-        thread.start()
-    try:
-        for part in _slices(source, stages[-1].batch_size):
-            _do(stages[-1], part, told)
-    finally:
-        stop.set()
-        if links:
-            links[-1].drain()
-        for thread in threads:
-            thread.join()
+    source = iter(rows)
+    with ExitStack() as stack:
+        for stage, following in pairwise(stages):
+            size = 2 * max(stage.batch_size, following.batch_size)
+            source = stack.enter_context(_ahead(stage, _done(stage, source, told), size, stop))
+        stack.callback(stop.set)
+        for _ in _done(stages[-1], source, told):
+            pass
     return told
 
 
-class _Link(Generic[Row]):
-    """A bounded queue from one stage to the next, with an end that may carry an error."""
+def _done(stage: Stage[Row], rows: Iterator[Row], told: Told) -> Iterator[Row]:
+    """Yield rows that a stage has worked on, in slices of its own."""
+    import torch
 
-    def __init__(self, size: int) -> None:
-        self.queue: Queue[Any] = Queue(size)
-        self.ended = False
-
-    def __iter__(self) -> Iterator[Row]:
-        while not self.ended:
-            found = self.queue.get()
-            if isinstance(found, _End):
-                self.ended = True
-                if found.error is not None:
-                    raise found.error
-                return
-            yield found
-
-    def drain(self) -> None:
-        """Take what still comes, so that the stage before is never stuck."""
-        while not self.ended:
-            self.ended = isinstance(self.queue.get(), _End)
+    while part := list(islice(rows, stage.batch_size)):
+        with torch.no_grad():  # holds in one thread only
+            stage.do(part, told)
+        yield from part
 
 
 @dataclass(frozen=True)
@@ -167,48 +142,52 @@ class _End:
     error: BaseException | None
 
 
-def _serve(
-    stage: Stage[Row],
-    source: Iterable[Row],
-    link: _Link[Row],
-    stop: threading.Event,
-    told: Told,
-) -> None:
-    error: BaseException | None = None
-    try:
-        with _stream(stage.device):
-            for part in _slices(source, stage.batch_size):
-                if stop.is_set():
-                    break
-                _do(stage, part, told)
-                for row in part:
-                    link.queue.put(row)
-    except BaseException as caught:  # it is raised again in the caller's thread
-        error = caught
-    link.queue.put(_End(error))
-    if isinstance(source, _Link):
-        source.drain()
+@contextmanager
+def _ahead(
+    stage: Stage[Row], rows: Iterator[Row], size: int, stop: threading.Event
+) -> Iterator[Iterator[Row]]:
+    """Take rows in a thread, in a queue of that size; what it raises is raised to their reader.
+
+    At the end of the block, with `stop` set, what still comes is dropped and the thread has ended.
+    """
+    queue: Queue[Row | _End] = Queue(size)
+
+    def work() -> None:
+        error: BaseException | None = None
+        try:
+            with _stream(stage.device):
+                for row in rows:
+                    queue.put(row)
+                    if stop.is_set():
+                        break
+        except BaseException as caught:  # it is raised again in the reader's thread
+            error = caught
+        queue.put(_End(error))
+
+    def read() -> Iterator[Row]:
+        while not isinstance(item := queue.get(), _End):
+            yield item
+        queue.put(item)  # for the end of the block
+        if item.error is not None:
+            raise item.error
+
+    def drain() -> None:
+        while not isinstance(queue.get(), _End):
+            pass
+        thread.join()
+
+    thread = threading.Thread(target=work, name=stage.name, daemon=True)
+    thread.start()
+    with ExitStack() as stack:
+        stack.callback(drain)
+        yield read()
 
 
-def _do(stage: Stage[Row], part: Sequence[Row], told: Told) -> None:
-    import torch
-
-    with torch.no_grad():  # holds in one thread only
-        stage.do(part, told)
-
-
-def _slices(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    iterator = iter(rows)
-    while part := list(islice(iterator, size)):
-        yield part
-
-
-def _stream(device: torch.device | None) -> AbstractContextManager[Any]:
+def _stream(device: torch.device | None) -> AbstractContextManager[object]:
     """Return a CUDA stream of its own, where the device is a GPU."""
     import torch
 
     if device is None or device.type != "cuda":
         return nullcontext()
     torch.cuda.synchronize(device)  # weights may still be on their way
-    stream: Any = torch.cuda.Stream
-    return torch.cuda.stream(stream(device))
+    return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]

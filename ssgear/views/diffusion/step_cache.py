@@ -12,17 +12,19 @@ by default.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ssgear.views.compile.parts import Forward
+    from ssgear.views.diffusion.library import Block, UNet
 
 
 class StepCache:
     """Replaces the blocks' forwards of one UNet."""
 
-    def __init__(self, unet: Any, *, every: int) -> None:
+    def __init__(self, unet: UNet, *, every: int) -> None:
         """Run the whole of `unet` at every so many calls.
 
         A UNet of one block has no deep features: it always runs whole.
@@ -31,8 +33,7 @@ class StepCache:
         self._deep: Tensor | None = None
         if len(unet.down_blocks) == 1:
             return
-        whole = unet.forward
-        unet.forward = lambda *args, **options: self._step(whole, *args, **options)
+        unet.forward = self._counted(unet.forward)
         for block in unet.down_blocks[1:]:
             block.forward = self._down(block, block.forward)
         for block in unet.up_blocks[:-1]:
@@ -50,28 +51,31 @@ class StepCache:
     def _is_whole(self) -> bool:
         return (self.calls - 1) % self.every == 0
 
-    def _step(self, whole: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        self.calls += 1
-        return whole(*args, **options)
+    def _counted(self, forward: Forward) -> Forward:
+        def run(*args: object, **options: object) -> object:
+            self.calls += 1
+            return forward(*args, **options)
 
-    def _down(self, block: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
+        return run
+
+    def _down(self, block: Block, forward: Forward) -> Forward:
         count = len(block.resnets) + len(block.downsamplers or ())
 
-        def run(hidden_states: Tensor, *args: Any, **options: Any) -> Any:
+        def run(hidden_states: Tensor, *args: object, **options: object) -> object:
             if self._is_whole:
                 return forward(hidden_states, *args, **options)
             return hidden_states, (None,) * count  # as many places as the up blocks will take
 
         return run
 
-    def _up(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def run(hidden_states: Tensor, *args: Any, **options: Any) -> Any:
+    def _up(self, forward: Forward) -> Forward:
+        def run(hidden_states: Tensor, *args: object, **options: object) -> object:
             return forward(hidden_states, *args, **options) if self._is_whole else hidden_states
 
         return run
 
-    def _last(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def run(hidden_states: Tensor, *args: Any, **options: Any) -> Any:
+    def _last(self, forward: Forward) -> Forward:
+        def run(hidden_states: Tensor, *args: object, **options: object) -> object:
             if self._is_whole:
                 self._deep = hidden_states
             return forward(self._deep, *args, **options)

@@ -13,17 +13,19 @@ Images change, so it is off by default.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ssgear.views.compile.parts import Forward
+    from ssgear.views.diffusion.library import UNet
 
 MOST = 0.75
 """Share of tokens that can be merged: one of each cell of four stays."""
 
 
-def merge_tokens(unet: Any, share: float) -> None:
+def merge_tokens(unet: UNet, share: float) -> None:
     """Merge a share of the tokens, up to `MOST`, around the self-attention of the outer blocks."""
     for block in (unet.down_blocks[0], unet.up_blocks[-1]):
         for attention in getattr(block, "attentions", ()):
@@ -31,10 +33,10 @@ def merge_tokens(unet: Any, share: float) -> None:
                 layer.attn1.forward = _around(layer.attn1.forward, share)
 
 
-def _around(whole: Callable[..., Any], share: float) -> Callable[..., Any]:
+def _around(whole: Forward, share: float) -> Forward:
     def forward(
-        hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **options: Any
-    ) -> Any:
+        hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **options: object
+    ) -> object:
         side = math.isqrt(hidden_states.shape[1])
         if encoder_hidden_states is not None or side % 2 or side**2 != hidden_states.shape[1]:
             return whole(hidden_states, encoder_hidden_states=encoder_hidden_states, **options)

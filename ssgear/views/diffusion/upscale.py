@@ -11,14 +11,16 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ssgear.errors import CheckpointError, ConfigError, first_line
-from ssgear.views.diffusion.folders import digest_of, need
+from ssgear.errors import CheckpointError, ConfigError, first_line, refusing
+from ssgear.storage.store_marker import digest_of_file
+from ssgear.views.diffusion.folders import need
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from spandrel import ImageModelDescriptor
+    from torch import Tensor, nn
 
 SCALE = 4
 _NESTED = ("params_ema", "params")
@@ -29,7 +31,7 @@ _NESTED = ("params_ema", "params")
 class Upscaler:
     """A network that makes images four times as large."""
 
-    network: Any
+    network: nn.Module
     """float images in [0, 1] -> the same, larger."""
     digest: str
     """Of the weight file."""
@@ -41,7 +43,7 @@ class Upscaler:
     """The weights in float32, from which a second network is built where one is needed."""
     channels_last: bool = True
     """Memory layout."""
-    _exact: Any = None
+    _exact: nn.Module | None = None
 
     def __call__(self, images: Tensor) -> tuple[Tensor, list[bool]]:
         """Return images uint8 [n, 3, h, w] as uint8 [n, 3, 4h, 4w], and which are not numbers.
@@ -79,13 +81,14 @@ def load_upscaler(
     path = path.expanduser()
     need("spandrel", option)
     state = _read(path, option)
-    try:
-        descriptor = _descriptor(state)
-    except Exception as error:  # spandrel raises what a wrong shape happens to raise
-        raise CheckpointError(
+    with refusing(
+        Exception,  # spandrel raises what a wrong shape happens to raise
+        lambda error: CheckpointError(
             f"{option}: {path}: no network that spandrel knows ({first_line(error)[:120]}); "
             "expected Real-ESRGAN x4 (RealESRGAN_x4plus.pth)"
-        ) from None
+        ),
+    ):
+        descriptor = _descriptor(state)
     kind, scale = descriptor.architecture.id, descriptor.scale
     channels = (descriptor.input_channels, descriptor.output_channels)
     if kind != "ESRGAN" or scale != SCALE or channels != (3, 3):
@@ -96,7 +99,7 @@ def load_upscaler(
     network = descriptor.model.to(device=device, dtype=dtype).eval()
     return Upscaler(
         network=_in_order(network, channels_last),
-        digest=digest_of(path),
+        digest=digest_of_file(path),
         device=device,
         dtype=dtype,
         state=state,
@@ -110,47 +113,57 @@ def _read(path: Path, option: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
-        if path.suffix == ".safetensors":
-            found: Any = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{option}: {path}: there is no such file") from None
-    except pickle.UnpicklingError as error:
+    def unpickling(error: pickle.UnpicklingError) -> CheckpointError:
         if "Unsupported global" not in str(error):
-            raise CheckpointError(f"{option}: {path}: holds no weights of PyTorch") from None
-        raise CheckpointError(
+            return CheckpointError(f"{option}: {path}: holds no weights of PyTorch")
+        return CheckpointError(
             f"{option}: {path}: holds more than weights, which reading would run; use the "
             "published file or one in safetensors"
-        ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{option}: {path}: cannot be read: {first_line(error)}") from None
-    inner = next((found[key] for key in _NESTED if isinstance(found, dict) and key in found), found)
-    is_state = isinstance(inner, dict) and all(isinstance(v, torch.Tensor) for v in inner.values())
-    if not is_state or not inner:
+        )
+
+    if not path.exists():
+        raise CheckpointError(f"{option}: {path}: there is no such file")
+    with (
+        refusing(
+            (OSError, RuntimeError, EOFError, ValueError, SafetensorError),
+            lambda error: CheckpointError(f"{option}: {path}: cannot be read: {first_line(error)}"),
+        ),
+        refusing(pickle.UnpicklingError, unpickling),
+    ):
+        if path.suffix == ".safetensors":
+            file: object = load_file(path)
+        else:
+            file = torch.load(path, map_location="cpu", weights_only=True)
+    nested = [file[key] for key in _NESTED if isinstance(file, dict) and key in file]
+    state = nested[0] if nested else file
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(value, torch.Tensor) for value in state.values())
+    ):
         raise CheckpointError(f"{option}: {path}: holds no table of weights")
-    return {str(name): value for name, value in inner.items()}
+    return {str(name): value for name, value in state.items()}
 
 
-def _descriptor(state: dict[str, Tensor]) -> Any:
+def _descriptor(state: dict[str, Tensor]) -> ImageModelDescriptor:
     import spandrel
 
     return spandrel.ModelLoader().load_from_state_dict(dict(state))
 
 
-def _network(state: dict[str, Tensor]) -> Any:
-    return _descriptor(state).model.float().eval()
+def _network(state: dict[str, Tensor]) -> nn.Module:
+    network: nn.Module = _descriptor(state).model
+    return network.float().eval()
 
 
-def _in_order(network: Any, channels_last: bool) -> Any:
+def _in_order(network: nn.Module, channels_last: bool) -> nn.Module:
     import torch
 
     return network.to(memory_format=torch.channels_last) if channels_last else network
 
 
 def _forward(
-    network: Any, images: Tensor, dtype: torch.dtype, channels_last: bool = False
+    network: nn.Module, images: Tensor, dtype: torch.dtype, channels_last: bool = False
 ) -> Tensor:
     """Return uint8 images through the network as float32 in about [0, 1]."""
     import torch
