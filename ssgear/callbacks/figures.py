@@ -83,7 +83,7 @@ class FinalFigures(Callback):
             "epochs": run.epoch,
             "steps": run.step,
             "images_seen": run.images_seen,
-            "wall_time_s": round(run.seconds, 2),
+            "wall_time_s": round(run.meter.seconds, 2),
             "device": device_name(run.device),
             "world_size": run.world.size,
             "runtime": run.runtime.name,

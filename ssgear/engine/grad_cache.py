@@ -8,13 +8,14 @@ norm, whose statistics become the slice's (updated in the second pass only).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from ssgear.data.loaders.batch import Batch
 from ssgear.engine.isolate import frozen_statistics
@@ -47,11 +48,12 @@ def cached_backward(
         with _random_state_of(states[number], batch.device):
             again = runtime.forward(phase, method.embed, phase, batch.rows(part))
         # sum <z, dL/dz> has the gradient that the loss would have sent into this slice
-        pushed = sum(
+        products = [
             (z_nD.float() * gradient[part]).sum()
             for z_nD, gradient in zip(again, gradients, strict=True)
             if gradient is not None
-        )
+        ]
+        pushed = functools.reduce(torch.add, products)
         if weighted and part is slices[-1]:
             # a learned temperature: its gradient is that of the loss with the embeddings fixed
             fixed = tuple(z.detach() for z in zs)
@@ -71,7 +73,7 @@ def even_slices(rows: int, at_most: int) -> list[slice]:
 def _reaches_weights(loss: Tensor, zs: tuple[Tensor, ...]) -> bool:
     """Whether a loss depends on leaves other than the embeddings: weights of its own."""
     leaves = {id(z) for z in zs}
-    seen: set[Any] = set()
+    seen: set[Node] = set()
     ahead = [loss.grad_fn]
     while ahead:
         node = ahead.pop()

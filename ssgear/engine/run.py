@@ -19,11 +19,12 @@ from ssgear.data.loaders.base import Loader, ViewPlan
 from ssgear.data.order.stored_views import StoredViews
 from ssgear.data.sources import Source
 from ssgear.distributed import World
-from ssgear.engine.ema import Ema
 from ssgear.engine.log import Log
+from ssgear.engine.meter import Meter
 from ssgear.engine.runtime import Runtime
 from ssgear.methods.base import Method
 from ssgear.models.encoders import Normalized
+from ssgear.optim import Ema
 from ssgear.storage.atomic import Json
 
 
@@ -79,8 +80,8 @@ class Run:
     """Step of `figures`; 0 before the first."""
     results: Results = Results()
     """What callbacks have measured."""
-    seconds: float = 0.0
-    """Wall time of the run so far, pieces before a resume included."""
+    meter: Meter = field(default_factory=Meter)
+    """Clocks."""
 
     @property
     def sources(self) -> tuple[Source, ...]:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,8 @@ from ssgear.optim import align_gradients, build_optimizer, schedule, set_lr
 from ssgear.storage.checkpoint import load_tensors, save_tensors
 
 BUCKET_ELEMENTS = 8 << 20
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Runtime(ABC):
@@ -43,11 +45,12 @@ class Runtime(ABC):
         self.factor: Callable[..., float] = schedule
         self.last_lr: dict[str, float] = {}
 
-    def forward(self, phase: Phase, function: Callable[..., Any], *args: Any) -> Any:
+    def forward(self, phase: Phase, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Call `function(*args)` inside the phase's group, so that its hooks fire."""
         root = self.root(phase.group)
         with self.autocast(phase):
-            return root(function, *args)
+            result: T = root(function, *args)
+        return result
 
     def autocast(self, phase: Phase) -> torch.autocast:
         """Return the precision of a phase's forwards as a context."""

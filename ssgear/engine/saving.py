@@ -8,7 +8,7 @@ callbacks' state by name, bad files.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def save_checkpoint(run: Run, callbacks: Sequence[Callback]) -> Path | None:
     return None
 
 
-def _attempt(action: Any) -> str | None:
+def _attempt(action: Callable[[], object]) -> str | None:
     try:
         action()
     except OSError as error:
@@ -107,7 +107,7 @@ def _commit(run: Run, staged: Path, final: Path) -> None:
     meta = {
         "step": run.step,
         "images_seen": run.images_seen,
-        "seconds": run.seconds,
+        "seconds": run.meter.seconds,
         "world_size": run.world.size,
         "runtime": run.runtime.name,
         "num_images": len(run.source),
@@ -141,7 +141,7 @@ def load_checkpoint(run: Run, callbacks: Sequence[Callback], folder: Path) -> No
     torch.set_rng_state(state["random"])
     if state["cuda_random"] is not None and run.device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda_random"], run.device)
-    run.seconds = meta["seconds"]
+    run.meter.seconds = meta["seconds"]
 
 
 def _named(callbacks: Sequence[Callback]) -> dict[str, Callback]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -22,13 +21,13 @@ from ssgear.data.sources import load_images
 from ssgear.data.sources.loading import GREY
 from ssgear.distributed import is_lost_rank
 from ssgear.engine.callbacks import Callback, Reason, unchanged
-from ssgear.engine.ema import Ema
 from ssgear.engine.grad_cache import cached_backward
 from ssgear.engine.isolate import only
 from ssgear.engine.run import Run
 from ssgear.engine.saving import load_checkpoint, save_checkpoint
 from ssgear.errors import Interrupted, SsgearError, TrainingError
 from ssgear.methods.base import LossTerms, Phase, steps_of
+from ssgear.optim import Ema
 from ssgear.storage.checkpoint import find_latest, last_saved
 
 
@@ -52,9 +51,6 @@ class Trainer:
         self._signal: int | None = None
         self._skipped: dict[str, int] = {}  # steps in a row by phase
         self._finite = torch.ones((), dtype=torch.bool, device=run.device)
-        self._tick = time.perf_counter()
-        self._tick_images = 0
-        self._waited = 0.0  # seconds for batches, since the tick
         for phase in run.method.phases:
             decay = phase.ema or (_trains_encoder(run, phase) and run.config.optim.ema)
             if decay:
@@ -136,13 +132,12 @@ class Trainer:
             self._terms[phase.name] = self._phase(phase, batch)
         run.step += 1
         run.images_seen += run.config.optim.batch_size
+        run.meter.count(run.config.optim.batch_size)
 
     def _wait(self, batches: Iterator[Batch]) -> Batch:
         """Take the next batch, and count the time until the loader has it."""
-        start = time.perf_counter()
-        batch = next(batches)
-        self._waited += time.perf_counter() - start
-        return batch
+        with self.run_state.meter.waiting():
+            return next(batches)
 
     def _phase(self, phase: Phase, batch: Batch) -> LossTerms:
         """Compute a phase's loss, step its group, and let the method update its buffers."""
@@ -218,16 +213,18 @@ class Trainer:
         if not bool(self._finite):
             self._refuse(" or ".join(self._terms))
         self._tell_lost()
-        now = time.perf_counter()
-        speed = (run.images_seen - self._tick_images) / (now - self._tick)
-        values: dict[str, Any] = {"epoch": round(run.epoch, 4), "images_seen": run.images_seen}
-        run.figures, run.figures_step = self._losses(), run.step
-        values |= run.figures
-        values["lr"] = [*run.runtime.last_lr.values()][-1]  # the encoder's phase comes last
-        values["images_per_second"] = round(speed, 2)
-        values["data_wait"] = round(self._waited / (now - self._tick), 4)
-        run.log.train(run.step, **values)
-        self._restart_clock()
+        pace = run.meter.read()
+        with run.meter.aside():
+            run.figures, run.figures_step = self._losses(), run.step
+            run.log.train(
+                run.step,
+                epoch=round(run.epoch, 4),
+                images_seen=run.images_seen,
+                **run.figures,
+                lr=[*run.runtime.last_lr.values()][-1],  # the encoder's phase comes last
+                images_per_second=round(pace.images_per_second, 2),
+                data_wait=round(pace.data_wait, 4),
+            )
 
     def _tell_lost(self) -> None:
         """Name the images that any rank has lost since this was last called; all ranks call it."""
@@ -256,19 +253,12 @@ class Trainer:
         values = world.mean(torch.stack([total, *named.values()])).tolist()
         return dict(zip(["loss", *named], values, strict=True))
 
-    def _restart_clock(self) -> None:
-        run = self.run_state
-        now = time.perf_counter()
-        run.seconds += now - self._tick
-        self._tick, self._tick_images, self._waited = now, run.images_seen, 0.0
-
     def _save(self) -> None:
         if not bool(self._finite):
             self._refuse(" or ".join(self._terms))
         self._tell_lost()  # every rank's, for the checkpoint
-        now = time.perf_counter()
-        save_checkpoint(self.run_state, self.callbacks)
-        self._forget(time.perf_counter() - now)
+        with self.run_state.meter.aside():
+            save_checkpoint(self.run_state, self.callbacks)
 
     def _call(self, hook: str, *args: Any) -> None:
         """Call a hook of every callback.
@@ -276,17 +266,11 @@ class Trainer:
         None of them can change modes, random state or the speed shown.
         """
         run = self.run_state
-        now = time.perf_counter()
-        for callback in self.callbacks:
-            if getattr(type(callback), hook) is not getattr(Callback, hook):
-                with unchanged(run.method, run.device):
-                    getattr(callback, hook)(run, *args)
-        self._forget(time.perf_counter() - now)
-
-    def _forget(self, seconds: float) -> None:
-        """Count time spent beside the steps to the run but not to its images per second."""
-        self.run_state.seconds += seconds
-        self._tick += seconds
+        with run.meter.aside():
+            for callback in self.callbacks:
+                if getattr(type(callback), hook) is not getattr(Callback, hook):
+                    with unchanged(run.method, run.device):
+                        getattr(callback, hook)(run, *args)
 
     @torch.no_grad()
     def _extract(self) -> Tensor:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ssgear.engine.ema import Ema
 from ssgear.engine.isolate import frozen_statistics, only
 from ssgear.methods.base import Group
+from ssgear.optim import Ema
 
 
 def test_only_sends_gradients_to_one_group_and_through_the_other() -> None:
