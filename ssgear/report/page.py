@@ -11,6 +11,8 @@ import json
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ssgear.report.charts import number_text
+from ssgear.report.images import picture
 from ssgear.report.pictures import percent
 
 
@@ -23,7 +25,10 @@ def render(template: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "json": _json, "fingerprint": _fingerprint}
+    environment.filters |= {
+        "percent": percent, "json": _json, "fingerprint": _fingerprint,
+        "picture": picture, "number": number_text,
+    }  # fmt: skip
     return environment.get_template(template).render(values)
 
 

@@ -6,15 +6,14 @@ shows, so that the page stays a few megabytes whatever it is given.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from ssgear.report import charts, plots
-from ssgear.report.contents import Map, Neighbours, Pairs, Pixels, Samples, Views
+from ssgear.report.contents import Map, Neighbours, Samples, Views
 from ssgear.report.images import Picture, Sheet, picture, sheet
 from ssgear.report.reading import RunFiles
 from ssgear.storage.atomic import Json
@@ -179,68 +178,20 @@ def views(views: Views | None) -> ViewRows | None:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Strip:
-    """Synthetic images of one point in time."""
-
-    name: str
-    row: list[Picture]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairRows:
-    """Positives, two pictures each."""
-
-    real: bool
-    """Whether the first one is of a real image."""
-    rows: list[list[Picture]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Strips:
-    """Synthetic images of the same noise through time, under the real ones beside them."""
-
-    real: list[Picture]
-    paired: bool
-    steps: list[Strip]
-    frechet: list[tuple[str, str]]
-    count: int
-    fid: tuple[str, str] | None
-    """FID and its protocol, which is never left out."""
-    pairs: PairRows | None
-
-
-def samples(samples: Samples | None) -> Strips | None:
+def samples(samples: Samples | None) -> Samples | None:
     """Synthetic images through time; of many points in time a few, evenly spread."""
     if samples is None or not samples.steps:
         return None
     last = len(samples.steps) - 1
     chosen = sorted({*np.linspace(0, last, min(last + 1, MAX_TIMES)).round().astype(int).tolist()})
     looks = [samples.steps[place] for place in chosen]
-    fid = charts.as_number(samples.fid)
-    return Strips(
-        real=_pictures(samples.real[:MAX_SAMPLES]),
-        paired=samples.paired,
-        steps=[
-            Strip(name=f"step {step:,}", row=_pictures(images[:MAX_SAMPLES]))
-            for step, images in looks
-        ],
-        frechet=[(name, charts.number_text(value, 3)) for name, value in samples.frechet.items()],
-        count=samples.count,
-        fid=(charts.number_text(fid, 4), samples.fid_protocol) if math.isfinite(fid) else None,
-        pairs=_pairs(samples.pairs),
+    pairs, has_pairs = samples.pairs, samples.pairs is not None and len(samples.pairs.images)
+    return replace(
+        samples,
+        real=samples.real[:MAX_SAMPLES],
+        steps=[(step, images[:MAX_SAMPLES]) for step, images in looks],
+        pairs=replace(pairs, images=pairs.images[:MAX_PAIRS]) if pairs and has_pairs else None,
     )
-
-
-def _pairs(pairs: Pairs | None) -> PairRows | None:
-    if pairs is None or not len(pairs.images):
-        return None
-    rows = [_pictures(pair) for pair in pairs.images[:MAX_PAIRS]]
-    return PairRows(real=pairs.kind == "real", rows=rows)
-
-
-def _pictures(images: Pixels) -> list[Picture]:
-    return [picture(image) for image in images]
 
 
 @dataclass(frozen=True, kw_only=True)

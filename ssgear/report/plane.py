@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,26 +18,26 @@ THUMBNAILS = 24
 """Images shown on a map."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Planes:
-    """The maps: of each its title, its scatter plot and the images shown on it."""
+class Plane(NamedTuple):
+    """A map, and the images shown on it."""
 
-    maps: list[tuple[str, plots.Scatter, list[Placed]]]
-    count: int
+    title: str
+    plot: plots.Scatter
+    images: list[Placed]
 
 
-def shift_maps(shown: ColouredMaps | None) -> Planes | None:
-    """Lay the maps out; None where there is nothing to show."""
+def shift_maps(shown: ColouredMaps | None) -> list[Plane]:
+    """Lay the maps out; none where there is nothing to show."""
     if shown is None or not len(shown.xy):
-        return None
+        return []
     maps = []
     for colouring in shown.colourings:
         plot = plots.scatter(shown.xy, colouring.labels, colouring.classes)
         if plot is None:
-            return None
+            return []
         pictures = [] if colouring.images is None else _thumbnails(plot, colouring.images)
-        maps.append((colouring.title, plot, pictures))
-    return Planes(maps=maps, count=len(maps[0][1].points))
+        maps.append(Plane(colouring.title, plot, pictures))
+    return maps
 
 
 def _thumbnails(plot: plots.Scatter, pixels: Pixels) -> list[Placed]:

@@ -25,8 +25,6 @@ from ssgear.report.reading import RunFiles, read_run
 from ssgear.report.verdict import judge, standard_error
 from ssgear.storage.atomic import Json, write_text
 
-MAX_FILES = 200
-"""Bad files listed by name."""
 _SPELLING = {
     "simclr": "SimCLR",
     "moco": "MoCo",
@@ -68,24 +66,8 @@ def write_report(run_dir: Path, contents: Contents) -> Path:
     return path
 
 
-@dataclass(frozen=True, kw_only=True)
-class Head:
+def _head(run: RunFiles) -> dict[str, str | bool | list[tuple[str, str]]]:
     """What was run, as the words of one sentence and a few facts beside it."""
-
-    name: str
-    method: str
-    encoder: str
-    source: str
-    num_train: str
-    labelled: bool
-    """Whether the images have labels, and the encoder did not see them."""
-    epochs: str
-    planned: str
-    finished: bool
-    facts: list[tuple[str, str]]
-
-
-def _head(run: RunFiles) -> Head:
     method = str(run.option("method_name", "an unnamed method"))
     done, planned = run.furthest("epoch"), as_number(run.option("optim.epochs"))
     count = run.summary_number("num_train")
@@ -105,19 +87,19 @@ def _head(run: RunFiles) -> Head:
         source = run.facts["source"]
     elif source == "auto":
         source = "the embedded images"
-    return Head(
-        name=run.directory.resolve().name,
-        method=_SPELLING.get(method, method),
-        encoder=str(run.option("model.name", "an unnamed encoder")),
-        source=str(source),
-        num_train=f"{count:,.0f}" if math.isfinite(count) else "",
+    return {
+        "name": run.directory.resolve().name,
+        "method": _SPELLING.get(method, method),
+        "encoder": str(run.option("model.name", "an unnamed encoder")),
+        "source": str(source),
+        "num_train": f"{count:,.0f}" if math.isfinite(count) else "",
         # a generator that is conditioned on labels lets the encoder know of them
-        labelled=bool(run.text_list("classes")) and run.option("method.condition") != "label",
-        epochs=number_text(done, 3) if math.isfinite(done) else "",
-        planned=number_text(planned) if math.isfinite(planned) else "",
-        finished=run.finished,
-        facts=[(name, str(value)) for name, value in facts if value not in (None, "")],
-    )
+        "labelled": bool(run.text_list("classes")) and run.option("method.condition") != "label",
+        "epochs": number_text(done, 3) if math.isfinite(done) else "",
+        "planned": number_text(planned) if math.isfinite(planned) else "",
+        "finished": run.finished,
+        "facts": [(name, str(value)) for name, value in facts if value not in (None, "")],
+    }
 
 
 def duration(seconds: float) -> str:
@@ -249,27 +231,17 @@ def _value(value: Json) -> str:
     return "not set" if value is None else str(value)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Usage:
+def _usage(run: RunFiles) -> dict[str, str | bool]:
     """Commands with the run's path as seen from where it was started, or its bare name."""
-
-    shown: str
-    python_path: str
-    shell_path: str
-    has_encoder: bool
-    has_checkpoint: bool
-
-
-def _usage(run: RunFiles) -> Usage:
     directory, here = run.directory.resolve(), Path.cwd()
     shown = str(directory.relative_to(here)) if directory.is_relative_to(here) else directory.name
-    return Usage(
-        shown=shown,
-        python_path=json.dumps(shown, ensure_ascii=False),
-        shell_path=shlex.quote(shown),
-        has_encoder=(run.directory / "encoder.safetensors").is_file(),
-        has_checkpoint=(run.directory / "checkpoints").is_dir(),
-    )
+    return {
+        "shown": shown,
+        "python_path": json.dumps(shown, ensure_ascii=False),
+        "shell_path": shlex.quote(shown),
+        "has_encoder": (run.directory / "encoder.safetensors").is_file(),
+        "has_checkpoint": (run.directory / "checkpoints").is_dir(),
+    }
 
 
 def _versions(run: RunFiles) -> list[tuple[str, str]]:
@@ -277,21 +249,10 @@ def _versions(run: RunFiles) -> list[tuple[str, str]]:
     return [(str(k), str(v)) for k, v in versions.items()] if isinstance(versions, Mapping) else []
 
 
-@dataclass(frozen=True, kw_only=True)
-class BadFiles:
+def _bad_files(run: RunFiles) -> list[tuple[str, str]]:
     """Files that could not be read, with the reason where one is given."""
-
-    rows: list[tuple[str, str]]
-    count: int
-    more: int
-
-
-def _bad_files(run: RunFiles) -> BadFiles:
     entries = run.facts.get("bad_files")
-    if not isinstance(entries, list):
-        return BadFiles(rows=[], count=0, more=0)
-    rows = [_bad_file(entry) for entry in entries[:MAX_FILES]]
-    return BadFiles(rows=rows, count=len(entries), more=len(entries) - len(rows))
+    return [_bad_file(entry) for entry in entries] if isinstance(entries, list) else []
 
 
 def _bad_file(entry: Json) -> tuple[str, str]:

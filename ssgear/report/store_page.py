@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 from ssgear.data.sources.source import Source
 from ssgear.report.contents import Pixels
-from ssgear.report.images import Picture, picture
 from ssgear.report.page import render
 from ssgear.report.store_rows import SIDE, Row, Seen, look
 from ssgear.storage.atomic import Json, write_bytes, write_text
@@ -51,7 +49,8 @@ def page(seen: Seen, name: str) -> str:
         name=name,
         title=_title(seen),
         facts=[(key, value) for key, value in _facts(seen) if value],
-        rows=[_card(row) for row in seen.rows],
+        rows=seen.rows,
+        side=SIDE,
         alone=seen.num_views == 1 and all(row.source is None for row in seen.rows),
         failed=seen.failed,
         settings=list(_flat(seen.info.settings)),
@@ -76,44 +75,6 @@ def _facts(seen: Seen) -> Iterator[tuple[str, str]]:
     yield "Not made yet", f"{seen.missing:,}" if seen.missing else ""
     yield "Upscaled originals", f"{seen.upscaled:,}" if seen.upscaled else ""
     yield "Seed", str(info.settings.get("seed", ""))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shot:
-    """A view for the template."""
-
-    k: int
-    state: str
-    picture: Picture | None
-    seed: str
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """A source and its views for the template."""
-
-    name: str
-    source: Picture | None
-    views: list[Shot]
-
-
-def _card(row: Row) -> Card:
-    shots = [
-        Shot(
-            k=view.k,
-            state=view.state,
-            picture=_picture(view.pixels),
-            seed="" if view.seed is None else str(view.seed),
-            text=view.text,
-        )
-        for view in row.views
-    ]
-    return Card(name=row.name, source=_picture(row.source), views=shots)
-
-
-def _picture(pixels: Pixels | None) -> Picture | None:
-    return None if pixels is None else picture(pixels, SIDE)
 
 
 def _flat(settings: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, str]]:
