@@ -16,13 +16,15 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-from ssgear.errors import ConfigError, TrainingError
+from ssgear.errors import ConfigError, TrainingError, refusing
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +57,8 @@ class World:
         if self.size == 1:
             yield
             return
-        try:
+        with refusing(RuntimeError, self.lost):  # the rank that held the store is gone already
             meeting = _Meeting(self, what)
-        except RuntimeError as error:  # the rank that held the store is gone already
-            raise self.lost(error) from error
         try:
             yield
             meeting.wait()
@@ -79,10 +79,8 @@ class World:
         import torch.distributed as dist
 
         value = torch.tensor(number)
-        try:
+        with refusing(RuntimeError, self.lost):
             dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        except RuntimeError as error:
-            raise self.lost(error) from error
         return int(value.item())
 
     def max_flag(self, flag: bool) -> bool:
@@ -118,13 +116,13 @@ class World:
         dist.all_reduce(values)
         return values / self.size
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """Return a small picklable value of every rank, in the order of ranks."""
         if self.size == 1:
             return [value]
         import torch.distributed as dist
 
-        values: list[Any] = [None] * self.size
+        values = [value] * self.size
         dist.all_gather_object(values, value)
         return values
 
@@ -151,14 +149,13 @@ class _Meeting:
 
     def wait(self) -> None:
         """Wait until all ranks are through."""
-        try:
+        # where the store is gone, the rank that held it is gone, too
+        with refusing(RuntimeError, self.world.lost):
             self._come_by("through")
             self._wait_for("through")
             self._come_by("left")
             if self.world.is_main:  # its process may hold the store
                 self._wait_for("left")
-        except RuntimeError as error:  # the store is gone, and with it the rank that held it
-            raise self.world.lost(error) from error
 
     def tell(self, rank: int) -> None:
         """Tell the others that a rank will not come; the first who is named stays named."""
@@ -220,7 +217,8 @@ def is_lost_rank(error: RuntimeError) -> bool:
 
 def world_from_environment() -> World:
     """Read what the launcher says; a process that no launcher started is a world of one."""
-    try:
+    wrong = "the launcher's variables RANK, WORLD_SIZE, LOCAL_RANK must be numbers"
+    with refusing(ValueError, lambda error: ConfigError(f"{wrong}: {error}")):
         size = int(os.environ.get("WORLD_SIZE", "1"))
         return World(
             rank=int(os.environ.get("RANK", "0")),
@@ -228,10 +226,6 @@ def world_from_environment() -> World:
             local_rank=int(os.environ.get("LOCAL_RANK", "0")),
             local_size=int(os.environ.get("LOCAL_WORLD_SIZE", str(size))),
         )
-    except ValueError as error:
-        raise ConfigError(
-            f"the launcher's variables RANK, WORLD_SIZE, LOCAL_RANK must be numbers: {error}"
-        ) from None
 
 
 def usable_cores() -> int:

@@ -6,6 +6,7 @@ Each refuses by naming the option to change; build.py calls them in the order of
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from ssgear.data.order.sampler import Sampler
 from ssgear.data.sources import Source
 from ssgear.distributed import World, usable_cores
 from ssgear.engine.grad_cache import even_slices
-from ssgear.errors import ConfigError, DataError, require
+from ssgear.errors import ConfigError, DataError, refusing, require
 from ssgear.methods.base import Method
 
 
@@ -72,15 +73,17 @@ def check_sides(method: Method, plan: ViewPlan) -> None:
     training = network.training
     network.eval()
     for side in sorted({*plan.sides} - {plan.size}):
-        try:
+        # networks of one size; maps smaller than a kernel
+        with refusing((AssertionError, RuntimeError), _refuse_side(method, side)):
             network(torch.zeros(1, 3, side, side, device=plan.device))
-        except (AssertionError, RuntimeError):  # networks of one size; maps smaller than a kernel
-            raise ConfigError(
-                f"--data.augmentation: makes views of {side} pixels too, and "
-                f"{method.encoder.name} cannot take them; use a set of one size such as simclr, "
-                "or a ResNet"
-            ) from None
     network.train(training)
+
+
+def _refuse_side(method: Method, side: int) -> Callable[[Exception], ConfigError]:
+    return lambda _: ConfigError(
+        f"--data.augmentation: makes views of {side} pixels too, and {method.encoder.name} cannot "
+        "take them; use a set of one size such as simclr, or a ResNet"
+    )
 
 
 def check_ranks(world: World, engine: str, sampler: Sampler, source: Source) -> None:

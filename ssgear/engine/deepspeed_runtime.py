@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import torch
@@ -23,24 +24,27 @@ from ssgear.config.deepspeed import ResolvedDeepSpeed
 from ssgear.config.schema import OptimConfig
 from ssgear.distributed import World
 from ssgear.engine.runtime import Runtime, optimizer_of, trained
-from ssgear.errors import CheckpointError, MissingDependencyError
+from ssgear.errors import CheckpointError, MissingDependencyError, refusing
 from ssgear.methods.base import Group, Method, Phase
 
 TAG = "part"
 
 
-def import_deepspeed() -> Any:
+def import_deepspeed() -> ModuleType:
     """Import DeepSpeed quietly, or say what to install."""
-    try:
-        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        import deepspeed
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"--deepspeed: DeepSpeed cannot be imported ({error}); install it with "
-            f'pip install "ssgear[deepspeed]", or leave --deepspeed out'
-        ) from None
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    return deepspeed
+    with refusing(ImportError, _not_installed):
+        import deepspeed
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    module: ModuleType = deepspeed
+    return module
+
+
+def _not_installed(error: ImportError) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"--deepspeed: DeepSpeed cannot be imported ({error}); install it with "
+        f'pip install "ssgear[deepspeed]", or leave --deepspeed out'
+    )
 
 
 class DeepSpeedRuntime(Runtime):
@@ -130,7 +134,7 @@ class DeepSpeedRuntime(Runtime):
                 raise CheckpointError(f"{part}: DeepSpeed found no checkpoint of group {name} here")
 
 
-def _join(deepspeed: Any) -> None:
+def _join(deepspeed: ModuleType) -> None:
     """Give DeepSpeed the ranks that are there; a single process is a group of one."""
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -143,7 +147,9 @@ def _join(deepspeed: Any) -> None:
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
 
 
-def _engine(deepspeed: Any, group: Group, config: OptimConfig, resolved: ResolvedDeepSpeed) -> Any:
+def _engine(
+    deepspeed: ModuleType, group: Group, config: OptimConfig, resolved: ResolvedDeepSpeed
+) -> Any:
     optimizer = optimizer_of(group, config, betas=resolved.betas)
     if resolved.cpu_adam:
         # untested on hardware: the state lives on the CPU, where only DeepSpeed's own Adam steps it
@@ -195,7 +201,7 @@ def _safe_checkpoint_engine() -> Any:
     return SafeCheckpointEngine()
 
 
-def _allowed() -> list[Any]:
+def _allowed() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ssgear.storage.atomic import write_text
+from ssgear.storage.atomic import Json, write_text
 
 METRICS = "metrics.jsonl"
 
 
-def jsonable(value: Any) -> Any:
+def jsonable(value: Json) -> Json:
     """Return a number that JSON can hold: NaN and infinity become null."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -72,7 +72,7 @@ class Log:
         if self._bar is not None:
             self._bar.update(step, values)
 
-    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+    def write(self, kind: str, step: int, values: Mapping[str, Json]) -> None:
         """Write one line, and its numbers to TensorBoard."""
         if self._file is None:
             return

@@ -19,7 +19,7 @@ from torch import Tensor
 from ssgear.data.sources import BadFile
 from ssgear.engine.callbacks import Callback
 from ssgear.engine.run import Run
-from ssgear.errors import CheckpointError, first_line
+from ssgear.errors import CheckpointError, first_line, refusing
 from ssgear.storage import checkpoint
 from ssgear.storage.atomic import commit_directory, remove_stale, staging_path
 
@@ -183,13 +183,15 @@ def _load_callbacks(
         if name not in kept and callback.state_dict():
             run.log.note(run.step, f"{folder.name} knows nothing of {name}: it starts anew")
         elif name in kept:
-            try:
+            with refusing((KeyError, TypeError, ValueError), _of_another_version(folder, name)):
                 callback.load_state_dict(kept[name])
-            except (KeyError, TypeError, ValueError) as error:
-                raise CheckpointError(
-                    f"{folder}: the state of {name} is another version's ({first_line(error)}); "
-                    "continue with the version that wrote it, or start a new run"
-                ) from None
+
+
+def _of_another_version(folder: Path, name: str) -> Callable[[Exception], CheckpointError]:
+    return lambda error: CheckpointError(
+        f"{folder}: the state of {name} is another version's ({first_line(error)}); continue with "
+        "the version that wrote it, or start a new run"
+    )
 
 
 def _check_same(run: Run, meta: dict[str, Any], folder: Path) -> None:

@@ -11,7 +11,6 @@ import dataclasses
 import signal
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -260,7 +259,7 @@ class Trainer:
         with self.run_state.meter.aside():
             save_checkpoint(self.run_state, self.callbacks)
 
-    def _call(self, hook: str, *args: Any) -> None:
+    def _call(self, hook: str, *args: Reason) -> None:
         """Call a hook of every callback.
 
         None of them can change modes, random state or the speed shown.
