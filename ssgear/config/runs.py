@@ -38,7 +38,7 @@ def to_json(config: Config) -> str:
     return json.dumps(dump(config), indent=2)
 
 
-def load(mapping: Mapping[str, Any], where: str = "settings") -> Config:
+def load(mapping: Mapping[str, object], where: str = "settings") -> Config:
     """Return the settings of a mapping of nested or dotted keys; `where` names it in errors."""
     return build([layer_of(mapping, where)])
 
@@ -75,8 +75,9 @@ def differences(before: Config, now: Config) -> list[str]:
     ]
 
 
-def _grows(key: str, old: int | None, new: int | None) -> bool:
-    return key == "optim.max_steps" and old is not None and (new is None or new > old)
+def _grows(key: str, old: object, new: object) -> bool:
+    grows = isinstance(old, int) and (new is None or (isinstance(new, int) and new > old))
+    return grows and key == "optim.max_steps"
 
 
 def _both_read_files(key: str, old: object, new: object) -> bool:
@@ -84,8 +85,8 @@ def _both_read_files(key: str, old: object, new: object) -> bool:
     return key == "data.loader" and {old, new} == {"torch", "dali"}
 
 
-def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _leaves(mapping: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
     for name, value in mapping.items():
         found |= (
             _leaves(value, f"{prefix}{name}.")

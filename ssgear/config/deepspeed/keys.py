@@ -16,166 +16,95 @@ from ssgear.errors import ConfigError, did_you_mean
 Kinds = Mapping[str, str]
 """Key -> bool, count (whole, > 0), size (whole, >= 0), number, positive, text, list, or block."""
 
-_MONITOR = {"enabled": "bool", "output_path": "text", "job_name": "text"}
-_OFFLOAD = {"device": "text", "nvme_path": "text", "buffer_count": "size", "pin_memory": "bool"}
-_ZERO = {
-    "stage": "size",
-    "contiguous_gradients": "bool",
-    "reduce_scatter": "bool",
-    "reduce_bucket_size": "count",
-    "use_multi_rank_bucket_allreduce": "bool",
-    "allgather_partitions": "bool",
-    "allgather_bucket_size": "size",
-    "overlap_comm": "bool",
-    "compute_grad_norm": "bool",
-    "load_from_fp32_weights": "bool",
-    "offload_param": "block",
-    "offload_optimizer": "block",
-    "sub_group_size": "size",
-    "ignore_unused_parameters": "bool",
-    "round_robin_gradients": "bool",
-    "parameter_alignment": "bool",
-    "zero_hpz_partition_size": "size",
-    "zero_quantized_weights": "bool",
-    "zero_quantized_nontrainable_weights": "bool",
-    "zero_quantized_gradients": "bool",
-    "memory_efficient_linear": "bool",
-    "override_module_apply": "bool",
-    "log_trace_cache_warnings": "bool",
-    "enable_sanity_checks": "bool",
-}
-_ZERO_3 = {
-    "prefetch_bucket_size": "size",
-    "param_persistence_threshold": "size",
-    "model_persistence_threshold": "size",
-    "max_live_parameters": "size",
-    "max_reuse_distance": "size",
-    "gather_16bit_weights_on_model_save": "bool",
-    "module_granularity_threshold": "size",
-    "use_all_reduce_for_fetch_params": "bool",
-    "allgather_sequential": "bool",
-}
-PASSED_ON: Kinds = {
-    "prescale_gradients": "bool",
-    "gradient_predivide_factor": "positive",
-    "communication_data_type": "text",
-    "disable_allgather": "bool",
-    "steps_per_print": "count",
-    "wall_clock_breakdown": "bool",
-    "memory_breakdown": "bool",
-    "dump_state": "bool",
-    "tensorboard": "block",
-    "wandb": "block",
-    "csv_monitor": "block",
-    "comet": "block",
-    "comms_logger": "block",
-    "flops_profiler": "block",
-    "timers": "block",
-}
+
+def by_kind(**keys: str) -> dict[str, str]:
+    """Return the keys of a block, written as words by their kind, with the kind of each."""
+    return {key: kind for kind, names in keys.items() for key in names.split()}
+
+
+_MONITOR = by_kind(bool="enabled", text="output_path job_name")
+_SWITCH = by_kind(bool="enabled")
+_OFFLOAD = by_kind(text="device nvme_path", size="buffer_count", bool="pin_memory")
+_ZERO = by_kind(
+    size="stage allgather_bucket_size sub_group_size zero_hpz_partition_size",
+    count="reduce_bucket_size",
+    block="offload_param offload_optimizer",
+    bool="contiguous_gradients reduce_scatter use_multi_rank_bucket_allreduce allgather_partitions "
+    "overlap_comm compute_grad_norm load_from_fp32_weights ignore_unused_parameters "
+    "round_robin_gradients parameter_alignment zero_quantized_weights "
+    "zero_quantized_nontrainable_weights zero_quantized_gradients memory_efficient_linear "
+    "override_module_apply log_trace_cache_warnings enable_sanity_checks",
+)
+_ZERO_3 = by_kind(
+    size="prefetch_bucket_size param_persistence_threshold model_persistence_threshold "
+    "max_live_parameters max_reuse_distance module_granularity_threshold",
+    bool="gather_16bit_weights_on_model_save use_all_reduce_for_fetch_params allgather_sequential",
+)
+PASSED_ON = by_kind(
+    bool="prescale_gradients disable_allgather wall_clock_breakdown memory_breakdown dump_state",
+    positive="gradient_predivide_factor",
+    text="communication_data_type",
+    count="steps_per_print",
+    block="tensorboard wandb csv_monitor comet comms_logger flops_profiler timers",
+)
 """Top-level keys that DeepSpeed gets as they stand."""
 KNOWN: Mapping[str, Kinds] = {
-    "": {
-        "train_batch_size": "count",
-        "train_micro_batch_size_per_gpu": "count",
-        "gradient_accumulation_steps": "count",
-        "gradient_clipping": "number",
-        "gradient_allreduce_op": "text",
-        "bf16": "block",
-        "bfloat16": "block",
-        "fp16": "block",
-        "torch_autocast": "block",
-        "data_types": "block",
-        "zero_optimization": "block",
-        "zero_allow_untested_optimizer": "bool",
-        "zero_force_ds_cpu_optimizer": "bool",
-        "optimizer": "block",
-        "scheduler": "block",
-        "ssgear": "block",
-        **PASSED_ON,
-    },
-    "zero_optimization": {
-        **_ZERO,
-        **_ZERO_3,
-        **{f"stage3_{key}": kind for key, kind in _ZERO_3.items()},
-    },
-    "zero_optimization.offload_optimizer": {
-        **_OFFLOAD,
-        "pipeline_read": "bool",
-        "pipeline_write": "bool",
-        "fast_init": "bool",
-        "ratio": "number",
-        "super_offload": "bool",
-        "cpuadam_cores_perc": "number",
-    },
-    "zero_optimization.offload_param": {**_OFFLOAD, "buffer_size": "size", "max_in_cpu": "size"},
-    "bf16": {
-        "enabled": "bool",
-        "immediate_grad_update": "bool",
-        "check_grad_overflow": "bool",
-        "bf16_master_weights_and_grads": "bool",
-        "bf16_optimizer_states": "bool",
-    },
-    "fp16": {
-        "enabled": "bool",
-        "auto_cast": "bool",
-        "loss_scale": "number",
-        "initial_scale_power": "size",
-        "loss_scale_window": "count",
-        "hysteresis": "size",
-        "consecutive_hysteresis": "bool",
-        "min_loss_scale": "count",
-        "fp16_master_weights_and_grads": "bool",
-    },
-    "torch_autocast": {"enabled": "bool", "dtype": "text", "lower_precision_safe_modules": "list"},
-    "data_types": {"grad_accum_dtype": "text"},
-    "optimizer": {"type": "text", "params": "block"},
-    "optimizer.params": {
-        "lr": "positive",
-        "betas": "list",
-        "eps": "positive",
-        "weight_decay": "number",
-        "momentum": "number",
-        "adam_w_mode": "bool",
-        "torch_adam": "bool",
-        "bias_correction": "bool",
-        "amsgrad": "bool",
-        "nesterov": "bool",
-        "dampening": "number",
-        "max_grad_norm": "number",
-    },
-    "scheduler": {"type": "text", "params": "block"},
+    "": by_kind(
+        count="train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps",
+        number="gradient_clipping",
+        text="gradient_allreduce_op",
+        bool="zero_allow_untested_optimizer zero_force_ds_cpu_optimizer",
+        block="bf16 bfloat16 fp16 torch_autocast data_types zero_optimization optimizer scheduler "
+        "ssgear",
+    )
+    | PASSED_ON,
+    "zero_optimization": _ZERO | _ZERO_3 | {f"stage3_{key}": _ZERO_3[key] for key in _ZERO_3},
+    "zero_optimization.offload_optimizer": _OFFLOAD
+    | by_kind(
+        bool="pipeline_read pipeline_write fast_init super_offload",
+        number="ratio cpuadam_cores_perc",
+    ),
+    "zero_optimization.offload_param": _OFFLOAD | by_kind(size="buffer_size max_in_cpu"),
+    "bf16": _SWITCH
+    | by_kind(
+        bool="immediate_grad_update check_grad_overflow bf16_master_weights_and_grads "
+        "bf16_optimizer_states"
+    ),
+    "fp16": _SWITCH
+    | by_kind(
+        bool="auto_cast consecutive_hysteresis fp16_master_weights_and_grads",
+        number="loss_scale",
+        size="initial_scale_power hysteresis",
+        count="loss_scale_window min_loss_scale",
+    ),
+    "torch_autocast": _SWITCH | by_kind(text="dtype", list="lower_precision_safe_modules"),
+    "data_types": by_kind(text="grad_accum_dtype"),
+    "optimizer": by_kind(text="type", block="params"),
+    "optimizer.params": by_kind(
+        positive="lr eps",
+        list="betas",
+        number="weight_decay momentum dampening max_grad_norm",
+        bool="adam_w_mode torch_adam bias_correction amsgrad nesterov",
+    ),
+    "scheduler": by_kind(text="type", block="params"),
     "tensorboard": _MONITOR,
     "csv_monitor": _MONITOR,
-    "wandb": {"enabled": "bool", "group": "text", "team": "text", "project": "text"},
-    "comet": {
-        "enabled": "bool",
-        "samples_log_interval": "count",
-        "project": "text",
-        "workspace": "text",
-        "api_key": "text",
-        "experiment_name": "text",
-        "experiment_key": "text",
-        "online": "bool",
-        "mode": "text",
-    },
-    "comms_logger": {
-        "enabled": "bool",
-        "prof_all": "bool",
-        "prof_ops": "list",
-        "verbose": "bool",
-        "debug": "bool",
-    },
-    "flops_profiler": {
-        "enabled": "bool",
-        "recompute_fwd_factor": "number",
-        "profile_step": "count",
-        "module_depth": "any",
-        "top_modules": "count",
-        "detailed": "bool",
-        "output_file": "text",
-    },
-    "timers": {"throughput": "block"},
-    "timers.throughput": {"enabled": "bool", "synchronized": "bool"},
+    "wandb": _SWITCH | by_kind(text="group team project"),
+    "comet": by_kind(
+        bool="enabled online",
+        count="samples_log_interval",
+        text="project workspace api_key experiment_name experiment_key mode",
+    ),
+    "comms_logger": by_kind(bool="enabled prof_all verbose debug", list="prof_ops"),
+    "flops_profiler": by_kind(
+        bool="enabled detailed",
+        number="recompute_fwd_factor",
+        count="profile_step top_modules",
+        any="module_depth",
+        text="output_file",
+    ),
+    "timers": by_kind(block="throughput"),
+    "timers.throughput": by_kind(bool="enabled synchronized"),
 }
 _UNSUPPORTED = """
 activation_checkpointing aio amp autotuning checkpoint compile compression_training

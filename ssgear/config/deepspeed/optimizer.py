@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssgear.config.deepspeed.draft import KINDS, DeepSpeedSchedule, Draft
-from ssgear.config.deepspeed.keys import check_block
+from ssgear.config.deepspeed.keys import by_kind, check_block
 from ssgear.errors import did_you_mean
 
 _TYPES = {"adam": "adamw", "adamw": "adamw", "sgd": "sgd", "lars": "lars"}
@@ -47,12 +47,8 @@ def take_optimizer(draft: Draft) -> None:
             f"optimizer.params.lr: {kind} needs a rate of its own (--optim.lr "
             f"{draft.config.optim.lr} is meant for {before}); write it here or as --optim.lr"
         )
-    if "weight_decay" in params:
-        decay = params["weight_decay"]
-        draft.take("optim.weight_decay", float(decay), f"optimizer.params.weight_decay {decay}")
-    if "momentum" in params:
-        momentum = params["momentum"]
-        draft.take("optim.momentum", float(momentum), f"optimizer.params.momentum {momentum}")
+    for key in (key for key in ("weight_decay", "momentum") if key in params):
+        draft.take(f"optim.{key}", float(params[key]), f"optimizer.params.{key} {params[key]}")
     if "betas" in params:
         _take_betas(draft, params["betas"])
 
@@ -93,24 +89,16 @@ def _take_betas(draft: Draft, betas: list[Any]) -> None:
     draft.take("optim.momentum", draft.betas[0], f"optimizer.params.betas {betas}")
 
 
-_WARMUP = {"warmup_num_steps": "count", "warmup_type": "text"}
+_WARMUP = by_kind(count="warmup_num_steps", text="warmup_type")
+_BETWEEN = _WARMUP | by_kind(number="warmup_min_lr", positive="warmup_max_lr")
+_TOTAL = by_kind(count="total_num_steps")
 _SCHEDULERS: Mapping[str, Mapping[str, str]] = {
-    "WarmupLR": {**_WARMUP, "warmup_min_lr": "number", "warmup_max_lr": "positive"},
-    "WarmupDecayLR": {
-        **_WARMUP,
-        "warmup_min_lr": "number",
-        "warmup_max_lr": "positive",
-        "total_num_steps": "count",
-    },
-    "WarmupCosineLR": {
-        **_WARMUP,
-        "warmup_min_ratio": "number",
-        "cos_min_ratio": "number",
-        "total_num_steps": "count",
-    },
-    "CosineAnnealingLR": {"T_max": "count", "eta_min": "number"},
-    "ExponentialLR": {"gamma": "positive"},
-    "StepLR": {"step_size": "count", "gamma": "positive"},
+    "WarmupLR": _BETWEEN,
+    "WarmupDecayLR": _BETWEEN | _TOTAL,
+    "WarmupCosineLR": _WARMUP | _TOTAL | by_kind(number="warmup_min_ratio cos_min_ratio"),
+    "CosineAnnealingLR": by_kind(count="T_max", number="eta_min"),
+    "ExponentialLR": by_kind(positive="gamma"),
+    "StepLR": by_kind(count="step_size", positive="gamma"),
 }
 
 
