@@ -27,7 +27,7 @@ from benchmarks.common.peers import is_installed
 from benchmarks.common.timing import in_turns
 from benchmarks.common.workloads import require
 from ssgear.data.augment import AugmentSpec, augment, sample
-from ssgear.kernels.augment.params import SOLARISE
+from ssgear.kernels.augment.params import BLUR, SOLARISE
 from ssgear.kernels.augment.views import CASES, FASTEST_FIRST, augment_views, why_not
 
 PEERS_AT_ONCE = 24
@@ -118,7 +118,8 @@ def cost_of(spec: AugmentSpec, job: Job) -> Cost:
     per_tap = 2 * 3 * side * (tall * shrink[1] + side * shrink[0])
     resize = per_tap + 4 * 3 * side * (tall + side)  # a rounding has four
     jittered = spec.jitter * sum(list(PER_PIXEL.values())[:4])
-    reach = 6.4 * torch.cat([params.blur for params in draws]).double()  # where a weight is 1e-9
+    sigma = torch.cat([params.packed[:, BLUR] for params in draws]).double()
+    reach = 6.4 * sigma  # where a weight is 1e-9
     reach = reach.ceil().clamp(max=max(spec.blur_radius(side), 0))
     blur = 3 * 2 * (1 + 3 * reach) * (reach > 0)
     pixels = area * (jittered + spec.grey * PER_PIXEL["grey"] + PER_PIXEL["last"] + blur)

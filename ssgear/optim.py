@@ -22,6 +22,8 @@ from torch.optim import Optimizer
 
 from ssgear.errors import ConfigError, did_you_mean
 
+Group = dict[str, Any]
+"""A group of parameters with its settings, as torch keeps it."""
 Scale = Callable[[float], float]
 """Factor on the learning rate as a function of progress in [0, 1]."""
 OPTIMIZERS = ("lars", "sgd", "adamw", "adam")
@@ -96,7 +98,7 @@ class LARS(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        params: Iterable[Tensor] | Iterable[Group],
         *,
         lr: float,
         momentum: float = 0.9,
@@ -133,7 +135,7 @@ class LARS(Optimizer):
             self._update(group, [p for p in weights if p.ndim <= 1], adapt=False)
         return loss
 
-    def _update(self, group: dict[str, Any], weights: list[Tensor], *, adapt: bool) -> None:
+    def _update(self, group: Group, weights: list[Tensor], *, adapt: bool) -> None:
         if not weights:
             return
         gradients = [cast(Tensor, p.grad) for p in weights]
@@ -151,9 +153,7 @@ class LARS(Optimizer):
         return cast(Tensor, state["momentum_buffer"])
 
 
-def _scaled_gradients(
-    group: Mapping[str, Any], weights: list[Tensor], gradients: list[Tensor]
-) -> list[Tensor]:
+def _scaled_gradients(group: Group, weights: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
     """Return ratio * (g + weight_decay * w) for each tensor."""
     w_norm = torch.stack(torch._foreach_norm(weights, 2.0, torch.float32))
     g_norm = torch.stack(torch._foreach_norm(gradients, 2.0, torch.float32))
@@ -218,7 +218,7 @@ def _parameter_groups(
     weight_decay: float,
     prefixes: tuple[str, ...],
     undecayed: Collection[str],
-) -> list[dict[str, Any]]:
+) -> list[Group]:
     """Sort parameters by (scale, decay); norms, biases and other 0-d, 1-d tensors do not decay."""
     sorted_into: dict[tuple[str, bool], list[Tensor]] = {}
     for name, parameter in named_parameters:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssgear.storage.atomic import write_bytes
+from ssgear.storage.atomic import Json, write_bytes
 from ssgear.storage.lock import lock
 
 YOUNG_NS = 2 * 10**9
@@ -87,7 +87,7 @@ def load(kind: str, path: Path) -> Entry | None:
     return None
 
 
-def save(kind: str, path: Path, info: Mapping[str, Any], arrays: Arrays) -> None:
+def save(kind: str, path: Path, info: Mapping[str, Json], arrays: Arrays) -> None:
     """Remember something of a path; where that cannot be written, it is not remembered."""
     with contextlib.suppress(*_UNWRITABLE):
         _make_folder()
@@ -126,7 +126,7 @@ def _file(kind: str, path: Path) -> Path:
     return folder() / f"{kind}-{name}"
 
 
-def _packed(place: str, info: Mapping[str, Any], arrays: Arrays) -> bytes:
+def _packed(place: str, info: Mapping[str, Json], arrays: Arrays) -> bytes:
     kinds = {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()}
     header = json.dumps({"place": place, "info": dict(info), "arrays": kinds}).encode()
     parts = [len(header).to_bytes(8, "little"), header]

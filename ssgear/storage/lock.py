@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ssgear.errors import CheckpointError, refusing, undoing
 
@@ -94,7 +94,7 @@ def claimed(path: Path, *, wait: bool = False) -> Iterator[Claim | None]:
         yield claim
 
 
-def lock(file: IO[Any], *, wait: bool = False) -> Claim | None:
+def lock(file: IO[bytes] | IO[str], *, wait: bool = False) -> Claim | None:
     """Lock an open file until it is closed; None where another process holds it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

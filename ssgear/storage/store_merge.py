@@ -13,10 +13,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ssgear.errors import ConfigError, DataError, refusing
 from ssgear.storage.atomic import place_file
-from ssgear.storage.store_marker import digest_of_file, marker_path, read_marker, write_marker
+from ssgear.storage.store_marker import (
+    Marker,
+    digest_of_file,
+    marker_path,
+    read_marker,
+    write_marker,
+)
 from ssgear.storage.store_writer import Writer, create, differences, unless_full
 from ssgear.storage.view_store import STORE, StoreInfo, is_whole, read_info, shard_path
 
@@ -33,13 +40,11 @@ class Merged:
     """Shards that none has whole."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Held:
-    """A version of a shard."""
+class _Held(NamedTuple):
+    """A version of a shard: its store, and its marker."""
 
     root: Path
-    tasks: int
-    blake2b: str
+    marker: Marker
 
 
 def merge(
@@ -85,7 +90,7 @@ def _held(stores: Sequence[Path], shard: int) -> _Held | None:
     for store in stores:
         found = _version(store, shard)
         _same(best, found, shard)
-        if found is not None and (best is None or found.tasks > best.tasks):
+        if found is not None and (best is None or found.marker.tasks > best.marker.tasks):
             best = found
     return best
 
@@ -96,7 +101,7 @@ def _version(root: Path, shard: int) -> _Held | None:
     if marker is None:
         return None
     if is_whole(root, marker):
-        return _Held(root=root, tasks=marker.tasks, blake2b=marker.blake2b)
+        return _Held(root, marker)
     raise DataError(
         f"--merge: {shard_path(root, shard)} has not the {marker.bytes} bytes that its marker "
         f"says: damaged or cut; remove {marker_path(root, shard).name} to do without it"
@@ -112,7 +117,9 @@ def _own_version(root: Path, shard: int) -> _Held | None:
 
 def _same(one: _Held | None, other: _Held | None, shard: int) -> None:
     """Refuse two versions that stand for the same views and differ."""
-    if one is None or other is None or one.tasks != other.tasks or one.blake2b == other.blake2b:
+    if one is None or other is None or one.marker.tasks != other.marker.tasks:
+        return
+    if one.marker.blake2b == other.marker.blake2b:
         return
     raise DataError(
         f"--merge: {shard_path(one.root, shard)} and {shard_path(other.root, shard)} differ "
@@ -125,12 +132,12 @@ def _take(writer: Writer, shard: int, held: _Held) -> bool:
     """Put a shard into the store, unless it has it, or a longer one."""
     with writer.claim(shard, wait=True):
         there = _own_version(writer.root, shard)
-        if there is not None and there.tasks >= held.tasks:
+        if there is not None and there.marker.tasks >= held.marker.tasks:
             return False
-        marker, path = read_marker(held.root, shard), shard_path(held.root, shard)
+        path = shard_path(held.root, shard)
         what = f"--merge: {path} cannot be copied to {writer.root}"
         with refusing(OSError, lambda error: unless_full(error, f"{what} ({error.strerror})")):
-            if marker is None or digest_of_file(path) != marker.blake2b:
+            if digest_of_file(path) != held.marker.blake2b:
                 raise DataError(
                     f"--merge: {path} is not the file that was written: its digest differs; remove "
                     "it and its marker to do without it"
@@ -138,5 +145,5 @@ def _take(writer: Writer, shard: int, held: _Held) -> bool:
             # a reader never sees the new shard beside what was said of an old one
             marker_path(writer.root, shard).unlink(missing_ok=True)
             place_file(path, shard_path(writer.root, shard))
-            write_marker(writer.root, marker)
+            write_marker(writer.root, held.marker)
     return True

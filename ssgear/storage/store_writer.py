@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from PIL import Image
 
 import ssgear
 from ssgear.errors import OUT_OF_SPACE, ConfigError, DataError, StorageError, refusing
-from ssgear.storage.atomic import PREFIX, json_text, staged_file, write_text
+from ssgear.storage.atomic import PREFIX, Json, json_text, staged_file, write_text
 from ssgear.storage.lock import NAME as LOCK
 from ssgear.storage.lock import Claim, claimed, unwritable
 from ssgear.storage.shards import tar_blocks
@@ -70,7 +70,7 @@ class Sample:
     """Which view of it; `up` for the source itself, upscaled."""
     pixels: NDArray[np.uint8]
     """[H, W, 3]."""
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, Json]
     """What goes into its json beside id, k and digest: `source` and `source_blake2b`, name and
     digest of the source image, where it has one."""
 
@@ -219,7 +219,8 @@ def encoded(sample: Sample, encoding: str) -> Encoded:
 def encode(pixels: NDArray[np.uint8], encoding: str) -> bytes:
     """Return the image file of pixels [H, W, 3]."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, **ENCODINGS[encoding])
+    kind, options = ENCODINGS[encoding]
+    Image.fromarray(pixels).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -235,7 +236,7 @@ def _refuse_foreign(root: Path) -> None:
         )
 
 
-def _write_changed(path: Path, known: Mapping[str, Any]) -> None:
+def _write_changed(path: Path, known: Mapping[str, Json]) -> None:
     """Write store.json where it says something new: other writers may be reading it."""
     text = json_text(known)
     if not path.exists() or path.read_text("utf-8") != text:
@@ -272,8 +273,8 @@ def differences(old: StoreInfo, new: StoreInfo) -> list[str]:
     ]
 
 
-def _leaves(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _leaves(fields: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
+    found: dict[str, Json] = {}
     for name, value in fields.items():
         key = prefix + name
         found |= _leaves(value, f"{key}.") if isinstance(value, Mapping) else {key: value}

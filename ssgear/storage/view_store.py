@@ -41,12 +41,12 @@ _UPSCALED_NUMBER = -1
 """The same among numbers (`ViewStore.ks`)."""
 _NAME = re.compile(r"([A-Za-z0-9_-]{1,80})\.(\d{1,9}|up)")
 """Id and K of an image."""
-ENCODINGS: dict[str, dict[str, Any]] = {
+ENCODINGS: dict[str, tuple[str, dict[str, int]]] = {
     # a tenth of the time of the default, for a file that is a tenth to a third larger
-    "webp": {"format": "WEBP", "lossless": True, "quality": 0, "method": 0},
-    "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    "webp": ("WEBP", {"lossless": True, "quality": 0, "method": 0}),
+    "jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
 }
-"""How Pillow writes each kind of file."""
+"""How Pillow writes each kind of file: its name of the format, and options."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from ssgear.data.augment.spec import AugmentSpec
 from ssgear.errors import ArgumentError, refusing
 from ssgear.kernels import philox
 from ssgear.kernels.augment import colour
-from ssgear.kernels.augment.params import BLUR, BOX, COLUMNS, FLIP, GREY, JITTER, ORDER, SOLARISE
+from ssgear.kernels.augment.params import BOX, COLUMNS, FLIP
 
 TRIES = 10
 """Boxes that are tried before the central crop is taken, as in torchvision."""
@@ -33,10 +32,6 @@ class AugmentParams:
     packed: Tensor
     """[n, 16] float32: all of them (`kernels/augment/params.py`)."""
 
-    def __len__(self) -> int:
-        """Return the number of views n."""
-        return len(self.packed)
-
     @property
     def box(self) -> Tensor:
         """[n, 4] float32: top, left, height, width of the crop, whole pixels of the image."""
@@ -46,39 +41,6 @@ class AugmentParams:
     def flip(self) -> Tensor:
         """[n] bool: mirror left and right."""
         return self.packed[:, FLIP] != 0
-
-    @property
-    def jitter(self) -> Tensor:
-        """[n, 4] float32: factors of brightness, contrast and saturation, turn of the hue."""
-        return self.packed[:, JITTER]
-
-    @property
-    def order(self) -> Tensor:
-        """[n, 4] int64: the operation (0 to 3, as in `jitter`) done at each of four steps."""
-        return self.packed[:, ORDER].long()
-
-    @property
-    def grey(self) -> Tensor:
-        """[n] bool: drop the colours."""
-        return self.packed[:, GREY] != 0
-
-    @property
-    def blur(self) -> Tensor:
-        """[n] float32: sigma of the Gaussian blur in pixels, 0 for none."""
-        return self.packed[:, BLUR]
-
-    @property
-    def solarise(self) -> Tensor:
-        """[n] bool: invert bright pixels."""
-        return self.packed[:, SOLARISE] != 0
-
-    def rows(self, part: slice | Tensor) -> AugmentParams:
-        """Return the parameters of some of the views."""
-        return AugmentParams(self.packed[part])
-
-    def to(self, device: torch.device | str) -> AugmentParams:
-        """Return the same on a device."""
-        return AugmentParams(self.packed.to(device))
 
 
 def sample(
@@ -181,22 +143,12 @@ def _drawn(
     return drawn_reference(key, indices, heights, widths, numbers)
 
 
-@torch.library.custom_op("ssgear::augment_params", mutates_args=())
-def _augment_params(
-    seed: int,
-    epoch: int,
-    view: int,
-    indices: Tensor,
-    heights: Tensor,
-    widths: Tensor,
-    numbers: Sequence[float],
-) -> Tensor:
-    """Draw while a compiled graph runs."""
-    return _drawn(seed, epoch, view, indices, heights, widths, numbers)
+_operator = torch.library.custom_op("ssgear::augment_params", _drawn, mutates_args=())
+"""Draws while a compiled graph runs."""
 
 
-@_augment_params.register_fake
-def _(seed: int, epoch: int, view: int, indices: Tensor, *_: Any) -> Tensor:
+@_operator.register_fake
+def _(seed: int, epoch: int, view: int, indices: Tensor, *_: object) -> Tensor:
     """Tell torch.compile what to expect."""
     return indices.new_empty((len(indices), COLUMNS), dtype=torch.float32)
 

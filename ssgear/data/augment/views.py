@@ -55,35 +55,20 @@ def augment(
     params = draw(spec, (seed, epoch, view), indices, *sides)
     if images.is_floating_point():
         images = images.to(torch.promote_types(images.dtype, torch.float32)) * 255
-    if spec.policy is not None:
-        crops = crop_resize(
-            images,
-            params.box.to(images.device),
-            size,
-            interpolation=spec.interpolation,
-            antialias=spec.antialias,
-            impl=impl,
-        )
-        crops = apply_policy(
-            crops.to(torch.uint8),
-            params.flip,
-            spec.policy,
-            seed=seed,
-            epoch=epoch,
-            indices=indices,
-            view=view,
-        )
-        return finish(crops, params, spec, dtype, channels_last=channels_last, impl=impl)
-    views = augment_views(
-        images,
-        params.packed,
-        _settings(spec, size),
-        size=size,
-        dtype=dtype,
-        channels_last=channels_last,
-        impl=impl,
+    if spec.policy is None:
+        return _made(images, params, spec, size, dtype, channels_last, impl)
+    box, (mode, wide) = params.box.to(images.device), (spec.interpolation, spec.antialias)
+    crops = crop_resize(images, box, size, interpolation=mode, antialias=wide, impl=impl)
+    crops = apply_policy(
+        crops.to(torch.uint8),
+        params.flip,
+        spec.policy,
+        seed=seed,
+        epoch=epoch,
+        indices=indices,
+        view=view,
     )
-    return turned(views, spec.turn, channels_last)
+    return _made(crops, params, spec, None, dtype, channels_last, impl)
 
 
 def finish(
@@ -96,16 +81,7 @@ def finish(
     impl: Implementation = "auto",
 ) -> Tensor:
     """Return views of crops [N, 3, h, w] in [0, 255] (uint8 or float): all that follows."""
-    views = augment_views(
-        crops,
-        params.packed,
-        _settings(spec, min(crops.shape[2:])),
-        size=None,
-        dtype=dtype,
-        channels_last=channels_last,
-        impl=impl,
-    )
-    return turned(views, spec.turn, channels_last)
+    return _made(crops, params, spec, None, dtype, channels_last, impl)
 
 
 def turned(views: Tensor, turn: int, channels_last: bool = False) -> Tensor:
@@ -114,16 +90,34 @@ def turned(views: Tensor, turn: int, channels_last: bool = False) -> Tensor:
     return views.rot90(turn, (-2, -1)).contiguous(memory_format=order) if turn else views
 
 
-def _settings(spec: AugmentSpec, size: int) -> AugmentSettings:
-    """Return what the views of that (shorter) side share."""
-    return AugmentSettings(
+def _made(
+    images: Tensor,
+    params: AugmentParams,
+    spec: AugmentSpec,
+    size: int | None,
+    dtype: torch.dtype,
+    channels_last: bool,
+    impl: Implementation,
+) -> Tensor:
+    """Return the views of crops where `size` is None, else of images that are cropped to it."""
+    settings = AugmentSettings(
         interpolation=spec.interpolation,
         antialias=spec.antialias,
-        blur_radius=max(spec.blur_radius(size), 0),
+        blur_radius=max(spec.blur_radius(size or min(images.shape[2:])), 0),
         solarise_threshold=spec.solarise_threshold,
         mean=spec.mean,
         std=spec.std,
     )
+    views = augment_views(
+        images,
+        params.packed,
+        settings,
+        size=size,
+        dtype=dtype,
+        channels_last=channels_last,
+        impl=impl,
+    )
+    return turned(views, spec.turn, channels_last)
 
 
 def _check(images: Tensor, spec: AugmentSpec, indices: Tensor) -> None:

@@ -71,6 +71,9 @@ class ViewPlan:
 
         `images` uint8 [n, 3, H, W] become floats in [-1, 1]; so does what `fetch` returns.
         """
+        generated = items.generated
+        if generated is not None:
+            generated = generated.expand(len(views), -1).to(self.device)
         if self.channels_last:
             views = [view.contiguous(memory_format=torch.channels_last) for view in views]
         return Batch(
@@ -80,16 +83,12 @@ class ViewPlan:
             images=None if images is None else self.centred(images),
             fetch=None if fetch is None else lambda index: self.centred(fetch(index)),
             labels=None if labels is None else labels[items.index].to(self.device),
-            generated=_of_views(items.generated, len(views), self.device),
+            generated=generated,
             epoch=epoch,
             step=step,
             seed=self.seed,
             device=self.device,
         )
-
-
-def _of_views(generated: Tensor | None, views: int, device: torch.device) -> Tensor | None:
-    return None if generated is None else generated.expand(views, -1).to(device)
 
 
 class Loader(Protocol):

@@ -135,7 +135,12 @@ def choose_engine(
     `specs` are those of the views: not every engine can carry out all of them.
     """
     if any(spec.policy is not None for spec in specs):
-        return _policy_engine(config)
+        if config.loader not in ("auto", "torch"):
+            raise ConfigError(
+                f"--data.loader: {config.loader} has no AutoAugment; use --data.loader torch or "
+                "auto"
+            )
+        return "torch", "its workers carry out AutoAugment's policy"
     side, count = source.native_size, len(source)
     reason = "the images have different sizes"
     if synthetic is not None:
@@ -153,47 +158,22 @@ def choose_engine(
         reason = f"{count} images of {side} px are {megabytes:.0f} MB decoded"
     if config.loader == "auto" and fits:
         return "resident", reason
-    if config.loader == "auto":
-        return _by_files(reason, config, source, specs, device)
+    on_gpu = device is not None and device.type == "cuda"
+    if config.loader == "auto" and not on_gpu:
+        return "torch", reason
     if config.loader == "resident" and side is None:
         raise ConfigError(
             "--data.loader: resident needs images of one square size; "
             "use --data.loader torch, or resize them first"
         )
     asked = "asked for by --data.loader"
-    if config.loader != "dali" or device is None or device.type != "cuda":
+    if config.loader in ("resident", "torch") or device is None or not on_gpu:
         return config.loader, asked
-    problem = _dali_problem(config, source, specs, device)
-    return "dali", f"{asked}, though {problem}" if problem else asked
-
-
-def _by_files(
-    reason: str,
-    config: DataConfig,
-    source: Source,
-    specs: Sequence[AugmentSpec],
-    device: torch.device | None,
-) -> tuple[str, str]:
-    """Choose among the engines that read files: DALI where it can use a GPU, and does it well."""
-    if device is None or device.type != "cuda":
-        return "torch", reason
-    problem = _dali_problem(config, source, specs, device)
+    # on a GPU: what keeps DALI from feeding it, or what is wrong with its crops there
+    problem = dali_pipeline.why_not(device)
+    problem = problem or dali_check.fault(source, specs, view_size(config, source), device)
+    if config.loader == "dali":
+        return "dali", f"{asked}, though {problem}" if problem else asked
     if problem:
         return "torch", f"{reason}; {problem}"
     return "dali", f"{reason}; the GPU decodes them"
-
-
-def _dali_problem(
-    config: DataConfig, source: Source, specs: Sequence[AugmentSpec], device: torch.device
-) -> str:
-    """Return what keeps DALI from feeding a GPU, or what is wrong with its crops there."""
-    problem = dali_pipeline.why_not(device)
-    return problem or dali_check.fault(source, specs, view_size(config, source), device)
-
-
-def _policy_engine(config: DataConfig) -> tuple[str, str]:
-    if config.loader not in ("auto", "torch"):
-        raise ConfigError(
-            f"--data.loader: {config.loader} has no AutoAugment; use --data.loader torch or auto"
-        )
-    return "torch", "its workers carry out AutoAugment's policy"

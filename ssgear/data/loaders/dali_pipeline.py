@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from ssgear.data.sources.readers import ArrayReader
 from ssgear.data.sources.source import Source
 from ssgear.errors import MissingDependencyError, first_line
 from ssgear.kernels.augment.resample import RADIUS, Interpolation, kernel
+
+if TYPE_CHECKING:
+    from nvidia.dali.data_node import DataNode
 
 EXTRA = ("nvidia-dali-cuda130",)
 """What the extra `dali` installs."""
@@ -78,7 +81,7 @@ class Output:
     """Whether the kernel is widened when shrinking."""
 
 
-Feed = dict[str, NDArray[Any] | list[NDArray[np.uint8]]]
+Feed = dict[str, NDArray[np.generic] | list[NDArray[np.uint8]]]
 """What the pipeline is fed with for a batch, by name."""
 
 
@@ -99,7 +102,7 @@ class CropPipeline:
 
         self._device = device
         on_gpu = device.type == "cuda"
-        self._pipe: Any = Pipeline(
+        self._pipe = Pipeline(
             batch_size=rows,
             num_threads=threads,
             device_id=(device.index or 0) if on_gpu else None,
@@ -214,7 +217,7 @@ def edge_gain(lengths: Tensor, output: Output) -> Tensor:
     return (weights.sum(-1) / (weights * inside).sum(-1)).float()
 
 
-def _decoded(number: str, on_gpu: bool) -> Any:
+def _decoded(number: str, on_gpu: bool) -> DataNode:
     """Return the decoded images [H, W, 3], upright RGB."""
     from nvidia.dali import fn, types
 
@@ -227,14 +230,14 @@ def _decoded(number: str, on_gpu: bool) -> Any:
     )
 
 
-def _crop(images: Any, number: str, output: Output, on_gpu: bool) -> Any:
+def _crop(images: DataNode, number: str, output: Output, on_gpu: bool) -> DataNode:
     """Return the graph of one crop [size, size, 3] uint8."""
     from nvidia.dali import fn, types
 
-    def given(name: str) -> Any:
+    def given(name: str) -> DataNode:
         return fn.external_source(name=f"{number}.{name}")
 
-    def gain(name: str) -> Any:
+    def gain(name: str) -> DataNode:
         return given(name).gpu() if on_gpu else given(name)
 
     kinds = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}

@@ -5,6 +5,7 @@ The whole data set decoded once, kept as uint8 on the device, views made batch b
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -37,7 +38,7 @@ class ResidentLoader:
 
     def epoch(self, epoch: int, first: int, streams: Streams) -> Iterator[Batch]:
         """Yield the batches of an epoch from its step `first` on."""
-        orders: dict[str, Order] = {}
+        order = functools.cache(functools.partial(self.sampler.order, epoch))
         steps = range(first, self.sampler.steps_per_epoch)
         for start in range(0, len(steps), self._steps_at_once):
             some = steps[start : start + self._steps_at_once]
@@ -45,10 +46,8 @@ class ResidentLoader:
             asked = [(stream, step) for step in some for stream in streams(offset + step)]
             made: dict[str, Iterator[Batch]] = {}
             for stream in dict.fromkeys(stream for stream, _ in asked):
-                if stream not in orders:
-                    orders[stream] = self.sampler.order(epoch, stream)
                 wanted = [step for name, step in asked if name == stream]
-                made[stream] = self._batches(orders[stream], stream, epoch, wanted)
+                made[stream] = self._batches(order(stream), stream, epoch, wanted)
             for stream, _ in asked:
                 yield next(made[stream])
 

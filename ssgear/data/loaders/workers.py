@@ -9,6 +9,7 @@ engine. A worker makes whole batches, so that Philox runs once per batch.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +24,7 @@ from ssgear.data.augment.policy import apply_policy
 from ssgear.data.loaders.base import Streams, ViewPlan
 from ssgear.data.loaders.batch import Batch
 from ssgear.data.order.missing import Found, LostImages, Rows
-from ssgear.data.order.sampler import Items, Order, Sampler
+from ssgear.data.order.sampler import Items, Sampler
 from ssgear.data.sources import load_images
 from ssgear.data.sources.decode import BadImageError, to_tensor
 from ssgear.data.sources.loading import GREY
@@ -194,13 +195,11 @@ class TorchLoader:
             yield made
 
     def _requests(self, epoch: int, first: int, streams: Streams) -> Iterator[Request]:
-        orders: dict[str, Order] = {}
+        order = functools.cache(partial(self.sampler.order, epoch))
         for step in range(first, self.sampler.steps_per_epoch):
             number = epoch * self.sampler.steps_per_epoch + step
             for stream in streams(number):
-                if stream not in orders:
-                    orders[stream] = self.sampler.order(epoch, stream)
-                items = self.sampler.items(orders[stream], step)
+                items = self.sampler.items(order(stream), step)
                 yield Request(items=items, stream=stream, epoch=epoch, number=number)
 
     def _batch(self, made: Made) -> Batch:

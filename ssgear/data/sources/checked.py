@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
@@ -67,7 +66,7 @@ class Checked:
         sizes = np.concatenate([sizes[old], self.sizes[known].astype(np.int32)])
         days = np.concatenate([days[old], np.full(int(known.sum()), today, dtype=np.int32)])
         stamps, first = np.unique(stamps, return_index=True)
-        arrays: dict[str, NDArray[Any]] = {
+        arrays: cache.Arrays = {
             "stamps": stamps,
             "sizes": sizes[first],
             "days": days[first],

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ssgear.storage.cache import Arrays
 
 _BLOCK = 1 << 16
 """Names whose places become Python numbers at a time."""
@@ -30,7 +31,7 @@ class Names:
         np.cumsum([len(name) for name in encoded], out=self.bounds[1:])
 
     @classmethod
-    def of_arrays(cls, kind: str, arrays: Mapping[str, NDArray[Any]]) -> Names:
+    def of_arrays(cls, kind: str, arrays: Arrays) -> Names:
         """Return names again of what `arrays` returned."""
         names = cls()
         names.text, names.bounds = arrays[kind].tobytes(), np.array(arrays[f"{kind}_bounds"])
@@ -45,7 +46,7 @@ class Names:
         names.bounds = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
         return names
 
-    def arrays(self, kind: str) -> dict[str, NDArray[Any]]:
+    def arrays(self, kind: str) -> Arrays:
         """Return the names as two arrays, called by what they name."""
         return {kind: np.frombuffer(self.text, np.uint8), f"{kind}_bounds": self.bounds}
 

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +43,6 @@ _LABELS = ("label", "cls", "class")
 _LONGEST = 256
 """Bytes of the longest text that can be a label."""
 
-Arrays = dict[str, NDArray[Any]]
-
 
 def list_shards(path: Path, option: str, *, remember: bool = True) -> Listing:
     """List the images of a set of shards; the option names who asked for it.
@@ -56,16 +53,16 @@ def list_shards(path: Path, option: str, *, remember: bool = True) -> Listing:
     paths = shard_paths(path, option)
     root = Path(os.path.commonpath([shard.parent for shard in paths]))
     number: dict[str, int] = {}
-    parts: list[Arrays] = []
+    parts: list[cache.Arrays] = []
     with progress("Listing", len(paths)) as advance:
         for shard in paths:
             classes, arrays = _indexed(shard, remember)
             # the last place stands for images without a label
             places = [number.setdefault(key, len(number)) for key in classes]
             name = Names([os.path.relpath(shard, root)]).digests().astype(np.int64)
-            arrays["codes"] = np.array([*places, -1], dtype=np.int32)[arrays["codes"]]
-            arrays["digests"] = mixed(arrays["digests"], name)
-            parts.append(arrays)
+            codes = np.array([*places, -1], dtype=np.int32)[arrays["codes"]]
+            digests = mixed(arrays["digests"], name)
+            parts.append({**arrays, "codes": codes, "digests": digests})
             advance(1)
     counts = [len(arrays["codes"]) for arrays in parts]
     if not sum(counts):
@@ -120,7 +117,7 @@ def shard_part(listing: Listing, chosen: NDArray[np.bool_] | None = None) -> Par
     return Part(rows=rows, notes=(note,) if without < len(rows) else ())
 
 
-def _indexed(path: Path, remember: bool) -> tuple[list[str], Arrays]:
+def _indexed(path: Path, remember: bool) -> tuple[list[str], cache.Arrays]:
     """Return the classes of a shard, and the names, places and classes of its images."""
     stamp = cache.stamp_of(path) if remember else None
     entry = cache.load("shard", path) if stamp else None
@@ -132,7 +129,7 @@ def _indexed(path: Path, remember: bool) -> tuple[list[str], Arrays]:
     return classes, arrays
 
 
-def _index(path: Path) -> tuple[list[str], Arrays]:
+def _index(path: Path) -> tuple[list[str], cache.Arrays]:
     names: list[str] = []
     spans: list[Span] = []
     codes: list[int] = []

@@ -17,8 +17,9 @@ from torchvision.transforms import v2
 
 from ssgear.config.schema import DataConfig
 from ssgear.data.augment.spec import view_set
-from ssgear.data.augment.views import AugmentParams, AugmentSpec, augment, sample
+from ssgear.data.augment.views import AugmentSpec, augment, sample
 from ssgear.data.sources import open_source
+from tests.data.augment.columns import Columns
 
 SIMCLR = AugmentSpec.named("simclr")
 DRAWS = 10_000
@@ -26,10 +27,10 @@ LEAST = 1e-3
 """P-value under which two samples count as different; a real difference falls far below."""
 
 
-def drawn(spec: AugmentSpec, height: int = 97, width: int = 61) -> AugmentParams:
+def drawn(spec: AugmentSpec, height: int = 97, width: int = 61) -> Columns:
     indices = torch.arange(DRAWS)
     sizes = {"heights": torch.full_like(indices, height), "widths": torch.full_like(indices, width)}
-    return sample(spec, seed=1, epoch=0, indices=indices, view=0, **sizes)
+    return Columns(sample(spec, seed=1, epoch=0, indices=indices, view=0, **sizes).packed)
 
 
 def alike(ours: torch.Tensor, theirs: NDArray[np.float64], what: str) -> None:

@@ -15,6 +15,7 @@ from ssgear.data.augment.draws import drawn_reference, sample
 from ssgear.data.augment.spec import SETS, AugmentSpec
 from ssgear.errors import ArgumentError
 from ssgear.kernels import native, philox
+from tests.data.augment.columns import Columns
 
 COUNT = 4000
 STRANGE = {
@@ -86,10 +87,9 @@ def test_it_takes_one_operator() -> None:
     assert fast.calls == 1 and slow.calls > 50
 
 
-def test_rows_and_devices_keep_what_belongs_together() -> None:
+def test_columns_have_the_types_of_what_they_say() -> None:
     params = sample(SPECS["simclr"], seed=5, epoch=7, view=1, **arguments())
-    some = params.rows(slice(3, 8)).to("cpu")
-    assert len(some) == 5 and torch.equal(some.packed, params.packed[3:8])
+    some = Columns(params.packed[3:8])
     assert some.flip.dtype == some.grey.dtype == some.solarise.dtype == torch.bool
     assert some.order.dtype == torch.int64
     assert some.order.sort(1).values.tolist() == [[0, 1, 2, 3]] * 5
