@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from ssgear.callbacks import samples
 from ssgear.config.schema import DataConfig
@@ -27,18 +26,11 @@ from ssgear.models.gan.generators import load_generator
 from ssgear.models.gan.sampling import sample, to_uint8
 from tests.data.sources.stl10_files import write_stl10
 from tests.engine.training import SMALL as QUICK
+from tests.evaluation.stand_ins import Patches
 from tests.methods.gan import SMALL
 
 Ssgear = Callable[..., Any]
 STEPS = ("--optim.max-steps", "2", "--method.n-critic", "1", "--eval.no-final", "--eval.every", "0")
-
-
-class Patches(nn.Module):
-    """Every eighth pixel of an image that is shown at 16."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        side = images.shape[-1] // 16
-        return images[:, :, :: 8 * side, :: 8 * side].flatten(1).float()
 
 
 @pytest.fixture

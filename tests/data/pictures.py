@@ -88,3 +88,11 @@ def names(source: Source) -> list[str]:
     """Names of the images, without the folder or tar."""
     where = [source.where(index) for index in range(len(source))]
     return [name.rpartition(".tar:")[2] or name for name in where]
+
+
+def smooth(height: int, width: int, seed: int) -> Image.Image:
+    """Return a picture whose neighbouring pixels are alike, as in photographs, with hard edges."""
+    small = Image.fromarray(noise(height // 6 + 2, width // 6 + 2, seed=seed))
+    picture = np.array(small.resize((width, height), Image.Resampling.BICUBIC))
+    picture[height // 3 : height // 2, width // 4 :] = 255
+    return Image.fromarray(picture)

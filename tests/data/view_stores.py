@@ -13,6 +13,7 @@ from ssgear.storage.store_writer import Sample, create
 from ssgear.storage.view_store import StoreInfo, digest_of, source_id
 
 Pixels = NDArray[np.uint8]
+SIDE = 32
 
 
 def noise(*key: int, size: int = 16) -> Pixels:
@@ -83,3 +84,24 @@ def view_store(
 ) -> Path:
     """Write a store of views of every image of a folder."""
     return write(root, samples(names_of(images), range(views), size, up, images), size)
+
+
+def numbered(number: int, size: int = SIDE) -> Pixels:
+    """Return the image of a number."""
+    return np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def write_store(root: Path, count: int, size: int = SIDE) -> Path:
+    """Write a store of `numbered` images that are views of no others."""
+    info = StoreInfo(count=count, shard_size=5, encoding="webp", size=size, settings={})
+    writer = create(root, info)
+    for shard in writer.missing():
+        items = writer.info.items_of(shard)
+        writer.write_shard(
+            shard,
+            [
+                Sample(id=f"{i:04d}", pixels=numbered(i, size), metadata={"label": i % 2})
+                for i in items
+            ],
+        )
+    return root

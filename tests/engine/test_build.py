@@ -11,8 +11,7 @@ from ssgear.config import cli
 from ssgear.engine.build import prepare
 from ssgear.engine.trainer import Trainer
 from ssgear.errors import CheckpointError
-from tests.engine.test_equal_losses import ds_json
-from tests.engine.training import SMALL, losses, train
+from tests.engine.training import SMALL, ds_json, losses, train
 from tests.ranks import Ranks
 
 

@@ -11,8 +11,7 @@ import torch.distributed as dist
 
 from ssgear.engine.callbacks import Callback
 from ssgear.engine.run import Run
-from tests.engine.test_equal_losses import ds_json
-from tests.engine.training import train
+from tests.engine.training import ds_json, train
 from tests.ranks import Ranks
 
 TIMEOUT_S = 3.0

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from ssgear.storage.checkpoint import find_latest, load_tensors
-from tests.engine.test_equal_losses import ds_json
-from tests.engine.training import losses, train
+from tests.engine.training import ds_json, losses, train
 from tests.ranks import Ranks
 
 TOY = ("--method", "tests.engine.toy:Toy", "--optim.max-steps", "12", "--optim.warmup-epochs", "0")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.data.order.test_synthetic import store
-from tests.data.view_stores import folder, view_store
-from tests.engine.training import train
+from tests.data.view_stores import folder, view_store, write_store
+from tests.engine.training import ds_json, train
 from tests.ranks import Ranks
 
 STEPS = ("--optim.max-steps", "20")
@@ -32,12 +30,6 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     assert len(column) == 20
     assert column[-1] < column[0]  # it trains: equal columns of a frozen model would prove nothing
     return column
-
-
-def ds_json(folder: Path, stage: int, **more: object) -> Path:
-    path = folder / f"ds{stage}.json"
-    path.write_text(json.dumps({"zero_optimization": {"stage": stage}, **more}))
-    return path
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -63,7 +55,7 @@ def test_two_deepspeed_ranks_equal_one(
 
 
 def test_two_ranks_mix_synthetic_images_as_one_does(pair: Ranks, tmp_path: Path) -> None:
-    few = store(tmp_path / "store", 11)
+    few = write_store(tmp_path / "store", 11)
     options = ("--data.synthetic", str(few), "--data.synthetic-ratio", "0.6", *STEPS)
     one = train(tmp_path / "one", *options)
     two = pair.run(train, tmp_path / "two", *options)[0]

@@ -17,7 +17,7 @@ from ssgear.engine.trainer import Trainer
 from ssgear.errors import CheckpointError, ConfigError, DataError
 from ssgear.methods.base import Method
 from ssgear.storage.checkpoint import find_latest, read_manifest
-from tests.data.order.test_synthetic import store
+from tests.data.view_stores import write_store
 from tests.engine.training import losses, train
 
 SMALL = (
@@ -38,7 +38,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return store(tmp_path_factory.mktemp("store"), 11, size=16)
+    return write_store(tmp_path_factory.mktemp("store"), 11, size=16)
 
 
 def run(output: Path, images: Path, *options: str) -> list[float]:
@@ -95,9 +95,9 @@ def test_a_resumed_run_equals_one_that_never_stopped(
 
 
 def test_a_store_that_changed_is_refused_on_resume(images: Path, tmp_path: Path) -> None:
-    synthetic = store(tmp_path / "store", 5, size=16)
+    synthetic = write_store(tmp_path / "store", 5, size=16)
     run(tmp_path / "run", images, *mixed(synthetic, 0.5), "--optim.max-steps", "4")
-    store(tmp_path / "store", 8, size=16)
+    write_store(tmp_path / "store", 8, size=16)
     with pytest.raises(CheckpointError, match="with 5 synthetic images, now there are 8"):
         resume(tmp_path / "run", "--optim.max-steps", "9")
     (synthetic / "000001.tar").unlink()
@@ -120,7 +120,7 @@ def test_the_log_says_what_is_mixed(
 def test_copies_within_a_batch_are_told_of(
     images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    few = store(tmp_path / "few", 2, size=16)
+    few = write_store(tmp_path / "few", 2, size=16)
     run(tmp_path / "run", images, *mixed(few, 0.5), "--optim.max-steps", "1")
     out, err = capfd.readouterr()
     assert "2 synthetic images are fewer than the 6 of a batch" in out + err

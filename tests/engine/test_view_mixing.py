@@ -22,8 +22,7 @@ from ssgear.errors import CheckpointError, ConfigError, DataError
 from ssgear.methods.base import Method
 from ssgear.methods.simclr import SimCLR
 from ssgear.storage.checkpoint import find_latest, read_manifest
-from tests.data.order import test_synthetic
-from tests.data.view_stores import folder, names_of, samples, view_store, write
+from tests.data.view_stores import folder, names_of, samples, view_store, write, write_store
 from tests.engine.training import SMALL, losses, train
 
 OPTIONS = (
@@ -93,7 +92,7 @@ def test_both_engines_train_alike(images: Path, store: Path, tmp_path: Path) -> 
 def test_a_resumed_run_equals_one_that_never_stopped(
     loader: str, images: Path, store: Path, tmp_path: Path
 ) -> None:
-    synthetic = test_synthetic.store(tmp_path / "z", 11, size=16)
+    synthetic = write_store(tmp_path / "z", 11, size=16)
     options = (
         *mixed(store, 0.5), "--data.loader", loader,
         "--data.synthetic", str(synthetic), "--data.synthetic-ratio", "0.3",
@@ -216,7 +215,7 @@ def test_a_run_of_stored_views_alone_shows_no_real_image(images: Path, tmp_path:
 def test_the_report_shows_views_as_the_run_saw_them(
     loader: str, images: Path, store: Path, tmp_path: Path
 ) -> None:
-    synthetic = test_synthetic.store(tmp_path / "z", 11, size=16)
+    synthetic = write_store(tmp_path / "z", 11, size=16)
     made = prepared(
         tmp_path / "run", images, *mixed(store, 0.5), "--data.augmentation", "none",
         "--data.min-scale", "None", "--data.loader", loader, "--data.synthetic", str(synthetic),

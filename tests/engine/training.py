@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from ssgear.config import cli
 from ssgear.engine.build import prepare
 from ssgear.engine.callbacks import Callback
@@ -32,3 +35,25 @@ def column(run: Path, key: str) -> list[float]:
     """Return what a run logged by that name at its training steps."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line[key] for line in lines if line["kind"] == "train"]
+
+
+def ds_json(folder: Path, stage: int, **more: object) -> Path:
+    path = folder / f"ds{stage}.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": stage}, **more}))
+    return path
+
+
+def assert_same(one: object, two: object, where: str) -> None:
+    assert type(one) is type(two), where
+    if isinstance(one, Tensor) and isinstance(two, Tensor):
+        assert torch.equal(one, two), where
+    elif isinstance(one, dict) and isinstance(two, dict):
+        assert one.keys() == two.keys(), where
+        for key in one:
+            assert_same(one[key], two[key], f"{where}: {key}")
+    elif isinstance(one, list | tuple) and isinstance(two, list | tuple):
+        assert len(one) == len(two), where
+        for place, (a, b) in enumerate(zip(one, two, strict=True)):
+            assert_same(a, b, f"{where}[{place}]")
+    else:
+        assert one == two, where

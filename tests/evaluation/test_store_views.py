@@ -18,7 +18,7 @@ from ssgear.evaluation import inception as room
 from ssgear.evaluation.prdc import prdc
 from ssgear.models.encoders import build_encoder, load_encoder, save_encoder
 from tests.data.view_stores import folder, names_of, samples, view_of, view_store, write
-from tests.test_fid import Patches
+from tests.evaluation.stand_ins import Patches
 
 Ssgear = Callable[..., Any]
 COUNT = 9

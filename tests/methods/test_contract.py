@@ -23,10 +23,8 @@ from ssgear.engine.run import Run
 from ssgear.errors import ConfigError, SsgearError
 from ssgear.storage.checkpoint import find_latest, load_tensors
 from tests.data.view_stores import folder, view_store
-from tests.engine.test_equal_losses import ds_json
-from tests.engine.training import losses
+from tests.engine.training import assert_same, ds_json, losses
 from tests.methods.contract import STEPS, arguments, brings_its_data, run_of, train
-from tests.methods.gan_ssl.test_runs import assert_same
 from tests.ranks import Ranks
 
 METHODS = registry.names("methods")

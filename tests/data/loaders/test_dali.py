@@ -23,8 +23,7 @@ from ssgear.data.loaders.choose import build_loader
 from ssgear.data.order.sampler import Sampler
 from ssgear.data.sources import Source, open_source
 from ssgear.errors import DataError
-from tests.data.loaders.test_dali_pipeline import smooth
-from tests.data.pictures import encode, noise, picture
+from tests.data.pictures import encode, noise, picture, smooth
 
 COUNT, BATCH = 60, 12
 EXIF = Image.Exif()

@@ -15,7 +15,7 @@ from ssgear.data.augment.spec import view_set
 from ssgear.data.loaders import dali_check
 from ssgear.data.loaders.dali_pipeline import CropPipeline
 from ssgear.data.sources import Source, open_source
-from tests.data.loaders.test_dali_pipeline import smooth
+from tests.data.pictures import smooth
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,6 @@ import tomllib
 import types
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,17 +18,9 @@ from ssgear.data.loaders.dali_pipeline import CropPipeline, Output, as_ppm, edge
 from ssgear.data.sources.decode import to_tensor
 from ssgear.errors import MissingDependencyError
 from ssgear.kernels.augment.resample import Interpolation, crop_resize
-from tests.data.pictures import noise
+from tests.data.pictures import noise, smooth
 
 CPU = torch.device("cpu")
-
-
-def smooth(height: int, width: int, seed: int) -> Image.Image:
-    """Return a picture whose neighbouring pixels are alike, as in photographs, with hard edges."""
-    small = Image.fromarray(noise(height // 6 + 2, width // 6 + 2, seed=seed))
-    picture = np.array(small.resize((width, height), Image.Resampling.BICUBIC))
-    picture[height // 3 : height // 2, width // 4 :] = 255
-    return Image.fromarray(picture)
 
 
 BOXES = [

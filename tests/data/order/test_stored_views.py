@@ -32,8 +32,17 @@ from ssgear.errors import ConfigError, DataError
 from ssgear.storage.store_marker import Failed
 from ssgear.storage.store_writer import Sample, create
 from ssgear.storage.view_store import StoreInfo, ViewStore, shard_path, source_id
-from tests.data.order import test_synthetic
-from tests.data.view_stores import folder, names_of, noise, samples, view_of, view_store, write
+from tests.data.view_stores import (
+    folder,
+    names_of,
+    noise,
+    numbered,
+    samples,
+    view_of,
+    view_store,
+    write,
+    write_store,
+)
 
 COUNT = 30
 NONE = AugmentSpec.named("none")
@@ -298,7 +307,7 @@ def test_what_is_picked_does_not_depend_on_the_order_of_the_store(
 def test_synthetic_rows_beside_stored_views(
     engine: Any, images: Path, store: Path, tmp_path: Path
 ) -> None:
-    synthetic = test_synthetic.store(tmp_path, 7, size=16)
+    synthetic = write_store(tmp_path, 7, size=16)
     config = data(images, loader=engine, synthetic=synthetic, synthetic_ratio=0.5)
     made = loaded(config, ViewsConfig(store=store, policy="any"))
     assert len(notes(made)) == 1  # synthetic images have no views, and none is missed
@@ -310,7 +319,7 @@ def test_synthetic_rows_beside_stored_views(
             drawn += place >= COUNT
             for view in batch.views:
                 if place >= COUNT:
-                    assert shown(view[row]) == test_synthetic.pixels(place - COUNT, 16).tobytes()
+                    assert shown(view[row]) == numbered(place - COUNT, 16).tobytes()
                 else:
                     name = made.source.own_name(place)
                     assert shown(view[row]) in {view_of(name, k, 16).tobytes() for k in range(2)}
@@ -405,7 +414,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], Path], Any, str]] = {
         r"these are called as 'a/00\.png'",
     ),
     "images of a generator": (
-        lambda root, images: test_synthetic.store(root, 3),
+        lambda root, images: write_store(root, 3),
         "second-only",
         r"holds images that are views of no others; .* by --data\.synthetic ",
     ),

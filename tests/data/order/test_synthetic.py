@@ -20,29 +20,8 @@ from ssgear.data.order.sampler import Sampler
 from ssgear.data.order.synthetic import joined, open_synthetic
 from ssgear.data.sources import Source, open_source
 from ssgear.errors import ConfigError, DataError
-from ssgear.storage.store_writer import Sample, create
-from ssgear.storage.view_store import StoreInfo, ViewStore, shard_path
-
-SIZE = 32
-
-
-def pixels(number: int, size: int = SIZE) -> np.ndarray:  # type: ignore[type-arg]
-    return np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
-
-
-def store(root: Path, count: int, size: int = SIZE) -> Path:
-    info = StoreInfo(count=count, shard_size=5, encoding="webp", size=size, settings={})
-    writer = create(root, info)
-    for shard in writer.missing():
-        items = writer.info.items_of(shard)
-        writer.write_shard(
-            shard,
-            [
-                Sample(id=f"{i:04d}", pixels=pixels(i, size), metadata={"label": i % 2})
-                for i in items
-            ],
-        )
-    return root
+from ssgear.storage.view_store import ViewStore, shard_path
+from tests.data.view_stores import SIDE, numbered, write_store
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +34,7 @@ def loaded(
 ) -> tuple[Loader, Source, Source | None]:
     spec = AugmentSpec.named("simclr-cifar")
     plan = ViewPlan(
-        specs=(spec, spec), size=SIZE, seed=3, device=torch.device("cpu"), needs_images=True
+        specs=(spec, spec), size=SIDE, seed=3, device=torch.device("cpu"), needs_images=True
     )
 
     def sampler_for(num_images: int, num_synthetic: int) -> Sampler:
@@ -75,7 +54,7 @@ def batches(loader: Loader, epoch: int, first: int = 0) -> list[Batch]:
 def test_both_engines_mix_alike_and_show_the_right_images(
     ratio: float, real: Source, tmp_path: Path
 ) -> None:
-    root = store(tmp_path, 7)
+    root = write_store(tmp_path, 7)
     config = {"synthetic": root, "synthetic_ratio": ratio, "workers": 1}
     one, two = (
         batches(loaded(real, DataConfig(loader=engine, **config))[0], 1)  # type: ignore[arg-type]
@@ -92,7 +71,9 @@ def test_both_engines_mix_alike_and_show_the_right_images(
         for row, place in enumerate(a.index.tolist()):
             synthetic = place >= len(real)
             assert bool(a.generated[0, row]) == synthetic
-            image = pixels(place - len(real)) if synthetic else real.decode(place).permute(1, 2, 0)
+            image = (
+                numbered(place - len(real)) if synthetic else real.decode(place).permute(1, 2, 0)
+            )
             expected = torch.as_tensor(np.asarray(image)).permute(2, 0, 1) / 127.5 - 1
             torch.testing.assert_close(a.images[row], expected)
             assert a.labels is not None and real.labels is not None
@@ -100,7 +81,7 @@ def test_both_engines_mix_alike_and_show_the_right_images(
 
 
 def test_dali_mixes_as_they_do(real: Source, tmp_path: Path) -> None:
-    root = store(tmp_path, 7)
+    root = write_store(tmp_path, 7)
     one, two = (
         batches(loaded(real, DataConfig(loader=engine, synthetic=root))[0], 1)  # type: ignore[arg-type]
         for engine in ("resident", "dali")
@@ -118,7 +99,7 @@ def test_dali_mixes_as_they_do(real: Source, tmp_path: Path) -> None:
 def test_an_image_that_comes_again_in_an_epoch_gets_other_views(
     engine: str, real: Source, tmp_path: Path
 ) -> None:
-    config = DataConfig(loader=engine, synthetic=store(tmp_path, 2), workers=0)  # type: ignore[arg-type]
+    config = DataConfig(loader=engine, synthetic=write_store(tmp_path, 2), workers=0)  # type: ignore[arg-type]
     views = [
         batch.views[0][batch.index == len(real)] for batch in batches(loaded(real, config)[0], 0)
     ]
@@ -127,7 +108,7 @@ def test_an_image_that_comes_again_in_an_epoch_gets_other_views(
 
 
 def test_an_epoch_starts_anywhere_and_ranks_share_it(real: Source, tmp_path: Path) -> None:
-    config = DataConfig(synthetic=store(tmp_path, 7), synthetic_ratio=0.3)
+    config = DataConfig(synthetic=write_store(tmp_path, 7), synthetic_ratio=0.3)
     whole = batches(loaded(real, config)[0], 2)
     later = batches(loaded(real, config)[0], 2, first=2)
     ranks = [batches(loaded(real, config, rank, 2)[0], 2) for rank in (0, 1)]
@@ -139,7 +120,7 @@ def test_an_epoch_starts_anywhere_and_ranks_share_it(real: Source, tmp_path: Pat
 
 
 def test_a_ratio_of_zero_is_the_run_without_a_store(real: Source, tmp_path: Path) -> None:
-    root = store(tmp_path, 7)
+    root = write_store(tmp_path, 7)
     plain = batches(loaded(real, DataConfig())[0], 1)
     zero = batches(loaded(real, DataConfig(synthetic=root, synthetic_ratio=0.0))[0], 1)
     for a, b in zip(plain, zero, strict=True):
@@ -150,7 +131,7 @@ def test_a_ratio_of_zero_is_the_run_without_a_store(real: Source, tmp_path: Path
 
 
 def test_bad_images_of_a_store_are_named_and_skipped(real: Source, tmp_path: Path) -> None:
-    root = store(tmp_path, 12)
+    root = write_store(tmp_path, 12)
     damage(root, 3)
     config = DataConfig(synthetic=root, synthetic_ratio=1.0, max_bad_share=0.1)
     for engine in ("resident", "torch"):
@@ -159,7 +140,7 @@ def test_bad_images_of_a_store_are_named_and_skipped(real: Source, tmp_path: Pat
         assert synthetic is not None and len(synthetic) == 11 and len(good) == len(real)
         assert synthetic.bad[0].where == f"{shard_path(root, 0)}: image 3"
         assert loader.sampler.num_synthetic == 11
-        shown = [np.asarray(pixels(i)) for i in range(12) if i != 3]
+        shown = [np.asarray(numbered(i)) for i in range(12) if i != 3]
         batch = batches(loader, 0)[0]
         assert batch.images is not None
         for row, place in enumerate((batch.index - len(real)).tolist()):
@@ -177,24 +158,24 @@ def damage(root: Path, item: int) -> None:
 
 
 def test_the_choice_of_engine_counts_both(real: Source, tmp_path: Path) -> None:
-    config = DataConfig(synthetic=store(tmp_path / "same", 7))
+    config = DataConfig(synthetic=write_store(tmp_path / "same", 7))
     same = open_synthetic(config, real)
     engine, why = choose_engine(config, real, same)
     assert engine == "resident" and why.startswith("57 images of 32 px")
-    other = open_synthetic(DataConfig(synthetic=store(tmp_path / "other", 7, size=16)), real)
+    other = open_synthetic(DataConfig(synthetic=write_store(tmp_path / "other", 7, size=16)), real)
     assert choose_engine(config, real, other) == ("torch", "the images have different sizes")
     with pytest.raises(ConfigError, match=r"--data\.loader: resident needs images of one square"):
         choose_engine(DataConfig(loader="resident"), real, other)
 
 
 def test_joined_sources_number_the_second_after_the_first(real: Source, tmp_path: Path) -> None:
-    synthetic = open_synthetic(DataConfig(synthetic=store(tmp_path, 7)), real)
+    synthetic = open_synthetic(DataConfig(synthetic=write_store(tmp_path, 7)), real)
     assert synthetic is not None and synthetic.notes == (
         "50 % of the images seen are synthetic, from 7",
     )
     both = pickle.loads(pickle.dumps(joined(real, synthetic)))
     assert len(both) == 57 and both.native_size == 32
     assert torch.equal(both.decode(49), real.decode(49))
-    np.testing.assert_array_equal(both.decode(56).permute(1, 2, 0), pixels(6))
+    np.testing.assert_array_equal(both.decode(56).permute(1, 2, 0), numbered(6))
     assert both.where(50) == synthetic.where(0) and both.where(0) == real.where(0)
-    np.testing.assert_array_equal(Image.open(io.BytesIO(both.encoded(51))), pixels(1))
+    np.testing.assert_array_equal(Image.open(io.BytesIO(both.encoded(51))), numbered(1))

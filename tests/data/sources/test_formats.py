@@ -20,8 +20,9 @@ from ssgear.data.order.sampler import Sampler
 from ssgear.data.sources.open import open_source
 from ssgear.data.sources.source import Source
 from tests.data.pictures import encode, noise, pack, write_classes, write_shard
-from tests.data.sources.test_layout import VAL, write_tiny
-from tests.data.sources.test_published import cifar10, images, save, stl10  # noqa: F401
+from tests.data.sources.cifar10_files import save
+from tests.data.sources.stl10_files import images
+from tests.data.sources.tiny_imagenet import VAL, write_tiny
 
 Make = Callable[[Path, pytest.FixtureRequest], Path]
 

@@ -24,8 +24,7 @@ from ssgear.data.sources.loading import load_images
 from ssgear.data.sources.open import open_source
 from ssgear.data.sources.source import Source
 from ssgear.data.sources.square import centre_boxes, centre_squares
-from tests.data.loaders.test_dali_pipeline import smooth
-from tests.data.pictures import noise, write
+from tests.data.pictures import noise, smooth, write
 
 SIZE = 20
 SHAPES = [(33, 60), (60, 33), (41, 41), (20, 29), (20, 20), (7, 90), (64, 21), (50, 51)]

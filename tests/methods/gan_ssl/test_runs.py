@@ -16,9 +16,8 @@ from ssgear.engine.build import prepare, resolve
 from ssgear.engine.trainer import Trainer
 from ssgear.errors import ConfigError, TrainingError
 from ssgear.storage.checkpoint import find_latest, load_tensors
-from tests.engine.test_equal_losses import ds_json
 from tests.engine.training import SMALL as QUICK
-from tests.engine.training import losses
+from tests.engine.training import assert_same, ds_json, losses
 from tests.methods.gan import SMALL, train_gan
 from tests.ranks import Ranks
 
@@ -137,22 +136,6 @@ def test_resuming_is_bit_for_bit(name: str, tmp_path: Path) -> None:
     one, two = find_latest(whole), find_latest(parts)
     for file in sorted(path.name for path in one.glob("*.pt")):
         assert_same(load_tensors(one / file), load_tensors(two / file), file)
-
-
-def assert_same(one: object, two: object, where: str) -> None:
-    assert type(one) is type(two), where
-    if isinstance(one, Tensor) and isinstance(two, Tensor):
-        assert torch.equal(one, two), where
-    elif isinstance(one, dict) and isinstance(two, dict):
-        assert one.keys() == two.keys(), where
-        for key in one:
-            assert_same(one[key], two[key], f"{where}: {key}")
-    elif isinstance(one, list | tuple) and isinstance(two, list | tuple):
-        assert len(one) == len(two), where
-        for place, (a, b) in enumerate(zip(one, two, strict=True)):
-            assert_same(a, b, f"{where}[{place}]")
-    else:
-        assert one == two, where
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path: Path) -> None:
