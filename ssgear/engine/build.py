@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import timm.layers
@@ -61,20 +60,6 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The settings of a run, ds.json and the directory included."""
-
-    config: Config
-    directory: Path
-    deepspeed: ds_json.ResolvedDeepSpeed | None
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a user should know of ds.json."""
-        return () if self.deepspeed is None else self.deepspeed.notes
-
-
-@dataclass(frozen=True, kw_only=True)
 class ImageSet:
     """The images that the settings name, opened and not yet decoded."""
 
@@ -110,18 +95,20 @@ def prepare(launch: cli.Launch) -> Run:
     """Build a run from what the command line asked for; every rank calls it."""
     saved = None if launch.resume is None else read_saved(find_latest(launch.resume))
     machine = open_machine(launch.config)
-    settings = settle(launch, machine)
-    config = settings.config
+    ds = read_deepspeed(launch, machine)
+    settings = launch.config if ds is None else ds.config
+    directory = choose_directory(settings, launch.resume, machine.world)
+    config = dataclasses.replace(settings, output=directory)
     images = open_images(config, () if saved is None else saved.lost)
     method = build_method(config, images, machine)
     feed = build_loader(config, images, method, machine)
-    runtime = build_runtime(settings, method, machine)
+    runtime = build_runtime(config, method, machine, ds)
     total_steps = feed.loader.sampler.steps_per_epoch * config.optim.epochs
     resumed_at = None if saved is None else saved.step
-    log = open_log(config, settings.directory, machine.world, total_steps, resumed_at)
+    log = open_log(config, directory, machine.world, total_steps, resumed_at)
     run = Run(
         config=config,
-        directory=settings.directory,
+        directory=directory,
         world=machine.world,
         device=machine.device,
         method=method,
@@ -137,7 +124,7 @@ def prepare(launch: cli.Launch) -> Run:
         total_steps=total_steps,
         resumed=saved is not None,
     )
-    tell_user(run, feed.reason, settings.notes)
+    tell_user(run, feed.reason, () if ds is None else ds.notes)
     return run
 
 
@@ -173,16 +160,6 @@ def open_machine(config: Config) -> Machine:
 
 def _device_of(config: Config) -> torch.device:
     return distributed.choose_device(config.engine.device, "--engine.device")
-
-
-def settle(launch: cli.Launch, machine: Machine) -> Settings:
-    """Take over what ds.json says, and choose the directory."""
-    ds = read_deepspeed(launch, machine)
-    config = launch.config if ds is None else ds.config
-    directory = choose_directory(config, launch.resume, machine.world)
-    return Settings(
-        config=dataclasses.replace(config, output=directory), directory=directory, deepspeed=ds
-    )
 
 
 def read_deepspeed(launch: cli.Launch, machine: Machine) -> ds_json.ResolvedDeepSpeed | None:
@@ -263,7 +240,10 @@ def _num_classes(source: Source) -> int | None:
 
 def build_loader(config: Config, images: ImageSet, method: Method, machine: Machine) -> Feed:
     """Choose the images that the method trains on, decode or scan them, and build the engine."""
-    chosen = choose_images(config, images, method)
+    readable = images.train
+    if method.reads_images:
+        readable, _ = scan(images.train, config.data, lost=images.lost)
+    chosen = method.select(config.method, readable)
     trained = as_trained(method, chosen, images.synthetic, config.views)
     stored = open_stored(config.views, trained)
     test = _open_test(config, images.lost)
@@ -306,14 +286,6 @@ def build_loader(config: Config, images: ImageSet, method: Method, machine: Mach
     )
 
 
-def choose_images(config: Config, images: ImageSet, method: Method) -> Source:
-    """Return the training images that the method is about; those that it reads can be read."""
-    train = images.train
-    if method.reads_images:
-        train, _ = scan(train, config.data, lost=images.lost)
-    return method.select(config.method, train)
-
-
 def _open_test(config: Config, lost: Sequence[BadFile]) -> Source | None:
     """Open and check the test images now: a mistake in them must not end a run hours later."""
     has_own = config.data.test_share != 0 or config.data.test_path is not None
@@ -325,17 +297,16 @@ def _open_test(config: Config, lost: Sequence[BadFile]) -> Source | None:
         return None  # no split of its own, and none was asked for
 
 
-def build_runtime(settings: Settings, method: Method, machine: Machine) -> Runtime:
+def build_runtime(
+    config: Config, method: Method, machine: Machine, ds: ds_json.ResolvedDeepSpeed | None
+) -> Runtime:
     """Build the runtime that --deepspeed decides on, and seed what this rank draws in training."""
-    config, world = settings.config, machine.world
+    world, bf16 = machine.world, config.engine.precision == "bf16"
     check_rows(method, config, world)
-    bf16 = config.engine.precision == "bf16"
     runtime: Runtime
-    if settings.deepspeed is None:
+    if ds is None:
         runtime = TorchRuntime(method, config.optim, world, bf16=bf16)
     else:
-        runtime = DeepSpeedRuntime(
-            method, config.optim, world, bf16=bf16, resolved=settings.deepspeed
-        )
+        runtime = DeepSpeedRuntime(method, config.optim, world, bf16=bf16, resolved=ds)
     torch.manual_seed(philox.derive_key(config.seed, "train", world.rank) % 2**63)
     return runtime
