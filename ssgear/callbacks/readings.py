@@ -115,11 +115,11 @@ class Readings(Callback):
         encoder = run.inference_encoder()
         test = extract(encoder, data.test_images, device=run.device)
         figures: dict[str, Json] = {"epoch": round(run.epoch, 4)}
-        said = ""
+        score = ""
         if data.train_labels is not None and data.test_labels is not None:
             train = extract(encoder, data.train_images, device=run.device)
             knn = knn_accuracy(train, data.train_labels, test, data.test_labels)
-            figures["knn"], said = knn, f"kNN {100 * knn:.1f} %, "
+            figures["knn"], score = knn, f"kNN {100 * knn:.1f} %, "
         z1, z2 = embed_two_views(run, data.test_images[:HEALTH_IMAGES])
         state = health(z1, z2, test, young=run.step < YOUNG_STEPS)
         figures |= {
@@ -133,7 +133,7 @@ class Readings(Callback):
         if not run.log.holds("eval", run.step):
             run.log.write("eval", run.step, figures)
         run.log.say(
-            f"epoch {run.epoch:.4g}: {said}effective rank {state.effective_rank:.1f}, alignment "
+            f"epoch {run.epoch:.4g}: {score}effective rank {state.effective_rank:.1f}, alignment "
             f"{state.alignment:.3f}, uniformity {state.uniformity:.3f}"
         )
         if state.collapsed:

@@ -48,7 +48,7 @@ class Report(Callback):
         with run.export_weights():
             if not run.world.is_main:
                 return
-            contents = Contents(samples=self.samples.shown)
+            contents = Contents(samples=self.samples.contents)
             if reason == "finished" and run.config.eval.final and run.method.trains_encoder:
                 contents = self._with_pictures(run, contents)
             path = write_report(run.directory, contents)

@@ -57,7 +57,7 @@ class Samples(Callback):
         self.early: Tensor | None = None
         self.looks: list[tuple[int, Tensor]] = []
         self.collapsed = False
-        self.shown: contents.Samples | None = None
+        self.contents: contents.Samples | None = None
         self._real: tuple[Tensor, Tensor | None] | None = None
 
     def on_start(self, run: Run) -> None:
@@ -93,7 +93,7 @@ class Samples(Callback):
             if not self.looks or self.looks[-1][0] != run.step:
                 self._keep(run, made[:SHOWN])
             run.results = run.results.with_generator({"collapsed": self.collapsed})
-            shown = contents.Samples(
+            samples = contents.Samples(
                 real=_pixels(images[:SHOWN]),
                 steps=[(step, _pixels(look)) for step, look in self.looks],
                 count=len(images),
@@ -101,9 +101,9 @@ class Samples(Callback):
                 pairs=_pairs(run, images[:PAIRS], made[:PAIRS]),
             )
             if reason == "finished":
-                shown = replace(shown, frechet=self._distances(run, images, made))
-                shown = _fid(run, shown)
-            self.shown = shown
+                samples = replace(samples, frechet=self._distances(run, images, made))
+                samples = _fid(run, samples)
+            self.contents = samples
 
     def real(self, run: Run) -> tuple[Tensor, Tensor | None]:
         """Return the real images of every look, uint8 [N, 3, S, S], and their labels."""
@@ -200,13 +200,13 @@ def _played(run: Run, share: float) -> float:
     return (begin + share * (1 - begin)) * run.total_steps
 
 
-def _fid(run: Run, shown: contents.Samples) -> contents.Samples:
+def _fid(run: Run, samples: contents.Samples) -> contents.Samples:
     """Add the FID of as many synthetic images as there are test images, where it is wanted."""
     config = run.config
     source: Source = run.test or run.source
     count = min(len(source), config.eval.max_images)
     if config.eval.inception is None or count < 2:
-        return shown
+        return samples
     index = torch.linspace(0, len(source) - 1, count).round().long()
     images, index = load_readable(source, index, run.plan.size, workers=config.data.workers)
     made = run.method.samples(
@@ -225,7 +225,7 @@ def _fid(run: Run, shown: contents.Samples) -> contents.Samples:
     figures = fid(inception, made, images, about=about, device=run.device)
     run.log.say(f"FID {figures['fid']:.2f}: {figures['fid_protocol']}")
     run.results = run.results.with_generator(figures)
-    return replace(shown, **figures)
+    return replace(samples, **figures)
 
 
 def _pairs(run: Run, images: Tensor, made: Tensor) -> contents.Pairs | None:

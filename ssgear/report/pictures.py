@@ -233,24 +233,24 @@ class NeighbourRows:
     measure: str
 
 
-def neighbours(shown: Neighbours | None) -> NeighbourRows | None:
+def neighbours(contents: Neighbours | None) -> NeighbourRows | None:
     """Queries with their nearest neighbours, each marked right or wrong where classes are known."""
-    if shown is None or not len(shown.queries):
+    if contents is None or not len(contents.queries):
         return None
-    rows = [_query(shown, row) for row in range(min(len(shown.queries), MAX_QUERIES))]
+    rows = [_query(contents, row) for row in range(min(len(contents.queries), MAX_QUERIES))]
     total, hits = sum(len(row.near) for row in rows), sum(row.hits for row in rows)
     return NeighbourRows(
         rows=rows,
-        known=shown.query_labels is not None and shown.neighbour_labels is not None,
+        known=contents.query_labels is not None and contents.neighbour_labels is not None,
         hits=hits,
         total=total,
         share=percent(hits / max(1, total)),
-        measure=shown.measure,
+        measure=contents.measure,
     )
 
 
-def _query(shown: Neighbours, row: int) -> Query:
-    labels, others = shown.query_labels, shown.neighbour_labels
+def _query(contents: Neighbours, row: int) -> Query:
+    labels, others = contents.query_labels, contents.neighbour_labels
     name = "" if labels is None else str(labels[row])
     names = None if labels is None or others is None else others[row]
     near = [
@@ -258,11 +258,11 @@ def _query(shown: Neighbours, row: int) -> Query:
             picture=picture(image),
             name="" if names is None else str(names[place]),
             right=None if names is None else str(names[place]) == name,
-            similarity=f"{shown.similarities[row][place]:.2f}",
+            similarity=f"{contents.similarities[row][place]:.2f}",
         )
-        for place, image in enumerate(shown.neighbours[row][:MAX_NEIGHBOURS])
+        for place, image in enumerate(contents.neighbours[row][:MAX_NEIGHBOURS])
     ]
-    return Query(picture=picture(shown.queries[row]), name=name, near=near)
+    return Query(picture=picture(contents.queries[row]), name=name, near=near)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,21 +276,21 @@ class MapPlot:
     count: int
 
 
-def feature_map(shown: Map | None) -> MapPlot | None:
+def feature_map(contents: Map | None) -> MapPlot | None:
     """Lay the map out; of more points than it takes, some are chosen evenly."""
-    if shown is None or not len(shown.xy):
+    if contents is None or not len(contents.xy):
         return None
-    count = len(shown.xy)
+    count = len(contents.xy)
     chosen = np.linspace(0, count - 1, min(count, plots.MAX_POINTS)).round().astype(int)
-    labels = None if shown.labels is None else shown.labels[chosen]
-    plot = plots.scatter(shown.xy[chosen], labels, shown.classes)
+    labels = None if contents.labels is None else contents.labels[chosen]
+    plot = plots.scatter(contents.xy[chosen], labels, contents.classes)
     if plot is None:
         return None
     return MapPlot(
         plot=plot,
-        sheet=None if shown.thumbnails is None else sheet(shown.thumbnails[chosen]),
+        sheet=None if contents.thumbnails is None else sheet(contents.thumbnails[chosen]),
         labelled=labels is not None,
-        projected=shown.projected,
+        projected=contents.projected,
         count=len(plot.points),
     )
 

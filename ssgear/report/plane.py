@@ -26,13 +26,13 @@ class Plane(NamedTuple):
     images: list[Placed]
 
 
-def shift_maps(shown: ColouredMaps | None) -> list[Plane]:
+def shift_maps(contents: ColouredMaps | None) -> list[Plane]:
     """Lay the maps out; none where there is nothing to show."""
-    if shown is None or not len(shown.xy):
+    if contents is None or not len(contents.xy):
         return []
     maps = []
-    for colouring in shown.colourings:
-        plot = plots.scatter(shown.xy, colouring.labels, colouring.classes)
+    for colouring in contents.colourings:
+        plot = plots.scatter(contents.xy, colouring.labels, colouring.classes)
         if plot is None:
             return []
         pictures = [] if colouring.images is None else _thumbnails(plot, colouring.images)

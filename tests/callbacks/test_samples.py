@@ -61,7 +61,7 @@ def test_looks_and_distances(
     steps = [step for step, _ in samples.looks]
     assert steps == list(range(2, 41, 2))  # every twentieth of the run, the end among them
     assert samples.early is not None and samples.early.shape == (36, 3, 32, 32)
-    found = samples.shown
+    found = samples.contents
     assert found is not None
     images, labels = samples.real(run)
     final = run.method.samples(images, labels, seed=SEED)
@@ -93,8 +93,8 @@ def test_a_run_that_was_cut_short_names_the_step(few: tuple[str, ...], tmp_path:
     figures = run.results.generator
     assert "frechet_own_encoder_at_5_percent" not in figures
     early = figures["frechet_own_encoder_at_step_2"]
-    assert samples.shown is not None
-    assert samples.shown.frechet == {
+    assert samples.contents is not None
+    assert samples.contents.frechet == {
         "at step 2 of 3": early, "at the end": figures["frechet_own_encoder"],
     }  # fmt: skip
 
@@ -109,7 +109,7 @@ def test_a_method_without_a_generator_is_left_alone(tmp_path: Path) -> None:
     output = tmp_path / "run"
     off = ("--method.adversarial-weight", "0", "--method.generator-ssl-weight", "0")
     run, samples = trained(output, *off, steps=3, method=ALONE)
-    assert not samples.looks and samples.shown is None and not run.results.generator
+    assert not samples.looks and samples.contents is None and not run.results.generator
     assert not (output / "samples").exists()
 
 
@@ -136,8 +136,8 @@ def ended(output: Path, *options: str) -> tuple[Run, Shown]:
     samples = Samples()
     samples.on_end(run, "stopped")
     run.log.close()
-    assert samples.shown is not None
-    return run, samples.shown
+    assert samples.contents is not None
+    return run, samples.contents
 
 
 @pytest.mark.parametrize("condition", ["none", "label", "instance"])
