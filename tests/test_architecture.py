@@ -260,6 +260,17 @@ def test_contributing_shows_the_layers() -> None:
     assert shown == {level: list(rooms) for level, rooms in enumerate(LAYERS)}
 
 
+def test_the_architecture_page_shows_every_room() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = page.partition("## What each room may import")[2].partition("\n## ")[0]
+    picture = (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8")
+    listed = {room for row in re.findall(r"^\|([^|]+)\|", section, re.MULTILINE)
+              for room in re.findall("`([^`]+)`", row)}  # fmt: skip
+    drawn = set(re.findall(r'font-weight="600" fill="#1c2b39">([^<]+)<', picture))
+    assert listed == set(LEVEL)
+    assert drawn == set(LEVEL) - {"__init__"}
+
+
 def is_light(module: str) -> bool:
     return room_of(module) in LIGHT and not module.startswith(NOT_LIGHT)
 

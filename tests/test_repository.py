@@ -157,6 +157,14 @@ def test_imports_of_the_design_work() -> None:
         assert not missing, (module, missing)
 
 
+@pytest.mark.parametrize("name", [*PAGES, *GUIDES, "docs/architecture.md"])
+def test_named_files_exist(name: str) -> None:
+    named = set(re.findall(r"`((?:ssgear|tests|benchmarks|docs)/[\w/.-]+)`", page(name)))
+    patterns = {path for path in named if "NAME" in path or "FILE" in path or "ROOM" in path}
+    missing = [path for path in sorted(named - patterns) if not (ROOT / path).exists()]
+    assert not missing, missing
+
+
 def option_exists(option: str) -> bool:
     """Whether `--section.field` is a field of the configuration, or of a method's own."""
     if option.startswith("--method."):
