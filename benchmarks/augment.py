@@ -27,8 +27,10 @@ from benchmarks.common.peers import is_installed
 from benchmarks.common.timing import in_turns
 from benchmarks.common.workloads import require
 from ssgear.data.augment import AugmentSpec, augment, sample
+from ssgear.kernels.augment.forms import FORMS, Views
 from ssgear.kernels.augment.params import BLUR, SOLARISE
-from ssgear.kernels.augment.views import CASES, FASTEST_FIRST, augment_views, why_not
+from ssgear.kernels.augment.views import CASES, augment_views
+from ssgear.kernels.forms import names_of
 
 PEERS_AT_ONCE = 24
 """Images that a slow contender works on in a round."""
@@ -85,9 +87,7 @@ def check() -> int:
     for case in CASES:
         images, params = case.make()
         params[:, SOLARISE] = 0  # a rounding at its threshold would count as a jump
-        for name in FASTEST_FIRST[:-1]:
-            if why_not(name, images, case.size, torch.float32):
-                continue
+        for name in names_of(FORMS[:-1], Views(images, case.size)):
             ours, truth = (
                 augment_views(images, params, case.settings, size=case.size, impl=impl)  # type: ignore[arg-type]
                 for impl in (name, "reference")

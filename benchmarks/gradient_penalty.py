@@ -15,8 +15,9 @@ from benchmarks.common.machine import Cost
 from benchmarks.common.peers import compile_or_say
 from benchmarks.common.timing import Function
 from benchmarks.common.workloads import Workload, largest, require
+from ssgear.kernels.forms import names_of
 from ssgear.kernels.gradient_penalty import CASES, Case
-from ssgear.kernels.gradient_penalty.impl import obstacle
+from ssgear.kernels.gradient_penalty.forms import FORMS
 from ssgear.kernels.gradient_penalty.pieces import interpolate, sample_norm_penalty
 
 SIZES = {
@@ -29,8 +30,8 @@ PASSES = 6
 def forms(device: str, dtype: torch.dtype) -> list[str]:
     """Return the fused implementations that work here, or the reference where there is none."""
     example = torch.empty(1, 1, device=device, dtype=dtype)
-    fast = [name for name in ("triton", "cpp") if not obstacle(name, example)]
-    return fast or ["reference"]
+    *fast, reference = names_of(FORMS, example)
+    return fast or [reference]
 
 
 def check_gradient_penalty(device: str) -> int:

@@ -12,8 +12,9 @@ from benchmarks.common.machine import Cost
 from benchmarks.common.peers import compile_or_say, is_installed
 from benchmarks.common.timing import Function, gradients
 from benchmarks.common.workloads import Workload, largest, require
-from ssgear.kernels.dispatch import FASTEST_FIRST, why_not
+from ssgear.kernels.forms import names_of
 from ssgear.kernels.nt_xent import CASES, Case, nt_xent
+from ssgear.kernels.nt_xent.loss import FORMS
 
 TAU = 0.1
 DENSE_COPIES = 5
@@ -46,7 +47,7 @@ def nt_xent_peers(tau: float) -> dict[str, Function]:
 
 def forms(device: str, dtype: torch.dtype) -> list[str]:
     """Return the implementations of NT-Xent that work here, the fastest first."""
-    return [name for name in FASTEST_FIRST if not why_not(name, torch.device(device), dtype)]
+    return names_of(FORMS, torch.empty(0, device=device, dtype=dtype))
 
 
 def check_nt_xent(device: str) -> int:

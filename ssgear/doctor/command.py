@@ -124,7 +124,7 @@ def kernels() -> Findings:
 
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         for checked in check_kernels(device):
-            wrong = {name: error for name, error in checked.errors.items() if error is not None}
+            wrong = {name: error for name, error in checked.errors.items() if error}
             works = [
                 f"{name} works{' (auto)' * (name == checked.auto)}"
                 for name in checked.errors

@@ -8,22 +8,28 @@ The inputs are as small as shows a form that is wrong at all; the tests hold eac
 
 from __future__ import annotations
 
-import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from ssgear.errors import first_line
-from ssgear.kernels import dispatch
-from ssgear.kernels.augment import augment_views
-from ssgear.kernels.augment import views as augment
-from ssgear.kernels.augment.params import SOLARISE
-from ssgear.kernels.gradient_penalty.impl import choose, obstacle
+from ssgear.kernels.augment import forms as augment
+from ssgear.kernels.augment.params import CASES
+from ssgear.kernels.forms import (
+    Form,
+    Implementation,
+    Input,
+    Run,
+    choose,
+    describe_fault,
+    form_named,
+)
+from ssgear.kernels.gradient_penalty import forms as gradient_penalty
 from ssgear.kernels.gradient_penalty.pieces import sample_norm_penalty
-from ssgear.kernels.nt_xent import info_nce, nt_xent
+from ssgear.kernels.nt_xent import info_nce
+from ssgear.kernels.nt_xent import loss as nt_xent
 
 AGREES = 1e-5
 """Largest error relative to the reference that is rounding."""
@@ -37,91 +43,70 @@ class Checked:
     """Its name."""
     auto: str
     """The form that impl="auto" takes."""
-    errors: dict[str, str | None]
-    """For each form that can work here, what is wrong with it, or None."""
+    errors: dict[str, str]
+    """For each form that can work here, what is wrong with it, "" if nothing is."""
     absent: str
     """Why the fast form of this kind of device is not there; "" if it is."""
 
 
 def check_kernels(device: str) -> Iterator[Checked]:
     """Yield a report on each kernel that has several forms."""
-    place, rows = torch.device(device), torch.empty(2, 1, device=device)
-    reasons = {
-        name: dispatch.why_not(name, place, torch.float32) for name in dispatch.FASTEST_FIRST
-    }
-    yield _checked("nt_xent", dispatch.choose("auto", rows), reasons, _nt_xent_error, device)
-    auto = dispatch.choose("auto", rows, forms=info_nce.FORMS)
-    reasons = {name: reasons[name] for name in info_nce.FORMS}
-    yield _checked("info_nce", auto, reasons, _info_nce_error, device)
-    reasons = {name: obstacle(name, rows) for name in ("triton", "cpp", "reference")}
-    auto = choose("auto", rows, "gradient_penalty")
-    yield _checked("gradient_penalty", auto, reasons, _penalty_error, device)
-    images = torch.zeros(1, 3, 2, 2, dtype=torch.uint8, device=device)
-    reasons = {
-        name: augment.why_not(name, images, 2, torch.float32) for name in augment.FASTEST_FIRST
-    }
-    auto = augment.choose("auto", images, 2, torch.float32)
-    yield _checked("augment", auto, reasons, _augment_error, device)
+    rows = torch.empty(2, 1, device=device)
+    views = augment.Views(torch.zeros(1, 3, 2, 2, dtype=torch.uint8, device=device), 2)
+    yield _checked("nt_xent", nt_xent.FORMS, rows, rows, _fault_of(_nt_xent, rows.device))
+    yield _checked("info_nce", info_nce.FORMS, rows, rows, _fault_of(_info_nce, rows.device))
+    penalty = _fault_of(_penalty, rows.device)
+    yield _checked("gradient_penalty", gradient_penalty.FORMS, rows, rows, penalty)
+
+    def fault_of_views(name: str) -> str:
+        run = form_named(augment.FORMS, name).run
+        return augment.fault_of(run, CASES[2], rows.device, AGREES)
+
+    yield _checked("augment", augment.FORMS, views, views.images, fault_of_views)
 
 
 def _checked(
     kernel: str,
-    auto: str,
-    reasons: Mapping[str, str],
-    error_of: Callable[[str, str], str | None],
-    device: str,
+    forms: Sequence[Form[Input, Run]],
+    given: Input,
+    tensor: Tensor,
+    fault_of: Callable[[str], str],
 ) -> Checked:
-    errors = {name: error_of(name, device) for name, reason in reasons.items() if not reason}
-    fast = "cpp" if device == "cpu" else "triton"
-    return Checked(kernel=kernel, auto=auto, errors=errors, absent=reasons.get(fast, ""))
+    reasons = {form.name: form.unavailable_reason(given) for form in forms}
+    return Checked(
+        kernel=kernel,
+        auto=choose(kernel, "auto", forms, given, (tensor,)).name,
+        errors={form.name: fault_of(form.name) for form in forms if not reasons[form.name]},
+        absent=reasons.get("cpp" if tensor.device.type == "cpu" else "triton", ""),
+    )
 
 
-def _nt_xent_error(name: str, device: str) -> str | None:
-    return _loss_error(lambda z, impl: nt_xent(z, temperature=0.2, impl=impl), name, device)
+def _nt_xent(z: Tensor, impl: str) -> Tensor:
+    return nt_xent.nt_xent(z, temperature=0.2, impl=cast(nt_xent.Implementation, impl))
 
 
-def _info_nce_error(name: str, device: str) -> str | None:
-    def loss(z: Tensor, impl: Any) -> Tensor:
-        q, k, queue = z[:10], z[10:20], z[20:]
-        both = info_nce.info_nce(q, k, impl=impl), info_nce.info_nce(q, k, queue, impl=impl)
-        return both[0] + both[1]
-
-    return _loss_error(loss, name, device)
+def _info_nce(z: Tensor, impl: str) -> Tensor:
+    form = cast(info_nce.InfoNCEImplementation, impl)
+    q, k, queue = z[:10], z[10:20], z[20:]
+    return info_nce.info_nce(q, k, impl=form) + info_nce.info_nce(q, k, queue, impl=form)
 
 
-def _penalty_error(name: str, device: str) -> str | None:
-    return _loss_error(lambda z, impl: sample_norm_penalty(z, 1.0, impl=impl), name, device)
+def _penalty(z: Tensor, impl: str) -> Tensor:
+    return sample_norm_penalty(z, 1.0, impl=cast(Implementation, impl))
 
 
-def _loss_error(loss: Callable[[Tensor, Any], Tensor], name: str, device: str) -> str | None:
-    """Compare value and gradient of one form with the formula in float64."""
+def _fault_of(loss: Callable[[Tensor, str], Tensor], device: torch.device) -> Callable[[str], str]:
+    """Return what compares value and gradient of a form with the formula in float64."""
     rows = torch.randn(26, 7, generator=torch.Generator().manual_seed(0))
-    results = []
-    for impl, kind in (("reference", torch.float64), (name, torch.float32)):
-        z = rows.to(device, kind, copy=True).requires_grad_()
-        try:
-            value = loss(z, impl)
-            value.backward()  # type: ignore[no-untyped-call]
-        except Exception as error:
-            return first_line(error)
-        results.append((value.detach().double(), typing.cast(Tensor, z.grad).double()))
-    pairs = zip(*results, strict=True)
-    return _verdict(max(float((ours - right).norm() / right.norm()) for right, ours in pairs))
 
+    def result(impl: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        z = rows.to(device, dtype, copy=True).requires_grad_()
+        value = loss(z, impl)
+        (grad,) = torch.autograd.grad(value, z)
+        return value.detach().double(), grad.double()
 
-def _augment_error(name: str, device: str) -> str | None:
-    """Compare views of one form with those of the reference on the CPU, in [0, 1]."""
-    case = augment.CASES[2]
-    images, params = case.make()
-    params[:, SOLARISE] = 0  # a rounding at its threshold would count as a jump
-    right = augment_views(images, params, case.settings, size=case.size, impl="reference")
-    try:
-        there = images.to(device), params.to(device)
-        views = augment_views(*there, case.settings, size=case.size, impl=name)  # type: ignore[arg-type]
-    except Exception as error:
-        return first_line(error)
-    return _verdict(float((views.cpu() - right).abs().max()))
+    def error(name: str) -> float:
+        pairs = zip(result("reference", torch.float64), result(name, torch.float32), strict=True)
+        return max(float((ours - right).norm() / right.norm()) for right, ours in pairs)
 
-
-def _verdict(worst: float) -> str | None:
-    return None if worst < AGREES else f"off by {worst:.1g} of the reference"
+    return lambda name: describe_fault(lambda: error(name), AGREES)

@@ -11,14 +11,12 @@ Shapes: N samples, C channels on dim 1.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError
 from ssgear.kernels import checks
-from ssgear.kernels.transforms import is_transformed
+from ssgear.kernels.transforms import Context, is_transformed
 
 
 def leaky_relu(
@@ -58,7 +56,11 @@ class _LeakyRelu(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, bias: Tensor | None, negative_slope: float, gain: float
+        ctx: Context[tuple[float, float]],
+        x: Tensor,
+        bias: Tensor | None,
+        negative_slope: float,
+        gain: float,
     ) -> Tensor:
         if bias is None:
             y = torch.nn.functional.leaky_relu(x, negative_slope)
@@ -72,7 +74,9 @@ class _LeakyRelu(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Context[tuple[float, float]], *grads: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         (grad,), (y,) = grads, ctx.saved_tensors
         if grad is None:
             return (None,) * 4
@@ -87,7 +91,13 @@ class _Slope(torch.autograd.Function):
     """grad times the slope at y; linear in grad, so it is its own derivative."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, y: Tensor, negative_slope: float, gain: float) -> Tensor:
+    def forward(
+        ctx: Context[tuple[float, float]],
+        grad: Tensor,
+        y: Tensor,
+        negative_slope: float,
+        gain: float,
+    ) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(y)
         ctx.settings = (negative_slope, gain)
@@ -95,7 +105,9 @@ class _Slope(torch.autograd.Function):
         return scaled if gain == 1 else scaled.mul_(gain)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Context[tuple[float, float]], *grads: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         (direction,) = grads
         if direction is None:
             return (None,) * 4

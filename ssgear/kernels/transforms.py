@@ -1,4 +1,4 @@
-"""Whether a tensor is differentiated or batched in a way that the fused forms do not see.
+"""What autograd and the fused forms know of each other, and where it is too little.
 
 Their derivatives are written out for autograd's backward alone. Under torch.func, and where a
 tensor carries a tangent of forward-mode differentiation, their operators would answer as if it were
@@ -8,7 +8,7 @@ a constant: plain PyTorch has to work there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,10 +20,34 @@ from ssgear.kernels.native import constant_in_graphs
 REASON = "torch.func and forward-mode differentiation do not see into it"
 
 
+Settings = TypeVar("Settings")
+
+
+class Context(Protocol[Settings]):
+    """What an `autograd.Function` or operator passes from its forward to its backward."""
+
+    settings: Settings
+    """What is no tensor."""
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor, ...]:
+        """What `save_for_backward` was given."""
+
+    @property
+    def needs_input_grad(self) -> tuple[bool, ...]:
+        """Whether an argument wants a gradient."""
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Save tensors."""
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """Say whether a gradient that is None arrives as zeros."""
+
+
 def no_second_derivative(where: str) -> Callable[..., NoReturn]:
     """Return the derivative of a fused backward: a refusal that says what can be taken instead."""
 
-    def refuse(ctx: Any, *grads: Any) -> NoReturn:
+    def refuse(*_: object) -> NoReturn:
         raise ArgumentError(
             f"{where}: the fused forms have no second derivative; use impl='reference'"
         )

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ssgear.errors import ArgumentError
 from ssgear.kernels import checks
-from ssgear.kernels.nt_xent.loss import world_size_of
-from ssgear.kernels.nt_xent.rows import compute_dtype, gather_rows
+from ssgear.kernels.checks import compute_dtype
+from ssgear.kernels.nt_xent.rows import gather_rows
 
 
 @torch.no_grad()
@@ -50,11 +50,10 @@ def sinkhorn(
             f"sinkhorn: scores are {checks.shaped(scores)}; use a floating-point tensor "
             "[rows, prototypes]"
         )
-    if not checks.is_number(epsilon, checks.TINY, checks.LARGEST):
-        raise ArgumentError(f"sinkhorn: epsilon={checks.shown(epsilon)}; use a positive number")
+    checks.check_positive("sinkhorn", "epsilon", epsilon)
     if not isinstance(iterations, int) or iterations < 1:
         raise ArgumentError(f"sinkhorn: iterations={checks.shown(iterations)}; use at least 1")
-    alone = world_size_of(group, "sinkhorn") == 1
+    alone = checks.world_size_of(group, "sinkhorn") == 1
     with torch.autocast(scores.device.type, enabled=False):
         logits_nK = scores.to(compute_dtype(scores)) / epsilon
         a_1K = logits_nK.logsumexp(0, keepdim=True)
@@ -82,8 +81,7 @@ def swav(scores: Sequence[Tensor], codes: Sequence[Tensor], *, temperature: floa
         temperature: tau > 0.
     """
     _check_views(scores, codes)
-    if not checks.is_number(temperature, checks.TINY, checks.LARGEST):
-        raise ArgumentError(f"swav: temperature={checks.shown(temperature)}; use a positive number")
+    checks.check_positive("swav", "temperature", temperature)
     with torch.autocast(scores[0].device.type, enabled=False):
         dtype = compute_dtype(scores[0])
         fixed = [code_nK.detach().to(dtype) for code_nK in codes]

@@ -6,16 +6,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ssgear.kernels.nt_xent.loss import (
-    Implementation,
-    check_impl,
-    check_normalize,
-    check_temperature,
-    nt_xent,
-)
+from ssgear.kernels.checks import check_impl, check_normalize, check_temperature
+from ssgear.kernels.nt_xent.loss import WHERE, Implementation, nt_xent
 
 
 class NTXentLoss(nn.Module):
@@ -31,9 +28,9 @@ class NTXentLoss(nn.Module):
     ) -> None:
         """Keep the settings; they mean what they mean in `nt_xent`."""
         super().__init__()
-        check_temperature(temperature)
-        check_normalize(normalize)
-        check_impl(impl)
+        check_temperature(temperature, WHERE)
+        check_normalize(normalize, WHERE)
+        check_impl(impl, WHERE, get_args(Implementation))
         self.temperature = temperature
         self.normalize = normalize
         self.group = group

@@ -13,7 +13,7 @@ is sent in the backward pass. Shapes: R own rows, N rows of all ranks, D the wid
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ssgear.errors import ArgumentError
 from ssgear.kernels import checks
-from ssgear.kernels.nt_xent.loss import world_size_of
-from ssgear.kernels.nt_xent.rows import compute_dtype
+from ssgear.kernels.checks import compute_dtype
+from ssgear.kernels.transforms import Context
 
 EPS = 1e-5
 """Added to variances, as batch norm does."""
@@ -44,7 +44,7 @@ def barlow_twins(
             the loss of the global batch, and its gradient times the number of ranks: what wraps the
             model takes the mean over ranks (as for `nt_xent`).
     """
-    world_size = world_size_of(group, "barlow_twins")
+    world_size = checks.world_size_of(group, "barlow_twins")
     _check(z1, z2, lambd, world_size)
     with torch.autocast(z1.device.type, enabled=False):
         ranks = group if world_size > 1 else None
@@ -57,7 +57,11 @@ class _BarlowTwins(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, z1_RD: Tensor, z2_RD: Tensor, lambd: float, group: dist.ProcessGroup | None
+        ctx: Context[tuple[float, int]],
+        z1_RD: Tensor,
+        z2_RD: Tensor,
+        lambd: float,
+        group: dist.ProcessGroup | None,
     ) -> Tensor:
         dtype = compute_dtype(z1_RD)
         both_2RD = torch.stack((z1_RD.to(dtype), z2_RD.to(dtype)))
@@ -71,20 +75,20 @@ class _BarlowTwins(torch.autograd.Function):
         (c_DD,) = _summed(group, u_RD.T @ v_RD)
         c_DD /= count
         ctx.save_for_backward(z1_RD, z2_RD, u_RD, v_RD, c_DD, std_2D, count)
-        ctx.lambd = lambd
-        ctx.world_size = 1 if group is None else dist.get_world_size(group)
+        ctx.settings = (lambd, 1 if group is None else dist.get_world_size(group))
         diagonal_D = c_DD.diagonal()
         off_diagonal = c_DD.square().sum() - diagonal_D.square().sum()
         return (1 - diagonal_D).square().sum() + lambd * off_diagonal
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context[tuple[float, int]], slope: Tensor) -> tuple[Tensor | None, ...]:
         z1_RD, z2_RD, u_RD, v_RD, c_DD, std_2D, count = ctx.saved_tensors
+        lambd, world_size = ctx.settings
         with torch.no_grad(), torch.autocast(u_RD.device.type, enabled=False):
-            g_DD = 2 * ctx.lambd * c_DD
+            g_DD = 2 * lambd * c_DD
             g_DD.diagonal().copy_(2 * (c_DD.diagonal() - 1))
             cg_DD = c_DD * g_DD
-            scale_2D = slope * ctx.world_size / (count * std_2D)
+            scale_2D = slope * world_size / (count * std_2D)
             dz1_RD = scale_2D[0] * (v_RD @ g_DD.T - u_RD * cg_DD.sum(1))
             dz2_RD = scale_2D[1] * (u_RD @ g_DD - v_RD * cg_DD.sum(0))
         grads = (dz1_RD.to(z1_RD.dtype), dz2_RD.to(z2_RD.dtype))
@@ -97,11 +101,11 @@ class _Last(torch.autograd.Function):
     """A gradient that has no derivative itself."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Context[None], grad: Tensor, *inputs: Tensor) -> Tensor:
         return grad.clone()
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> NoReturn:
+    def backward(ctx: Context[None], *slopes: Tensor) -> NoReturn:
         raise ArgumentError("barlow_twins: has no second derivative; take the gradient only")
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError
-from ssgear.kernels import checks
-from ssgear.kernels.nt_xent.rows import compute_dtype, unit_rows, zero_or_nan
+from ssgear.kernels.checks import check_floats, compute_dtype
+from ssgear.kernels.nt_xent.rows import unit_rows, zero_or_nan
 
 
 def byol(predictions: Tensor, targets: Tensor) -> Tensor:
@@ -36,12 +36,7 @@ def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def _cosines(predictions: Tensor, targets: Tensor, where: str) -> Tensor:
-    for name, rows in (("predictions", predictions), ("targets", targets)):
-        if not checks.is_float_tensor(rows):
-            raise ArgumentError(
-                f"{where}: {name} is {checks.kind(rows)}; use a floating-point tensor, "
-                "dense and of 16 bits or more"
-            )
+    check_floats(where, predictions=predictions, targets=targets)
     if predictions.shape != targets.shape or predictions.ndim != 2 or 0 in predictions.shape:
         raise ArgumentError(
             f"{where}: predictions have shape {list(predictions.shape)} and targets "

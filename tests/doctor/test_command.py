@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -107,14 +108,14 @@ def test_here_the_other_losses_work_on_the_cpu(kernel: str) -> None:
 def test_a_wrong_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     from ssgear.kernels import self_check
 
-    right = self_check.nt_xent
+    right = self_check.nt_xent.nt_xent
 
     def off(z: Any, *, impl: str, **others: Any) -> Any:
         if impl == "streaming":
             return right(z, impl="reference", **others) * (1 + 1e-4)
         return right(z, impl="reference", **others)
 
-    monkeypatch.setattr(self_check, "nt_xent", off)
+    monkeypatch.setattr(self_check.nt_xent, "nt_xent", off)
     found = by_name(doctor.kernels())["nt_xent"]
     assert found.state == "broken"
     assert "reference works" in found.found
@@ -123,7 +124,7 @@ def test_a_wrong_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(z: Any, **others: Any) -> Any:
         raise RuntimeError("no such operator\nand more")
 
-    monkeypatch.setattr(self_check, "nt_xent", fails)
+    monkeypatch.setattr(self_check.nt_xent, "nt_xent", fails)
     assert "streaming does not (no such operator)" in by_name(doctor.kernels())["nt_xent"].found
 
     info_nce = self_check.info_nce.info_nce
@@ -137,12 +138,13 @@ def test_a_wrong_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(self_check, "sample_norm_penalty", fails)
     assert "reference does not (" in by_name(doctor.kernels())["gradient_penalty"].found
 
-    views = self_check.augment_views
+    *fast, reference = self_check.augment.FORMS
 
-    def brighter(*given: Any, impl: str, **others: Any) -> Any:
-        return views(*given, impl="reference", **others) + 0.01 * (impl == "reference")
+    def brighter(*given: Any) -> Any:
+        return reference.run(*given) + 0.01
 
-    monkeypatch.setattr(self_check, "augment_views", brighter)
+    forms = [dataclasses.replace(form, run=brighter) for form in fast]
+    monkeypatch.setattr(self_check.augment, "FORMS", (*forms, reference))
     found = by_name(doctor.kernels())["augment"]
     assert found.state == ("broken" if "cpp" in found.found else "note")
 

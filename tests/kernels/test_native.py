@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from ssgear.errors import ArgumentError
-from ssgear.kernels import dispatch, native
-from ssgear.kernels.nt_xent import nt_xent
+from ssgear.kernels import native
+from ssgear.kernels.forms import choose
+from ssgear.kernels.nt_xent import loss, nt_xent
 
 ROOT = Path(__file__).parents[2]
 BUILT = pytest.mark.skipif(not native.available(), reason=native.reason())
@@ -82,26 +84,30 @@ def test_a_broken_library_is_one_line(tmp_path: Path) -> None:
     assert "cannot be loaded" in reason and "_native-torch-9.so" in reason and "\n" not in reason
 
 
+def form_for(impl: str, z: Tensor) -> str:
+    return choose("nt_xent", impl, loss.FORMS, z, (z,)).name
+
+
 def test_where_it_is_not_possible_auto_takes_another(monkeypatch: pytest.MonkeyPatch) -> None:
     z = torch.randn(8, 3)
     right = nt_xent(z)
     monkeypatch.setattr(native, "reason", lambda: "it was not built")
     with pytest.raises(ArgumentError, match="'cpp' is not possible here: it was not built; use"):
         nt_xent(z, impl="cpp")
-    assert dispatch.choose("auto", z) == "streaming"
+    assert form_for("auto", z) == "streaming"
     torch.testing.assert_close(nt_xent(z), right)
 
 
 def test_it_is_for_cpus() -> None:
     elsewhere = torch.empty(8, 3, device="meta")
-    with pytest.raises(ArgumentError, match="for CPUs, and z is on meta; use auto or one of str"):
-        dispatch.choose("cpp", elsewhere)
-    assert dispatch.choose("auto", elsewhere) == "streaming"
+    with pytest.raises(ArgumentError, match="for CPUs, and got meta; use auto or streaming or ref"):
+        form_for("cpp", elsewhere)
+    assert form_for("auto", elsewhere) == "streaming"
 
 
 @BUILT
 def test_auto_takes_it() -> None:
-    assert dispatch.choose("auto", torch.empty(8, 3)) == "cpp"
+    assert form_for("auto", torch.empty(8, 3)) == "cpp"
 
 
 @BUILT

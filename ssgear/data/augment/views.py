@@ -19,12 +19,8 @@ from ssgear.data.augment.policy import apply_policy
 from ssgear.data.augment.spec import AugmentSpec
 from ssgear.errors import ArgumentError
 from ssgear.kernels.augment.params import check_images
-from ssgear.kernels.augment.views import (
-    AugmentSettings,
-    Implementation,
-    augment_views,
-    crop_resize,
-)
+from ssgear.kernels.augment.views import AugmentSettings, augment_views, crop_resize
+from ssgear.kernels.forms import Implementation
 
 __all__ = ["AugmentParams", "AugmentSpec", "augment", "crop_resize", "finish", "sample"]
 

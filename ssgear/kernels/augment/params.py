@@ -16,6 +16,7 @@ reference: whole numbers, flags and places in the order are exact in float32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,17 @@ class AugmentSettings:
     """Channel means that are subtracted, of images in [0, 1]."""
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Channel deviations that are divided by."""
+
+    def values(self) -> tuple[Interpolation, bool, int, float, Sequence[float], Sequence[float]]:
+        """Return the settings in their order, as operators take them."""
+        return (
+            self.interpolation,
+            self.antialias,
+            self.blur_radius,
+            self.solarise_threshold,
+            self.mean,
+            self.std,
+        )
 
 
 def check_images(function: str, images: Tensor, channels: int | None = 3) -> None:

@@ -17,42 +17,34 @@ one of them ran at the rate of a matrix product's, one core would be 2 to 5 time
 
 from __future__ import annotations
 
-import functools
-import warnings
-from typing import Any, Literal, get_args
+import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ssgear.errors import ArgumentError, did_you_mean, first_line
-from ssgear.kernels import native, transforms, triton_here
+from ssgear.errors import ArgumentError
 from ssgear.kernels.augment import resample
-from ssgear.kernels.augment.operator import compiled_views
+from ssgear.kernels.augment.forms import FORMS, Views
 from ssgear.kernels.augment.params import (
     BOX,
     CASES,
     COLUMNS,
     JITTER,
     ORDER,
-    SOLARISE,
-    TRITON_CHECKS,
     AugmentSettings,
     Case,
     check_images,
     check_params,
     check_settings,
     check_size,
-    check_values,
 )
 from ssgear.kernels.augment.reference import views_reference
 from ssgear.kernels.augment.resample import Interpolation
+from ssgear.kernels.forms import Implementation, choose
+from ssgear.kernels.transforms import Context
 
-__all__ = ["CASES", "COLUMNS", "AugmentSettings", "Case", "augment_views", "choose", "crop_resize"]
-
-Implementation = Literal["auto", "reference", "cpp", "triton"]
-FASTEST_FIRST = ("triton", "cpp", "reference")
-"""All forms."""
-FAST_VIEWS = (torch.float32, torch.bfloat16, torch.uint8)
+__all__ = ["CASES", "COLUMNS", "AugmentSettings", "Case", "augment_views", "crop_resize"]
 
 
 def augment_views(
@@ -96,17 +88,12 @@ def augment_views(
     check_settings(settings, height, width)
     check_params(params, len(images))
     if torch.compiler.is_compiling():
-        return compiled_views(images, params, settings, size, dtype, channels_last, impl)
-    form = choose(impl, images, size, dtype)
-    if form != "cpp":
-        check_values(params, images.shape[2], images.shape[3], resize=size is not None)
-    if form == "reference":
-        views = views_reference(images, params, settings, size, dtype)
-        return views.contiguous(memory_format=torch.channels_last) if channels_last else views
-    views = _empty((len(images), 3, height, width), dtype, images.device, channels_last)
-    fill = _fill_cpp if form == "cpp" else _fill_triton
-    fill(images.detach(), params.to(images.device).contiguous(), settings, size is not None, views)
-    return views
+        in_a_graph: Tensor = torch.ops.ssgear.augment_views(
+            images, params, size, dtype, channels_last, impl, *settings.values()
+        )
+        return in_a_graph
+    views = Views(images, size, dtype, channels_last)
+    return choose("augment", impl, FORMS, views, (images,)).run(views, params, settings)
 
 
 def crop_resize(
@@ -129,7 +116,8 @@ def crop_resize(
     resample.check(images, boxes, interpolation)
     if images.shape[1] != 3 and impl == "auto":
         impl = "reference"
-    form = choose(impl, images, size, torch.uint8)
+    views = Views(images, size, torch.uint8)
+    form = choose("augment", impl, FORMS, views, (images,), is_fusible=True).name
     if form == "reference":
         resample.check_inside(images, boxes)
         return resample.crop_resize(
@@ -144,130 +132,84 @@ def crop_resize(
     return augment_views(images, params, settings, **options).float()
 
 
-def choose(impl: str, images: Tensor, size: int | None, dtype: torch.dtype) -> str:
-    """Return the form to take: the one that was asked for, or with "auto" the fastest."""
-    known = get_args(Implementation)
-    if impl not in known:
-        hint = did_you_mean(str(impl), known)
-        raise ArgumentError(f"augment: unknown impl={impl!r}{hint}; use one of {', '.join(known)}")
-    if impl == "auto":
-        if torch.compiler.is_compiling():  # fuses PyTorch's own operators
-            return "reference"
-        return next(name for name in _fast(images) if not why_not(name, images, size, dtype))
-    reason = why_not(impl, images, size, dtype)
-    if reason:
-        raise ArgumentError(
-            f"augment: impl={impl!r} is not possible here: {reason}; use auto or reference"
-        )
-    return impl
+# What is done depends on the parameters' values (which views are blurred, which form is fastest),
+# so torch.compile cannot trace it: a graph calls it whole, as one operator.
+_SETTINGS = (
+    "str interpolation, bool antialias, SymInt blur_radius, float solarise_threshold, "
+    "float[] mean, float[] std"
+)
+"""`AugmentSettings.values` in the operators' schemas."""
 
 
-def _fast(images: Tensor) -> tuple[str, ...]:
-    """Return the forms for a device, the fastest first, that give what the reference gives.
-
-    Triton's interpreter works on CPUs, but is never the fastest.
-    """
-    if not images.is_cuda:
-        return ("cpp", "reference")
-    return ("triton", "reference") if _is_right(images.device) else ("reference",)
-
-
-def why_not(impl: str, images: Tensor, size: int | None, dtype: torch.dtype) -> str:
-    """Return why a form cannot make such views of these images, "" if it can."""
-    if impl == "reference":
-        return ""
-    if impl == "cpp" and images.device.type != "cpu":
-        return f"it is for CPUs, and images are on {images.device}"
-    if dtype not in FAST_VIEWS:
-        return f"it makes float32, bfloat16 and uint8, and {dtype} was asked for"
-    if images.dtype != torch.uint8 and (size is not None or images.dtype != torch.float32):
-        return f"it takes uint8 images, and float32 crops, and got {images.dtype}"
-    if images.requires_grad and torch.is_grad_enabled():
-        return "it has no gradient, and images require one"
-    if transforms.is_transformed(images):
-        return transforms.REASON
-    if impl == "cpp":
-        return native.reason()
-    height, width = images.shape[2:]
-    if size is None and height != width:
-        return f"it makes square views, and crops are {height} x {width}"
-    return triton_here.why_not(images.device)
-
-
-def _empty(
-    shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device, channels_last: bool
+@torch.library.custom_op(
+    "ssgear::augment_views",
+    mutates_args=(),
+    schema="(Tensor images, Tensor params, SymInt? size, ScalarType dtype, bool channels_last, "
+    f"str impl, {_SETTINGS}) -> Tensor",
+)
+def _augment_views(
+    images: Tensor,
+    params: Tensor,
+    size: int | None,
+    dtype: torch.dtype,
+    channels_last: bool,
+    impl: str,
+    *settings: Any,
 ) -> Tensor:
-    order = torch.channels_last if channels_last else torch.contiguous_format
-    try:
-        return torch.empty(shape, dtype=dtype, device=device, memory_format=order)
-    except RuntimeError as error:  # of a GPU too
-        count, _, height, width = shape
-        size = 3 * count * height * width * dtype.itemsize / 1e9
-        raise ArgumentError(
-            f"augment: {count} views of {height} x {width} take {size:.3g} GB, more than {device} "
-            "has left; use a smaller size or fewer images at a time"
-        ) from error
+    """Make the views while a compiled graph runs."""
+    views = Views(images.detach(), size, dtype, channels_last)
+    shared = _settings_of(settings)
+    return choose("augment", impl, FORMS, views, (images,)).run(views, params, shared)
 
 
-def _fill_cpp(
-    images: Tensor, params: Tensor, settings: AugmentSettings, resize: bool, views: Tensor
-) -> None:
-    try:
-        torch.ops.ssgear_native.augment(
-            images,
-            params,
-            resize,
-            settings.interpolation,
-            settings.antialias,
-            settings.blur_radius,
-            settings.solarise_threshold,
-            settings.mean,
-            settings.std,
-            views,
-        )
-    except RuntimeError:
-        check_values(params, images.shape[2], images.shape[3], resize=resize)
-        raise
+@_augment_views.register_fake
+def _(
+    images: Tensor, _: Tensor, size: int | None, dtype: torch.dtype, channels_last: bool, *__: Any
+) -> Tensor:
+    return Views(images, size, dtype, channels_last).empty()
 
 
-def _fill_triton(
-    images: Tensor, params: Tensor, settings: AugmentSettings, resize: bool, views: Tensor
-) -> None:
-    from ssgear.kernels.augment.triton import make_views
+@torch.library.custom_op(
+    "ssgear::augment_views_backward",
+    mutates_args=(),
+    schema=f"(Tensor upstream, Tensor images, Tensor params, SymInt? size, {_SETTINGS}) -> Tensor",
+)
+def _augment_views_backward(
+    upstream: Tensor, images: Tensor, params: Tensor, size: int | None, *settings: Any
+) -> Tensor:
+    """Return the gradient of the images: that of plain PyTorch, once."""
+    shared = _settings_of(settings)
 
-    on_device = torch.cuda.device_of(images)  # type: ignore[no-untyped-call]
-    with on_device:  # Triton launches on the current device
-        make_views(images, params, settings, resize, views)
+    def views_of(images: Tensor) -> Tensor:
+        return views_reference(images, params, shared, size, upstream.dtype)
 
-
-@functools.cache
-def _is_right(device: torch.device) -> bool:
-    """Whether Triton's views on a GPU are the reference's: one program a view, and tiles.
-
-    *Untested on hardware.*
-    """
-    for case in TRITON_CHECKS:
-        wrong = _fault(case, device)
-        if wrong:
-            warnings.warn(
-                f"augment: THE TRITON KERNELS DO NOT WORK on {device}: {wrong}; plain PyTorch "
-                "makes the views, which is slower. Please report this with the versions of torch, "
-                "triton and the driver",
-                stacklevel=4,
-            )
-            return False
-    return True
+    # operators run where autograd does not see them; torch.func has a place of its own
+    pull_back = torch.func.vjp(views_of, images.detach())[1]
+    gradient: Tensor = pull_back(upstream)[0]
+    return gradient.contiguous()
 
 
-def _fault(case: Case, device: torch.device) -> str:
-    """Return what is wrong with Triton's views of a case, "" if nothing is."""
-    images, params = case.make()
-    params[:, SOLARISE] = 0  # a rounding at its threshold would count as a jump
-    right = augment_views(images, params, case.settings, size=case.size, impl="reference")
-    try:
-        there = images.to(device), params.to(device)
-        found = augment_views(*there, case.settings, size=case.size, impl="triton").cpu()
-    except Exception as error:  # whatever compiler or driver raise
-        return first_line(error)
-    worst = (found - right).abs().max().item()
-    return "" if worst < 2 / 255 else f"views of {case.size} px are off by {worst:.1g}"
+@_augment_views_backward.register_fake
+def _(upstream: Tensor, images: Tensor, *_: Any) -> Tensor:
+    return torch.empty(images.shape, dtype=images.dtype, device=images.device)
+
+
+def _settings_of(values: tuple[Any, ...]) -> AugmentSettings:
+    """Return settings from `AugmentSettings.values`; an operator's tuples arrive as lists."""
+    names = (field.name for field in dataclasses.fields(AugmentSettings))
+    values = tuple(tuple(value) if isinstance(value, list) else value for value in values)
+    return AugmentSettings(**dict(zip(names, values, strict=True)))
+
+
+def _keep(ctx: Context[tuple[Any, ...]], inputs: tuple[Any, ...], output: Tensor) -> None:
+    images, params, size, _, _, _, *settings = inputs
+    ctx.save_for_backward(images, params)
+    ctx.settings = (size, *settings)
+
+
+def _differentiate(ctx: Context[tuple[Any, ...]], upstream: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of all arguments; of the images alone there is one."""
+    return (_augment_views_backward(upstream, *ctx.saved_tensors, *ctx.settings), *[None] * 11)
+
+
+_augment_views.register_autograd(_differentiate, setup_context=_keep)

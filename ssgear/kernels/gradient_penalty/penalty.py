@@ -23,7 +23,8 @@ from torch import Tensor
 
 from ssgear.errors import ArgumentError, did_you_mean
 from ssgear.kernels import checks
-from ssgear.kernels.gradient_penalty.impl import Implementation, choose
+from ssgear.kernels.forms import Implementation
+from ssgear.kernels.gradient_penalty.forms import choose_form
 from ssgear.kernels.gradient_penalty.pieces import (
     check_eps,
     check_images,
@@ -171,7 +172,7 @@ def _check(
         raise ArgumentError(f"gradient_penalty: eps is given and at={at!r} mixes nothing; drop it")
     first = next(batch for batch in images.values() if batch is not None)
     check_eps("gradient_penalty", eps, first)
-    choose(impl, first, "gradient_penalty")
+    choose_form("gradient_penalty", impl, first)
 
 
 def _check_scores(scores: Tensor, x: Tensor) -> None:

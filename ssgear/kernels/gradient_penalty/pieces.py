@@ -6,7 +6,7 @@
 
 Where n_i = 0, 1 / n_i is taken as 0: the norm has slope and curvature 0 there, n_i^2 keeps its own.
 Where n_i is NaN or infinite, so is P, and every derivative at sample i is NaN.
-`reference` is the formula by autograd. The fused forms (impl.py) go six times over
+`reference` is the formula by autograd. The fused forms (forms.py) go six times over
 the images, eager PyTorch up to fourteen times; first and second derivative are written out.
 Shapes: N samples of any shape.
 """
@@ -15,21 +15,16 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError
 from ssgear.kernels import checks, philox
-from ssgear.kernels.gradient_penalty.impl import (
-    Implementation,
-    choose,
-    dense,
-    passes,
-    same_order,
-)
-from ssgear.kernels.nt_xent.rows import compute_dtype
+from ssgear.kernels.checks import compute_dtype
+from ssgear.kernels.forms import Implementation
+from ssgear.kernels.gradient_penalty.forms import choose_form, dense, passes, same_order
+from ssgear.kernels.transforms import Context
 
 
 def interpolate(
@@ -59,7 +54,7 @@ def interpolate(
         ArgumentError: In one line, for arguments that do not fit together.
     """
     check_images("interpolate", real=real, fake=fake)
-    chosen = choose(impl, real, "interpolate", fake, eps)
+    chosen = choose_form("interpolate", impl, real, fake, eps)
     eps_N = check_eps("interpolate", eps, real)
     wants_grad = torch.is_grad_enabled() and (real.requires_grad or fake.requires_grad)
     if out is not None:
@@ -91,7 +86,7 @@ def critic_batch(
     batch, and give those rows of the gradient to `sample_norm_penalty`.
     """
     check_images("critic_batch", real=real, fake=fake)
-    choose(impl, real, "critic_batch", fake, eps)
+    choose_form("critic_batch", impl, real, fake, eps)
     check_eps("critic_batch", eps, real)
     if torch.is_grad_enabled() and (real.requires_grad or fake.requires_grad):
         return torch.cat((real, fake, interpolate(real, fake, eps, impl=impl)))
@@ -124,7 +119,7 @@ def sample_norm_penalty(
     """
     check_images("sample_norm_penalty", grad=grad)
     check_target("sample_norm_penalty", target)
-    chosen = choose(impl, grad, "sample_norm_penalty")
+    chosen = choose_form("sample_norm_penalty", impl, grad)
     if chosen == "reference":
         return _penalty_reference(grad, target)
     if torch.is_grad_enabled() and grad.requires_grad:
@@ -135,13 +130,9 @@ def sample_norm_penalty(
 
 def check_images(caller: str, **images: Tensor) -> None:
     """Refuse what is no batch of images, and batches that differ from the first one."""
+    checks.check_floats(caller, **images)
     first_name, first = next(iter(images.items()))
     for name, batch in images.items():
-        if not checks.is_float_tensor(batch):
-            raise ArgumentError(
-                f"{caller}: {name} is {checks.kind(batch)}; use a floating-point tensor, "
-                "dense and of 16 bits or more"
-            )
         if batch.ndim < 2 or batch.numel() == 0:
             raise ArgumentError(
                 f"{caller}: {name} has shape {list(batch.shape)}; use [N, ...] with N > 0 samples"
@@ -251,14 +242,19 @@ class _Interpolate(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, real: Tensor, fake: Tensor, eps_N: Tensor, key: int | None, chosen: str
+        ctx: Context[None],
+        real: Tensor,
+        fake: Tensor,
+        eps_N: Tensor,
+        key: int | None,
+        chosen: str,
     ) -> Tensor:
         mixed = _interpolate(real, fake, eps_N, key, chosen, None)
         ctx.save_for_backward(eps_N)
         return mixed
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context[None], *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         eps = _per_sample(ctx.saved_tensors[0], grad)
         to_real, to_fake = ctx.needs_input_grad[:2]
@@ -271,14 +267,16 @@ class _Penalty(torch.autograd.Function):
     """P of given gradients."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, target: float, chosen: str) -> Tensor:
+    def forward(
+        ctx: Context[tuple[float, str]], grad: Tensor, target: float, chosen: str
+    ) -> Tensor:
         value, norm_N = passes(chosen).penalty(dense(grad), target)
         ctx.save_for_backward(grad, norm_N)
         ctx.settings = (target, chosen)
         return value
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context[tuple[float, str]], *grads: Tensor) -> tuple[Tensor | None, ...]:
         (upstream,), (grad, norm_N), (target, chosen) = grads, ctx.saved_tensors, ctx.settings
         if not torch.is_grad_enabled():
             return passes(chosen).backward(upstream, dense(grad), norm_N, target), None, None
@@ -291,14 +289,19 @@ class _PenaltyBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, upstream: Tensor, grad: Tensor, norm_N: Tensor, target: float, chosen: str
+        ctx: Context[tuple[float, str]],
+        upstream: Tensor,
+        grad: Tensor,
+        norm_N: Tensor,
+        target: float,
+        chosen: str,
     ) -> Tensor:
         ctx.save_for_backward(upstream, grad, norm_N)
         ctx.settings = (target, chosen)
         return passes(chosen).backward(upstream, dense(grad), norm_N, target)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context[tuple[float, str]], *grads: Tensor) -> tuple[Tensor | None, ...]:
         (upstream, grad, norm_N), (target, chosen) = ctx.saved_tensors, ctx.settings
         if torch.is_grad_enabled():  # a third derivative may be asked for
             slopes = _double_backward_reference(grads[0], upstream, grad, target)

@@ -14,7 +14,9 @@ Shapes: n own rows, K rows of the queue, D the width.
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -22,28 +24,20 @@ from torch import Tensor
 
 from ssgear.errors import ArgumentError
 from ssgear.kernels import checks
-from ssgear.kernels.dispatch import choose
+from ssgear.kernels.checks import compute_dtype
+from ssgear.kernels.forms import Form, always_available, choose, cpp_unavailable_reason
 from ssgear.kernels.nt_xent.info_nce_streaming import streaming_info_nce
-from ssgear.kernels.nt_xent.loss import (
-    check_impl,
-    check_normalize,
-    check_temperature,
-    tensor_temperature,
-    world_size_of,
-)
 from ssgear.kernels.nt_xent.rows import (
     check_equal_rows,
-    compute_dtype,
     gather_with_gradient,
-    raise_on_all_ranks,
+    on_all_ranks,
     unit_rows,
     zero_or_nan,
 )
-from ssgear.kernels.nt_xent.streaming import BOUNDED_ABOVE
+from ssgear.kernels.nt_xent.streaming import is_certainly_bounded
 
 InfoNCEImplementation = Literal["auto", "reference", "streaming", "cpp"]
 WHERE = "info_nce"
-FORMS = ("cpp", "streaming", "reference")
 
 
 def info_nce(
@@ -74,33 +68,20 @@ def info_nce(
         impl: reference, streaming, cpp (on a CPU, where it was built), or auto, the fastest that
             can work on q. Only reference can be differentiated twice, forward, or under torch.func.
     """
-    world_size = world_size_of(group, WHERE)
+    world_size = checks.world_size_of(group, WHERE)
     ranks = group if world_size > 1 and queue is None else None
-    try:
+
+    def prepare() -> tuple[Callable[..., Tensor], Tensor, Tensor | None]:
         _check_rows(q, k, queue)
-        check_impl(impl, WHERE, get_args(InfoNCEImplementation))
-        check_temperature(temperature, WHERE)
-        check_normalize(normalize, WHERE)
-        tau = tensor_temperature(temperature, q, WHERE)
-        form = choose(impl, q, k, queue, tau, where=WHERE, forms=FORMS)
-        queue = None if queue is None else queue.detach().to(compute_dtype(q))
-    except ArgumentError as error:
-        if ranks is not None and not torch.compiler.is_compiling():
-            # the others are waiting for this one's rows
-            raise_on_all_ranks(str(error), ranks, WHERE)
-        raise
-    if form == "reference":
-        return _reference(q, k, queue, tau, normalize=normalize, group=ranks).float()
-    return streaming_info_nce(
-        q,
-        k,
-        queue,
-        tau,
-        bounded=normalize and not isinstance(temperature, Tensor) and temperature > BOUNDED_ABOVE,
-        normalize=normalize,
-        group=ranks,
-        tiles="cpp" if form == "cpp" else "torch",
-    ).float()
+        checks.check_temperature(temperature, WHERE)
+        checks.check_normalize(normalize, WHERE)
+        tau = checks.tensor_temperature(temperature, q, WHERE)
+        run = choose(WHERE, impl, FORMS, q, (q, k, queue, tau)).run
+        return run, tau, None if queue is None else queue.detach().to(compute_dtype(q))
+
+    run, tau, queue_KD = on_all_ranks(prepare, ranks, WHERE)
+    bounded = normalize and is_certainly_bounded(temperature)
+    return run(q, k, queue_KD, tau, normalize=normalize, bounded=bounded, group=ranks).float()
 
 
 def _reference(
@@ -110,6 +91,7 @@ def _reference(
     tau: Tensor,
     *,
     normalize: bool,
+    bounded: bool,
     group: dist.ProcessGroup | None,
 ) -> Tensor:
     """The equation line by line, in O(n C) memory; can be differentiated twice."""
@@ -132,14 +114,20 @@ def _reference(
         return (visible + 0 * tau.detach()) * (s_nC.logsumexp(1) - positive_n).mean()
 
 
+FORMS: tuple[Form[Tensor, Callable[..., Tensor]], ...] = (
+    Form(
+        "cpp", lambda q: cpp_unavailable_reason(q.device), partial(streaming_info_nce, tiles="cpp")
+    ),
+    Form("streaming", always_available, partial(streaming_info_nce, tiles="torch")),
+    Form("reference", always_available, _reference),
+)
+"""The fastest first."""
+
+
 def _check_rows(q: Tensor, k: Tensor, queue: Tensor | None) -> None:
     given = {"q": q, "k": k} | ({} if queue is None else {"queue": queue})
+    checks.check_floats(WHERE, **given)
     for name, rows in given.items():
-        if not checks.is_float_tensor(rows):
-            raise ArgumentError(
-                f"{WHERE}: {name} is {checks.kind(rows)}; use a floating-point tensor, "
-                "dense and of 16 bits or more"
-            )
         if rows.ndim != 2 or 0 in rows.shape:
             raise ArgumentError(
                 f"{WHERE}: {name} has shape {list(rows.shape)}; use [rows, width], at least one row"

@@ -14,21 +14,23 @@ Shapes: n own rows, M rows of all W ranks, K rows of a queue, C candidates (K or
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ssgear.kernels import transforms
-from ssgear.kernels.nt_xent.rows import check_equal_rows, compute_dtype, gather_rows
+from ssgear.kernels.checks import compute_dtype
+from ssgear.kernels.nt_xent.rows import check_equal_rows, gather_rows
 from ssgear.kernels.nt_xent.streaming import (
-    Tiles,
+    Settings,
     checked,
     group_named,
     is_bounded,
     parts_of,
+    place_in,
 )
+from ssgear.kernels.transforms import Context
 
 
 def streaming_info_nce(
@@ -37,19 +39,15 @@ def streaming_info_nce(
     queue_KD: Tensor | None,
     tau: Tensor,
     *,
-    bounded: bool,
     normalize: bool,
+    bounded: bool,
     group: dist.ProcessGroup | None,
-    tiles: Tiles,
+    tiles: str,
 ) -> Tensor:
     """Return the loss in the type that it is computed in; `bounded` as in `streaming_nt_xent`."""
-    name = "" if group is None else str(group.group_name)
-    world_size = 1 if group is None else dist.get_world_size(group)
-    rank = 0 if group is None else dist.get_rank(group)
-    outputs: tuple[Tensor, ...] = info_nce_forward(
-        q_nD, k_nD, queue_KD, tau, normalize, bounded, name, world_size, rank, tiles
-    )
-    return outputs[0]
+    place = place_in(group)
+    loss: Tensor = info_nce_forward(q_nD, k_nD, queue_KD, tau, normalize, bounded, *place, tiles)[0]
+    return loss
 
 
 @torch.library.custom_op("ssgear::info_nce_forward", mutates_args=())
@@ -97,17 +95,9 @@ def info_nce_forward(
 
 @info_nce_forward.register_fake
 def _(
-    q_nD: Tensor,
-    k_nD: Tensor,
-    queue_KD: Tensor | None,
-    tau: Tensor,
-    normalize: bool,
-    bounded: bool,
-    group_name: str,
-    world_size: int,
-    rank: int,
-    tiles: str,
+    q_nD: Tensor, _: Tensor, queue_KD: Tensor | None, __: Tensor, *settings: *Settings
 ) -> tuple[Tensor, Tensor, Tensor]:
+    group_name, world_size = settings[2:4]
     dtype, gathers = compute_dtype(q_nD), bool(group_name) and queue_KD is None
     rows = q_nD.shape[0] * (world_size if gathers else 1)
     return (
@@ -177,16 +167,17 @@ def _(
     lse_M: Tensor,
     gathered_2MD: Tensor,
     for_k: bool,
-    normalize: bool,
-    bounded: bool,
-    rank: int,
-    tiles: str,
+    *_: object,
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape_of_k = k_nD.shape if for_k else (0, q_nD.shape[1])
     return q_nD.new_empty(q_nD.shape), k_nD.new_empty(shape_of_k), tau.new_empty(())
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _keep(
+    ctx: Context[tuple[bool, bool, int, str]],
+    inputs: tuple[Tensor, Tensor, Tensor | None, Tensor, *Settings],
+    output: tuple[Tensor, Tensor, Tensor],
+) -> None:
     q_nD, k_nD, queue_KD, tau, normalize, bounded, _, _, rank, tiles = inputs
     _, lse_M, gathered_2MD = output
     ctx.save_for_backward(q_nD, k_nD, queue_KD, tau, lse_M, gathered_2MD)
@@ -194,7 +185,9 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+def _differentiate(
+    ctx: Context[tuple[bool, bool, int, str]], grad: Tensor | None, *_: Tensor | None
+) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 10
     for_k = bool(ctx.needs_input_grad[1])

@@ -6,7 +6,7 @@
 General positives are SupCon's "out" form (Khosla et al. 2020, arXiv 2004.11362). `reference` is the
 formula as it stands, dense and by autograd. The others need O(M D) memory: `streaming`
 (streaming.py), `cpp`, the same with C++ inside (csrc/nt_xent.cpp), and `triton`
-(operator.py), whose tiles never leave the chip; dispatch.py knows what is possible.
+(triton/operator.py), whose tiles never leave the chip; `FORMS` lists them.
 tests/kernels/nt_xent/test_loss.py holds all to `CASES`; benchmarks/kernels.py checks and times
 them. Shapes: R own rows, M rows of all ranks, D the width.
 """
@@ -14,29 +14,39 @@ them. Shapes: R own rows, M rows of all ranks, D the width.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ssgear.errors import ArgumentError, did_you_mean
+from ssgear.errors import ArgumentError
 from ssgear.kernels import checks
-from ssgear.kernels.dispatch import choose
+from ssgear.kernels.checks import compute_dtype
+from ssgear.kernels.forms import (
+    Form,
+    always_available,
+    choose,
+    cpp_unavailable_reason,
+    triton_unavailable_reason,
+    type_unavailable_reason,
+)
 from ssgear.kernels.nt_xent.rows import (
     check_equal_rows,
-    compute_dtype,
     gather_rows,
     gather_with_gradient,
-    raise_on_all_ranks,
+    on_all_ranks,
     unit_rows,
     zero_or_nan,
 )
-from ssgear.kernels.nt_xent.streaming import BOUNDED_ABOVE, streaming_nt_xent
+from ssgear.kernels.nt_xent.streaming import is_certainly_bounded, streaming_nt_xent
 from ssgear.kernels.nt_xent.triton.operator import triton_nt_xent
 
 Implementation = Literal["auto", "reference", "streaming", "cpp", "triton"]
+WHERE = "nt_xent"
 
 
 def nt_xent(
@@ -75,52 +85,37 @@ def nt_xent(
             compute capability 8.0 on), or auto, the fastest that can work on z. Only reference can
             be differentiated twice, forward, or under torch.func (where auto takes it).
     """
-    world_size = world_size_of(group)
+    world_size = checks.world_size_of(group, WHERE)
     ranks = group if world_size > 1 else None
-    try:
+
+    def prepare() -> tuple[Callable[..., Tensor], Tensor, Tensor, Tensor | None]:
         z_RD = _stacked(z, more_views, ids)
         _check_rows(z_RD, ids, world_size)
-        check_impl(impl)
-        check_temperature(temperature)
-        check_normalize(normalize)
-        tau = tensor_temperature(temperature, z_RD)
+        checks.check_temperature(temperature, WHERE)
+        checks.check_normalize(normalize, WHERE)
+        tau = checks.tensor_temperature(temperature, z_RD, WHERE)
         ids_R = None if ids is None else ids.to(z_RD.device).contiguous()
-        form = choose(impl, z_RD, tau, ids_R)
-    except ArgumentError as error:
-        if ranks is not None and not torch.compiler.is_compiling():
-            raise_on_all_ranks(str(error), ranks)  # the others are waiting for this one's rows
-        raise
-    if form == "reference":
-        return _reference(z_RD, tau, ids_R=ids_R, normalize=normalize, group=ranks).float()
-    bounded = normalize and not isinstance(temperature, Tensor) and temperature > BOUNDED_ABOVE
-    if form == "triton":
-        return triton_nt_xent(
-            z_RD, tau, bounded=bounded, ids_R=ids_R, normalize=normalize, group=ranks
-        ).float()
-    return streaming_nt_xent(
-        z_RD,
-        tau,
-        bounded=bounded,
-        ids_R=ids_R,
-        normalize=normalize,
-        group=ranks,
-        tiles="cpp" if form == "cpp" else "torch",
-    ).float()
+        return choose(WHERE, impl, FORMS, z_RD, (z_RD, tau, ids_R)).run, z_RD, tau, ids_R
+
+    run, z_RD, tau, ids_R = on_all_ranks(prepare, ranks, WHERE)
+    bounded = normalize and is_certainly_bounded(temperature)
+    return run(z_RD, tau, ids_R, normalize=normalize, bounded=bounded, group=ranks).float()
 
 
 def _reference(
     z_RD: Tensor,
     tau: Tensor,
-    *,
     ids_R: Tensor | None,
+    *,
     normalize: bool,
+    bounded: bool,
     group: dist.ProcessGroup | None,
 ) -> Tensor:
     """docs/math.md 1 line by line, in O(R M) memory; can be differentiated twice."""
     with torch.autocast(z_RD.device.type, enabled=False):
         num_rows, rank, world_size = z_RD.shape[0], 0, 1
         if group is not None:
-            check_equal_rows(z_RD, ids_R is not None, group)
+            check_equal_rows(z_RD, ids_R is not None, group, WHERE)
             rank, world_size = dist.get_rank(group), dist.get_world_size(group)
         self_R = torch.arange(num_rows, device=z_RD.device) + rank * num_rows
         if ids_R is None:  # pos(i) = (i + N) mod 2N
@@ -146,11 +141,7 @@ def _reference(
 
 def _stacked(z: Tensor, more_views: tuple[Tensor, ...], ids: Tensor | None) -> Tensor:
     for number, view in enumerate((z, *more_views), 1):
-        if not checks.is_float_tensor(view):
-            raise ArgumentError(
-                f"nt_xent: view {number} is {checks.kind(view)}; use a floating-point tensor, "
-                "dense and of 16 bits or more"
-            )
+        checks.check_floats(WHERE, **{f"view {number}": view})
         if view.ndim != 2 or view.shape[1] == 0:
             raise ArgumentError(
                 f"nt_xent: z has shape {list(view.shape)}; use [rows, width], views stacked"
@@ -173,20 +164,6 @@ def _stacked(z: Tensor, more_views: tuple[Tensor, ...], ids: Tensor | None) -> T
     return torch.cat((z, *more_views)) if more_views else z
 
 
-def world_size_of(group: dist.ProcessGroup | None, where: str = "nt_xent") -> int:
-    """Return the ranks of a group, 1 without one; refuse what is no group of this process."""
-    if group is None:
-        return 1
-    if not isinstance(group, dist.ProcessGroup) and group != dist.GroupMember.NON_GROUP_MEMBER:
-        raise ArgumentError(
-            f"{where}: group is a {type(group).__name__}; use a torch.distributed.ProcessGroup"
-        )
-    size = dist.get_world_size(group)
-    if size < 1:
-        raise ArgumentError(f"{where}: group does not contain this process; pass one that does")
-    return size
-
-
 def _check_rows(z_RD: Tensor, ids: Tensor | None, world_size: int) -> None:
     num_rows = z_RD.shape[0]
     if num_rows * world_size < 2:
@@ -201,53 +178,23 @@ def _check_rows(z_RD: Tensor, ids: Tensor | None, world_size: int) -> None:
         found = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
         raise ArgumentError(f"nt_xent: ids is {found}; use torch.int64 [{num_rows}], one per row")
     else:
-        check_device("ids", ids, z_RD)
+        checks.check_device("ids", ids, z_RD, WHERE)
 
 
-def check_device(name: str, given: Tensor, z: Tensor, where: str = "nt_xent") -> None:
-    """Refuse what cannot be brought to z: it may be there, or on the CPU."""
-    if given.device != z.device and given.device.type != "cpu":
-        raise ArgumentError(
-            f"{where}: {name} is on {given.device} and z on {z.device}; bring them to one device"
-        )
+def _triton_reason(z: Tensor) -> str:
+    reason = type_unavailable_reason(z, torch.bfloat16, torch.float16, torch.float32)
+    return reason or triton_unavailable_reason(z.device)
 
 
-def check_impl(
-    impl: str, where: str = "nt_xent", known: tuple[str, ...] = get_args(Implementation)
-) -> None:
-    """Refuse an implementation that there is not."""
-    if impl not in known:
-        hint = did_you_mean(str(impl), known)
-        raise ArgumentError(f"{where}: unknown impl={impl!r}{hint}; use one of {', '.join(known)}")
-
-
-def check_temperature(temperature: float | Tensor, where: str = "nt_xent") -> None:
-    """Refuse a number that is no temperature, and a tensor that is not 0-d and floating-point."""
-    if isinstance(temperature, Tensor):
-        if temperature.ndim or not checks.is_float_tensor(temperature):
-            raise ArgumentError(
-                f"{where}: temperature is {temperature.dtype} {list(temperature.shape)}; "
-                "use a number or a 0-d floating-point tensor"
-            )
-    elif not checks.is_number(temperature, checks.TINY, checks.LARGEST):
-        raise ArgumentError(
-            f"{where}: temperature={checks.shown(temperature)}; use a positive number "
-            "that float32 holds"
-        )
-
-
-def check_normalize(normalize: bool, where: str = "nt_xent") -> None:
-    """Refuse what is neither True nor False."""
-    if not isinstance(normalize, bool):
-        raise ArgumentError(f"{where}: normalize={checks.shown(normalize)}; use True or False")
-
-
-def tensor_temperature(temperature: float | Tensor, z: Tensor, where: str = "nt_xent") -> Tensor:
-    """Return a temperature as a tensor where z is, in the type that is computed in."""
-    if isinstance(temperature, Tensor):
-        check_device("temperature", temperature, z, where)
-        return temperature.to(z.device, compute_dtype(z))
-    return torch.full((), float(temperature), dtype=compute_dtype(z), device=z.device)
+FORMS: tuple[Form[Tensor, Callable[..., Tensor]], ...] = (
+    Form("triton", _triton_reason, triton_nt_xent),
+    Form(
+        "cpp", lambda z: cpp_unavailable_reason(z.device), partial(streaming_nt_xent, tiles="cpp")
+    ),
+    Form("streaming", always_available, partial(streaming_nt_xent, tiles="torch")),
+    Form("reference", always_available, _reference),
+)
+"""The fastest first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ssgear.errors import ArgumentError
+from ssgear.kernels.checks import compute_dtype
 
-
-def compute_dtype(z: Tensor) -> torch.dtype:
-    """Return the type that a loss of `z` is computed in: float32, but float64 for float64."""
-    return torch.float64 if z.dtype == torch.float64 else torch.float32
+Checked = TypeVar("Checked")
 
 
 def sized_rows(z_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,9 +92,7 @@ def gather_with_gradient(rows_RD: Tensor, group: dist.ProcessGroup) -> Tensor:
     return torch.cat(gathered)
 
 
-def check_equal_rows(
-    z_RD: Tensor, has_ids: bool, group: dist.ProcessGroup, where: str = "nt_xent"
-) -> None:
+def check_equal_rows(z_RD: Tensor, has_ids: bool, group: dist.ProcessGroup, where: str) -> None:
     """Refuse ranks that bring different shapes, or a problem; every rank raises the same error.
 
     A group that can talk between CPUs is checked at every call, and the device is left alone. In a
@@ -108,17 +106,26 @@ def check_equal_rows(
         _checked(group, where).add(mine)
 
 
-def raise_on_all_ranks(problem: str, group: dist.ProcessGroup, where: str = "nt_xent") -> None:
-    """Raise what is wrong on this rank alone; the others meet it in their `check_equal_rows`.
+def on_all_ranks(
+    check: Callable[[], Checked], group: dist.ProcessGroup | None, where: str
+) -> Checked:
+    """Return what a check of arguments returns; what it refuses here is raised on all ranks.
 
-    In a group of NCCL only they are sure to make that check at their first call, where an argument
-    that is wrong from the start is met; at later ones they may be past it, and nothing is raised
-    here.
+    The others meet it in their `check_equal_rows`. In a group of NCCL only they are sure to make
+    that check at their first call, where an argument that is wrong from the start is met; at later
+    ones they may be past it, and this rank alone raises.
     """
-    if _talks_between_cpus(group):
-        _compare((0, 0, 0, 0), group, "cpu", problem.encode())
-    elif not _checked(group, where):
-        _compare((0, 0, 0, 0), group, _own_device(), problem.encode())
+    try:
+        return check()
+    except ArgumentError as error:
+        if group is None or torch.compiler.is_compiling():
+            raise
+        problem = str(error).encode()
+        if _talks_between_cpus(group):
+            _compare((0, 0, 0, 0), group, "cpu", problem)
+        elif not _checked(group, where):
+            _compare((0, 0, 0, 0), group, _own_device(), problem)
+        raise
 
 
 def _talks_between_cpus(group: dist.ProcessGroup) -> bool:

@@ -13,26 +13,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ssgear.kernels import native, transforms
+from ssgear.kernels.checks import compute_dtype
 from ssgear.kernels.nt_xent import tiles as nt_xent_tiles
 from ssgear.kernels.nt_xent.rows import (
     check_equal_rows,
-    compute_dtype,
     gather_rows,
     gradient_of_rows,
     scaled_rows,
     zero_or_nan,
 )
+from ssgear.kernels.transforms import Context
 
 BOUNDED_ABOVE = 0.025
 """Temperature above which unit rows need no running maximum: |s| <= 40."""
-Tiles = Literal["torch", "cpp"]
+
+
+Settings = tuple[bool, bool, str, int, int, str]
+"""Of an operator: normalize, bounded, the group's name, its ranks, own rank, tiles."""
 
 
 class Positives(NamedTuple):
@@ -68,24 +72,27 @@ IN_TORCH = Parts(
 def streaming_nt_xent(
     z_RD: Tensor,
     tau: Tensor,
-    *,
-    bounded: bool,
     ids_R: Tensor | None,
+    *,
     normalize: bool,
+    bounded: bool,
     group: dist.ProcessGroup | None,
-    tiles: Tiles,
+    tiles: str,
 ) -> Tensor:
     """Return the loss in the type that it is computed in.
 
     `bounded` promises |s| <= 1 / BOUNDED_ABOVE; where looking at tau costs nothing, we look.
     """
-    world_size = 1 if group is None else dist.get_world_size(group)
-    rank = 0 if group is None else dist.get_rank(group)
-    name = "" if group is None else str(group.group_name)
-    outputs: tuple[Tensor, ...] = nt_xent_forward(
-        z_RD, tau, ids_R, normalize, bounded, name, world_size, rank, tiles
-    )
-    return outputs[0]
+    place = place_in(group)
+    loss: Tensor = nt_xent_forward(z_RD, tau, ids_R, normalize, bounded, *place, tiles)[0]
+    return loss
+
+
+def place_in(group: dist.ProcessGroup | None) -> tuple[str, int, int]:
+    """Return a group's name, number of ranks and own rank; operators take no objects."""
+    if group is None:
+        return "", 1, 0
+    return str(group.group_name), dist.get_world_size(group), dist.get_rank(group)
 
 
 @torch.library.custom_op("ssgear::nt_xent_forward", mutates_args=())
@@ -107,12 +114,7 @@ def nt_xent_forward(
     with torch.autocast(z_RD.device.type, enabled=False):
         tau, parts = checked(tau), parts_of(tiles)
         u_RD = parts.scaled_rows(z_RD, tau, normalize)[0]
-        u_MD, ids_M, group = u_RD, ids_R, None
-        if group_name:
-            group = group_named(group_name)
-            check_equal_rows(z_RD, ids_R is not None, group)
-            u_MD = gather_rows(u_RD, group)
-            ids_M = None if ids_R is None else gather_rows(ids_R, group)
+        u_MD, ids_M, group = gather(z_RD, u_RD, ids_R, group_name)
         first = rank * u_RD.shape[0]
         lse_R = parts.log_sum_exp(u_RD, u_MD, first, is_bounded(tau, normalize, bounded))
         positives = _positives(u_RD, u_MD, ids_M, first)
@@ -129,16 +131,9 @@ def nt_xent_forward(
 
 @nt_xent_forward.register_fake
 def _(
-    z_RD: Tensor,
-    tau: Tensor,
-    ids_R: Tensor | None,
-    normalize: bool,
-    bounded: bool,
-    group_name: str,
-    world_size: int,
-    rank: int,
-    tiles: str,
+    z_RD: Tensor, tau: Tensor, ids_R: Tensor | None, *settings: *Settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    group_name, world_size = settings[2:4]
     dtype = compute_dtype(z_RD)
     num_kept = z_RD.shape[0] * world_size if group_name else 0
     return (
@@ -183,23 +178,15 @@ def nt_xent_backward(
 
 
 @nt_xent_backward.register_fake
-def _(
-    grad: Tensor,
-    z_RD: Tensor,
-    tau: Tensor,
-    ids_M: Tensor | None,
-    lse_M: Tensor,
-    u_MD: Tensor | None,
-    normalize: bool,
-    bounded: bool,
-    world_size: int,
-    rank: int,
-    tiles: str,
-) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, z_RD: Tensor, tau: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return z_RD.new_empty(z_RD.shape), tau.new_empty(())
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _keep(
+    ctx: Context[tuple[bool, bool, int, int, str]],
+    inputs: tuple[Tensor, Tensor, Tensor | None, *Settings],
+    output: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> None:
     z_RD, tau, ids_R, normalize, bounded, group_name, world_size, rank, tiles = inputs
     _, lse_M, u_MD, gathered_M = output
     ids_M = gathered_M if group_name and ids_R is not None else ids_R
@@ -208,7 +195,9 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+def _differentiate(
+    ctx: Context[tuple[bool, bool, int, int, str]], grad: Tensor | None, *_: Tensor | None
+) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 9
     return (*nt_xent_backward(grad, *ctx.saved_tensors, *ctx.settings), *(None,) * 7)
@@ -235,9 +224,26 @@ def group_named(name: str) -> dist.ProcessGroup:
     return group
 
 
+def gather(
+    z_RD: Tensor, rows_RD: Tensor, ids_R: Tensor | None, group_name: str
+) -> tuple[Tensor, Tensor | None, dist.ProcessGroup | None]:
+    """Return the rows and ids of all ranks, and the group of that name ("": this process alone)."""
+    if not group_name:
+        return rows_RD, ids_R, None
+    group = group_named(group_name)
+    check_equal_rows(z_RD, ids_R is not None, group, "nt_xent")
+    rows_MD = gather_rows(rows_RD, group)
+    return rows_MD, None if ids_R is None else gather_rows(ids_R, group), group
+
+
 def checked(tau: Tensor) -> Tensor:
     """Make a temperature that is none into NaN, on the device."""
     return torch.where((tau > 0) & tau.isfinite(), tau, math.nan)
+
+
+def is_certainly_bounded(temperature: float | Tensor) -> bool:
+    """Return whether |s| <= 1 / BOUNDED_ABOVE for unit rows; a tensor is not looked at."""
+    return not isinstance(temperature, Tensor) and temperature > BOUNDED_ABOVE
 
 
 def is_bounded(tau: Tensor, normalize: bool, promised: bool) -> bool:

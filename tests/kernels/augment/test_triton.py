@@ -22,8 +22,10 @@ from triton.compiler import ASTSource
 
 from ssgear.errors import ArgumentError
 from ssgear.kernels.augment import triton as kernels
+from ssgear.kernels.augment.forms import FORMS, Views
 from ssgear.kernels.augment.params import SOLARISE, TRITON_CHECKS
-from ssgear.kernels.augment.views import CASES, AugmentSettings, Case, augment_views, choose
+from ssgear.kernels.augment.views import CASES, AugmentSettings, Case, augment_views
+from ssgear.kernels.forms import choose
 from tests.kernels.triton_ahead import describe
 
 ROOT = Path(__file__).parents[3]
@@ -106,14 +108,18 @@ def test_views_are_those_of_the_reference(
         assert off.max() < 4 * ALLOWED, off.max() * 255
 
 
+def form_for(impl: str, images: Tensor, size: int | None, dtype: torch.dtype) -> str:
+    return choose("augment", impl, FORMS, Views(images, size, dtype), (images,)).name
+
+
 def test_it_is_chosen_where_it_can_work() -> None:
     images = torch.zeros(2, 3, 5, 7, dtype=torch.uint8)
     with pytest.raises(ArgumentError, match="'triton' is not possible here: it is for NVIDIA GPUs"):
-        choose("triton", images, 4, torch.float32)
+        form_for("triton", images, 4, torch.float32)
     with pytest.raises(ArgumentError, match="it makes square views, and crops are 5 x 7"):
-        choose("triton", images, None, torch.float32)
+        form_for("triton", images, None, torch.float32)
     with pytest.raises(ArgumentError, match=r"uint8, and torch\.float64 was asked for"):
-        choose("triton", images, 4, torch.float64)
+        form_for("triton", images, 4, torch.float64)
 
 
 KIND = {"BICUBIC": True, "ANTIALIAS": True}

@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import functional as tv
 from ssgear.errors import ArgumentError
 from ssgear.kernels import native
 from ssgear.kernels.augment import views as augment
+from ssgear.kernels.augment.forms import FORMS, Views
 from ssgear.kernels.augment.params import BLUR, BOX, FLIP, GREY, JITTER, ORDER, SOLARISE
 from ssgear.kernels.augment.views import (
     CASES,
@@ -25,9 +26,9 @@ from ssgear.kernels.augment.views import (
     AugmentSettings,
     Case,
     augment_views,
-    choose,
     crop_resize,
 )
+from ssgear.kernels.forms import Form, always_available, choose
 
 BUILT = pytest.mark.skipif(not native.available(), reason=native.reason())
 ROOT = Path(__file__).parents[3]
@@ -241,22 +242,26 @@ def test_every_instruction_set_makes_the_same_bits(capability: str, tmp_path: Pa
     assert (done.returncode, done.stdout.strip()) == (0, capability), done.stderr
 
 
+def form_for(impl: str, images: Tensor, size: int | None, dtype: torch.dtype) -> str:
+    return choose("augment", impl, FORMS, Views(images, size, dtype), (images,)).name
+
+
 def test_auto_takes_what_works(monkeypatch: pytest.MonkeyPatch) -> None:
     images, params = MIXED.make()
     floats = images.float()
     fast = "cpp" if native.available() else "reference"
-    assert choose("auto", images, 17, torch.float32) == fast
-    assert choose("auto", floats, None, torch.bfloat16) == fast
-    assert choose("auto", floats, 17, torch.float32) == "reference", "floats are resized there"
-    assert choose("auto", images, 17, torch.float64) == "reference"
+    assert form_for("auto", images, 17, torch.float32) == fast
+    assert form_for("auto", floats, None, torch.bfloat16) == fast
+    assert form_for("auto", floats, 17, torch.float32) == "reference", "floats are resized there"
+    assert form_for("auto", images, 17, torch.float64) == "reference"
     leaf = floats.clone().requires_grad_()
-    assert choose("auto", leaf, None, torch.float32) == "reference"
+    assert form_for("auto", leaf, None, torch.float32) == "reference"
     views = augment_views(leaf, params, MIXED.settings, size=17)
     assert views.requires_grad
     monkeypatch.setattr(native, "reason", lambda: "it was not built")
-    assert choose("auto", images, 17, torch.float32) == "reference"
+    assert form_for("auto", images, 17, torch.float32) == "reference"
     with pytest.raises(ArgumentError, match="'cpp' is not possible here: it was not built; use au"):
-        choose("cpp", images, 17, torch.float32)
+        form_for("cpp", images, 17, torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -276,9 +281,9 @@ def test_cpp_says_what_it_cannot_take(
     kind: torch.dtype, size: int | None, dtype: torch.dtype, reason: str
 ) -> None:
     with pytest.raises(ArgumentError, match=reason):
-        choose("cpp", torch.zeros(1, 3, 4, 4, dtype=kind), size, dtype)
-    with pytest.raises(ArgumentError, match="it is for CPUs, and images are on meta"):
-        choose("cpp", torch.zeros(1, 3, 4, 4, dtype=torch.uint8, device="meta"), 2, torch.float32)
+        form_for("cpp", torch.zeros(1, 3, 4, 4, dtype=kind), size, dtype)
+    with pytest.raises(ArgumentError, match="it is for CPUs, and got meta"):
+        form_for("cpp", torch.zeros(1, 3, 4, 4, dtype=torch.uint8, device="meta"), 2, torch.float32)
 
 
 @pytest.mark.parametrize("impl", ["auto", "reference"])
@@ -358,7 +363,8 @@ def test_a_crop_is_made_by_the_form_that_was_chosen(monkeypatch: pytest.MonkeyPa
         return images
 
     monkeypatch.setattr(augment, "augment_views", views)
-    monkeypatch.setattr(augment, "choose", lambda *_: "triton")
+    forms = (Form("triton", always_available, views), FORMS[-1])
+    monkeypatch.setattr(augment, "choose", lambda *_, **__: forms[0])
     crop_resize(images, params[:, BOX], 9)
     assert asked == [(9, "triton", torch.uint8)]
 

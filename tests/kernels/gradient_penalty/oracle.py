@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ssgear.kernels import native
-from ssgear.kernels.gradient_penalty.impl import Implementation
+from ssgear.kernels.forms import Implementation
 from ssgear.kernels.gradient_penalty.penalty import CASES, Case
 from ssgear.kernels.gradient_penalty.pieces import interpolate, sample_norm_penalty
 

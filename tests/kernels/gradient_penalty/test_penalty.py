@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ssgear.errors import ArgumentError
-from ssgear.kernels.gradient_penalty.impl import Implementation
+from ssgear.kernels.forms import Implementation
 from ssgear.kernels.gradient_penalty.penalty import gradient_penalty
 from ssgear.kernels.gradient_penalty.pieces import critic_batch, interpolate, sample_norm_penalty
 from tests.kernels.gradient_penalty.oracle import HERE

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ssgear.errors import ArgumentError
 from ssgear.kernels import native, philox
-from ssgear.kernels.gradient_penalty import impl as gradient_penalty_impl
-from ssgear.kernels.gradient_penalty.impl import Implementation
+from ssgear.kernels.forms import Implementation
+from ssgear.kernels.gradient_penalty.forms import choose_form
 from ssgear.kernels.gradient_penalty.penalty import CASES, Case
 from ssgear.kernels.gradient_penalty.pieces import critic_batch, interpolate, sample_norm_penalty
 from tests.kernels.gradient_penalty.oracle import (
@@ -115,13 +115,13 @@ def test_implementations_that_cannot_work_say_so(monkeypatch: pytest.MonkeyPatch
     grad = torch.ones(2, 3)
     with pytest.raises(ArgumentError, match=r"triton.*not possible.*NVIDIA GPUs, and got cpu"):
         sample_norm_penalty(grad, impl="triton")
-    with pytest.raises(ArgumentError, match=r"cpp.*float16 on cpu; use auto or reference"):
+    with pytest.raises(ArgumentError, match=r"cpp.*got float16; use auto or reference"):
         sample_norm_penalty(grad.half(), impl="cpp")
     monkeypatch.setattr(native, "available", lambda: False)
     monkeypatch.setattr(native, "reason", lambda: "no compiler")
     with pytest.raises(ArgumentError, match=r"cpp.*no compiler; use auto or reference"):
         sample_norm_penalty(grad, impl="cpp")
-    assert gradient_penalty_impl.choose("auto", grad, "") == "reference"
+    assert choose_form("", "auto", grad) == "reference"
     assert sample_norm_penalty(grad.half()).dtype == torch.float32
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ssgear.kernels import native
-from ssgear.kernels.nt_xent.rows import compute_dtype, unit_rows
+from ssgear.kernels.checks import compute_dtype
+from ssgear.kernels.nt_xent.rows import unit_rows
 from ssgear.kernels.nt_xent.streaming import IN_TORCH, Parts, parts_of
 
 FORMS = [IN_TORCH, *([parts_of("cpp")] if native.available() else [])]

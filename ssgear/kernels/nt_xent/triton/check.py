@@ -12,12 +12,12 @@ fastest plan is taken unchecked: call the loss once before a capture.
 from __future__ import annotations
 
 import math
-import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ssgear.kernels.forms import first_right
 from ssgear.kernels.nt_xent.triton.inputs import Classes, Setting, classes_of
 from ssgear.kernels.nt_xent.triton.launch import forward, prepare
 from ssgear.kernels.nt_xent.triton.launch_backward import backward
@@ -54,39 +54,21 @@ def plan_for(z_RD: Tensor, setting: Setting, has_ids: bool) -> Plan | None:
     if key not in _CHECKED:
         if not z_RD.is_cuda or torch.cuda.is_current_stream_capturing():
             return kind.plans(z_RD.device)[0]
-        _CHECKED[key] = _first_right(kind, z_RD.device)
+        _CHECKED[key] = first_right_plan(kind, z_RD.device)
     return _CHECKED[key]
 
 
-def self_test(device: torch.device | str, dtype: torch.dtype = torch.bfloat16) -> str | None:
-    """Return what is wrong with the fastest plans for width 128 on a device, None if nothing is."""
-    for bounded in (True, False):
-        kind = Kind(dtype, 128, representative_rows(4096), True, bounded, False, False)
-        found = fault(kind.plans(torch.device(device))[0], kind, torch.device(device))
-        if found:
-            return found
-    return None
+def first_right_plan(kind: Kind, device: torch.device) -> Plan | None:
+    """Return the fastest plan that is right on a device, None (and a warning) if none is."""
+
+    def fault_of(plan: Plan) -> str:
+        return fault(plan, kind, device)
+
+    return first_right("nt_xent", device, kind.plans(device), fault_of, "streaming")
 
 
-def _first_right(kind: Kind, device: torch.device) -> Plan | None:
-    found = ""
-    for plan in kind.plans(device):
-        wrong = fault(plan, kind, device)
-        if wrong is None:
-            if found:
-                warnings.warn(f"nt_xent: {found} as compiled; a slower plan is right", stacklevel=2)
-            return plan
-        found = wrong
-    warnings.warn(
-        f"nt_xent: NO TRITON KERNEL IS RIGHT on {device}: {found}; the streaming form is taken, "
-        "which is slower. Please report this with the versions of torch, triton and the driver",
-        stacklevel=2,
-    )
-    return None
-
-
-def fault(plan: Plan, kind: Kind, device: torch.device) -> str | None:
-    """Return what is wrong with a plan in the exact case, None if nothing is."""
+def fault(plan: Plan, kind: Kind, device: torch.device) -> str:
+    """Return what is wrong with a plan in the exact case, "" if nothing is."""
     own, columns = HALF_ROWS * (1 if kind.ranks else 2), 2 * HALF_ROWS
     setting = Setting(
         own=own,
@@ -120,7 +102,7 @@ def fault(plan: Plan, kind: Kind, device: torch.device) -> str | None:
     wrong = _difference(grad_RD, right_RD * (columns / own) / tau)
     if not wrong < 1e-2:
         return f"gradients of {kind.dtype} rows of width {kind.width} are off by {wrong:.1g}"
-    return None
+    return ""
 
 
 def _integer_rows(num_rows: int, width: int) -> Tensor:

@@ -15,7 +15,7 @@ By the machine code of the inner loops, D = 128 in bfloat16 on an H200: a forwar
 takes 1230 cycles of the matrix unit, 1024 of exps and about 2000 of issue (column sums, above all,
 across lanes); a backward tile of 128 x 64 takes 1230, 512 and about 900, one by one. We expect
 about 0.07 + 0.30 ms at M = 16384 and 1.1 + 4.8 ms at M = 65536.
-float32 rows are multiplied as SSGEAR_TRITON_FLOAT32 says (nt_xent_triton_launch.precision).
+float32 rows are multiplied as SSGEAR_TRITON_FLOAT32 says (launch.precision).
 Triton is imported at the first call. *Untested on hardware*: compiled ahead of time for sm_80,
 sm_90 and sm_100, and run in Triton's interpreter; no GPU was at hand.
 Shapes: R own rows, M rows of all W ranks, D the width.
@@ -24,42 +24,43 @@ Shapes: R own rows, M rows of all W ranks, D the width.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ssgear.kernels import transforms
-from ssgear.kernels.nt_xent.rows import check_equal_rows, gather_rows, unit_rows
+from ssgear.kernels.nt_xent.rows import gather_rows, unit_rows
 from ssgear.kernels.nt_xent.streaming import (
-    BOUNDED_ABOVE,
-    group_named,
+    gather,
+    is_bounded,
     nt_xent_backward,
     nt_xent_forward,
+    place_in,
 )
+from ssgear.kernels.transforms import Context
 
 if TYPE_CHECKING:
     from ssgear.kernels.nt_xent.triton.inputs import Setting
+
+Settings = tuple[bool, bool, str, int, int]
+"""Of an operator: normalize, bounded, the group's name, its ranks, own rank."""
 
 
 def triton_nt_xent(
     z_RD: Tensor,
     tau: Tensor,
-    *,
-    bounded: bool,
     ids_R: Tensor | None,
+    *,
     normalize: bool,
+    bounded: bool,
     group: dist.ProcessGroup | None,
 ) -> Tensor:
     """Return the loss, a float32 scalar; `bounded` promises tau > BOUNDED_ABOVE and unit rows."""
-    world_size = 1 if group is None else dist.get_world_size(group)
-    rank = 0 if group is None else dist.get_rank(group)
-    name = "" if group is None else str(group.group_name)
-    outputs: tuple[Tensor, ...] = nt_xent_triton_forward(
-        z_RD, tau, ids_R, normalize, bounded, name, world_size, rank
-    )
-    return outputs[0]
+    place = place_in(group)
+    loss: Tensor = nt_xent_triton_forward(z_RD, tau, ids_R, normalize, bounded, *place)[0]
+    return loss
 
 
 @torch.library.custom_op("ssgear::nt_xent_triton_forward", mutates_args=())
@@ -82,12 +83,7 @@ def nt_xent_triton_forward(
     from ssgear.kernels.nt_xent.triton.inputs import classes_of
 
     with torch.autocast(z_RD.device.type, enabled=False), _on_device_of(z_RD):
-        z_MD, ids_M, group = z_RD, ids_R, None
-        if group_name:
-            group = group_named(group_name)
-            check_equal_rows(z_RD, ids_R is not None, group)
-            z_MD = gather_rows(z_RD, group)
-            ids_M = None if ids_R is None else gather_rows(ids_R, group)
+        z_MD, ids_M, group = gather(z_RD, z_RD, ids_R, group_name)
         setting = _setting(z_RD, tau, world_size, rank, normalize, bounded)
         classes = classes_of(ids_M, setting, z_RD)
         kept_MD = z_RD.new_empty(0, z_RD.shape[1]) if group is None else z_MD
@@ -107,15 +103,9 @@ def nt_xent_triton_forward(
 
 @nt_xent_triton_forward.register_fake
 def _(
-    z_RD: Tensor,
-    tau: Tensor,
-    ids_R: Tensor | None,
-    normalize: bool,
-    bounded: bool,
-    group_name: str,
-    world_size: int,
-    rank: int,
+    z_RD: Tensor, tau: Tensor, ids_R: Tensor | None, *settings: *Settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    group_name, world_size = settings[2:4]
     num_rows = z_RD.shape[0] * world_size
     num_classes = 0 if ids_R is None else num_rows
     return (
@@ -172,25 +162,15 @@ def nt_xent_triton_backward(
 
 
 @nt_xent_triton_backward.register_fake
-def _(
-    grad: Tensor,
-    z_RD: Tensor,
-    tau: Tensor,
-    maximum_M: Tensor,
-    weight_M: Tensor,
-    class_M: Tensor,
-    others_M: Tensor,
-    anchors: Tensor,
-    z_MD: Tensor | None,
-    normalize: bool,
-    bounded: bool,
-    world_size: int,
-    rank: int,
-) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, z_RD: Tensor, tau: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return z_RD.new_empty(z_RD.shape), tau.new_empty(())
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _keep(
+    ctx: Context[tuple[bool, bool, int, int]],
+    inputs: tuple[Tensor, Tensor, Tensor | None, *Settings],
+    output: tuple[Tensor, ...],
+) -> None:
     z_RD, tau, _, normalize, bounded, group_name, world_size, rank = inputs
     _, *kept, z_MD = output
     ctx.save_for_backward(z_RD, tau, *kept, z_MD if group_name else None)
@@ -198,7 +178,9 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+def _differentiate(
+    ctx: Context[tuple[bool, bool, int, int]], grad: Tensor | None, *_: Tensor | None
+) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 8
     return (*nt_xent_triton_backward(grad, *ctx.saved_tensors, *ctx.settings), *(None,) * 6)
@@ -214,14 +196,13 @@ def _setting(
     """Return what the call is about; tau is looked at where that does not stop the host."""
     from ssgear.kernels.nt_xent.triton.inputs import Setting
 
-    seen = normalize and tau.device.type == "cpu" and tau.item() > BOUNDED_ABOVE
     return Setting(
         own=z_RD.shape[0],
         columns=z_RD.shape[0] * world_size,
         first=z_RD.shape[0] * rank,
         width=z_RD.shape[1],
         normalize=normalize,
-        bounded=promised or seen,
+        bounded=is_bounded(tau, normalize, promised),
     )
 
 
@@ -240,6 +221,6 @@ def _unit_rows(z_MD: Tensor, tau: Tensor, normalize: bool) -> Tensor:
     return (unit_rows(u_MD)[0] if normalize else u_MD) * tau.rsqrt()
 
 
-def _on_device_of(z: Tensor) -> Any:
+def _on_device_of(z: Tensor) -> torch.cuda.device_of:
     """Launch on the device that z is on, whichever is current."""
     return torch.cuda.device_of(z)  # type: ignore[no-untyped-call]

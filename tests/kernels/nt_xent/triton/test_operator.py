@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError
-from ssgear.kernels.nt_xent.loss import CASES, Case, nt_xent
+from ssgear.kernels.forms import choose
+from ssgear.kernels.nt_xent.loss import CASES, FORMS, Case, nt_xent
 from tests.kernels.nt_xent import test_loss as common
 from tests.kernels.nt_xent import test_ranks as common_ranks
 from tests.kernels.nt_xent.oracle import Result, assert_rows_close
@@ -130,12 +131,14 @@ def triangle_on_rank(num_tiles: int, chunk: int, strip: int) -> list[tuple[int, 
     return found
 
 
-def every_plan_on_rank() -> list[str | None]:
+def every_plan_on_rank() -> list[str]:
     """Return what the self-test says about all plans of some kinds of input."""
-    from ssgear.kernels.nt_xent.triton.check import Kind, fault, self_test
+    from ssgear.kernels.nt_xent.triton.check import Kind, fault
 
-    found = [self_test("cpu")]
+    found = []
     for kind in (
+        Kind(torch.bfloat16, 128, 16384, True, True, False, False),
+        Kind(torch.bfloat16, 128, 16384, True, False, False, False),
         Kind(torch.float32, 1, 2048, True, True, False, False),
         Kind(torch.bfloat16, 20, 16384, True, True, True, True),
         Kind(torch.float16, 33, 2048, False, False, False, True),
@@ -146,7 +149,7 @@ def every_plan_on_rank() -> list[str | None]:
     return found
 
 
-def other_chips_on_rank() -> list[str | None]:
+def other_chips_on_rank() -> list[str]:
     """Return what the self-test says about tiles that only other chips than Hopper have."""
     from ssgear.kernels.nt_xent.triton.check import Kind, fault
     from ssgear.kernels.nt_xent.triton.tiles import ROW_BUCKETS, candidates
@@ -181,7 +184,7 @@ def broken_on_rank() -> tuple[list[str], list[Result]]:
         check.fault = lambda *_: "sums are off"
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            assert check._first_right(kind, torch.device("cpu")) is None
+            assert check.first_right_plan(kind, torch.device("cpu")) is None
         check.plan_for = lambda *_: None
         slow = result_of(z, 0.1, ids=ids)
     finally:
@@ -397,11 +400,11 @@ def test_programs_cover_the_triangle_once(
 
 def test_the_self_test_passes_for_every_plan(alone: Callable[..., Any]) -> None:
     found = alone(every_plan_on_rank)
-    assert len(found) == 12 and set(found) == {None}
+    assert len(found) == 17 and set(found) == {""}
 
 
 def test_tiles_of_other_chips_are_right(alone: Callable[..., Any]) -> None:
-    assert alone(other_chips_on_rank) == [None] * 6
+    assert alone(other_chips_on_rank) == [""] * 6
 
 
 def test_where_no_plan_is_right_streaming_is_taken_loudly(alone: Callable[..., Any]) -> None:
@@ -455,12 +458,15 @@ def test_on_a_gpu(case: Case, dtype: torch.dtype) -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu_the_fastest_plans_are_right_and_taken() -> None:
-    from ssgear.kernels.dispatch import choose
-    from ssgear.kernels.nt_xent.triton.check import self_test
+    from ssgear.kernels.nt_xent.triton.check import Kind, fault
 
+    device = torch.device("cuda")
     for dtype in DTYPES:
-        assert self_test("cuda", dtype) is None
-        assert choose("auto", torch.ones(2, 2, dtype=dtype, device="cuda")) == "triton"
+        for bounded in (True, False):
+            kind = Kind(dtype, 128, 16384, True, bounded, False, False)
+            assert fault(kind.plans(device)[0], kind, device) == ""
+        rows = torch.ones(2, 2, dtype=dtype, device=device)
+        assert choose("nt_xent", "auto", FORMS, rows, (rows,)).name == "triton"
 
 
 @pytest.mark.gpu
