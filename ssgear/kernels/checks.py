@@ -82,11 +82,26 @@ def world_size_of(group: dist.ProcessGroup | None, where: str) -> int:
     return size
 
 
+def check_same_device(where: str, name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Refuse two tensors on different devices."""
+    if value.device != other.device:
+        raise ArgumentError(
+            f"{where}: {name} is on {value.device} and {other_name} on {other.device}; "
+            "bring them to one device"
+        )
+
+
 def check_device(name: str, given: Tensor, z: Tensor, where: str) -> None:
     """Refuse what cannot be brought to z: it may be there, or on the CPU."""
-    if given.device != z.device and given.device.type != "cpu":
+    if given.device.type != "cpu":
+        check_same_device(where, name, given, "z", z)
+
+
+def check_matrix(where: str, subject: str, value: Tensor, shape: str) -> None:
+    """Refuse what is no floating-point tensor of two dimensions; `subject` goes with a verb."""
+    if not is_float_tensor(value) or value.ndim != 2 or 0 in value.shape:
         raise ArgumentError(
-            f"{where}: {name} is on {given.device} and z on {z.device}; bring them to one device"
+            f"{where}: {subject} {shaped(value)}; use a floating-point tensor {shape}"
         )
 
 

@@ -110,9 +110,10 @@ def always_available(_: object) -> str:
     return ""
 
 
-def cpp_unavailable_reason(device: torch.device) -> str:
-    """Return why the C++ operators cannot work on a device, "" if they can."""
-    return native.reason() if device.type == "cpu" else f"it is for CPUs, and got {device}"
+def cpp_unavailable_reason(tensor: Tensor) -> str:
+    """Return why the C++ operators cannot take a tensor, "" if they can."""
+    on_cpu = tensor.device.type == "cpu"
+    return native.reason() if on_cpu else f"it is for CPUs, and got {tensor.device}"
 
 
 @native.constant_in_graphs

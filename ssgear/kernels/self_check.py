@@ -17,15 +17,7 @@ from torch import Tensor
 
 from ssgear.kernels.augment import forms as augment
 from ssgear.kernels.augment.params import CASES
-from ssgear.kernels.forms import (
-    Form,
-    Implementation,
-    Input,
-    Run,
-    choose,
-    describe_fault,
-    form_named,
-)
+from ssgear.kernels.forms import Form, Implementation, Input, Run, choose, describe_fault
 from ssgear.kernels.gradient_penalty import forms as gradient_penalty
 from ssgear.kernels.gradient_penalty.pieces import sample_norm_penalty
 from ssgear.kernels.nt_xent import info_nce
@@ -58,8 +50,7 @@ def check_kernels(device: str) -> Iterator[Checked]:
     penalty = _fault_of(_penalty, rows.device)
     yield _checked("gradient_penalty", gradient_penalty.FORMS, rows, rows, penalty)
 
-    def fault_of_views(name: str) -> str:
-        run = form_named(augment.FORMS, name).run
+    def fault_of_views(_: str, run: augment.Run) -> str:
         return augment.fault_of(run, CASES[2], rows.device, AGREES)
 
     yield _checked("augment", augment.FORMS, views, views.images, fault_of_views)
@@ -70,13 +61,15 @@ def _checked(
     forms: Sequence[Form[Input, Run]],
     given: Input,
     tensor: Tensor,
-    fault_of: Callable[[str], str],
+    fault_of: Callable[[str, Run], str],
 ) -> Checked:
     reasons = {form.name: form.unavailable_reason(given) for form in forms}
     return Checked(
         kernel=kernel,
         auto=choose(kernel, "auto", forms, given, (tensor,)).name,
-        errors={form.name: fault_of(form.name) for form in forms if not reasons[form.name]},
+        errors={
+            form.name: fault_of(form.name, form.run) for form in forms if not reasons[form.name]
+        },
         absent=reasons.get("cpp" if tensor.device.type == "cpu" else "triton", ""),
     )
 
@@ -95,7 +88,9 @@ def _penalty(z: Tensor, impl: str) -> Tensor:
     return sample_norm_penalty(z, 1.0, impl=cast(Implementation, impl))
 
 
-def _fault_of(loss: Callable[[Tensor, str], Tensor], device: torch.device) -> Callable[[str], str]:
+def _fault_of(
+    loss: Callable[[Tensor, str], Tensor], device: torch.device
+) -> Callable[[str, object], str]:
     """Return what compares value and gradient of a form with the formula in float64."""
     rows = torch.randn(26, 7, generator=torch.Generator().manual_seed(0))
 
@@ -109,4 +104,4 @@ def _fault_of(loss: Callable[[Tensor, str], Tensor], device: torch.device) -> Ca
         pairs = zip(result("reference", torch.float64), result(name, torch.float32), strict=True)
         return max(float((ours - right).norm() / right.norm()) for right, ours in pairs)
 
-    return lambda name: describe_fault(lambda: error(name), AGREES)
+    return lambda name, _: describe_fault(lambda: error(name), AGREES)

@@ -51,16 +51,15 @@ def _native(x: Tensor, bias: Tensor | None, negative_slope: float, gain: float) 
     return y if gain == 1 else y * gain
 
 
+Kept = Context[tuple[float, float]]
+
+
 class _LeakyRelu(torch.autograd.Function):
     """y, and from its sign the slopes."""
 
     @staticmethod
     def forward(
-        ctx: Context[tuple[float, float]],
-        x: Tensor,
-        bias: Tensor | None,
-        negative_slope: float,
-        gain: float,
+        ctx: Kept, x: Tensor, bias: Tensor | None, negative_slope: float, gain: float
     ) -> Tensor:
         if bias is None:
             y = torch.nn.functional.leaky_relu(x, negative_slope)
@@ -74,9 +73,7 @@ class _LeakyRelu(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(
-        ctx: Context[tuple[float, float]], *grads: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Kept, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         (grad,), (y,) = grads, ctx.saved_tensors
         if grad is None:
             return (None,) * 4
@@ -91,13 +88,7 @@ class _Slope(torch.autograd.Function):
     """grad times the slope at y; linear in grad, so it is its own derivative."""
 
     @staticmethod
-    def forward(
-        ctx: Context[tuple[float, float]],
-        grad: Tensor,
-        y: Tensor,
-        negative_slope: float,
-        gain: float,
-    ) -> Tensor:
+    def forward(ctx: Kept, grad: Tensor, y: Tensor, negative_slope: float, gain: float) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(y)
         ctx.settings = (negative_slope, gain)
@@ -105,9 +96,7 @@ class _Slope(torch.autograd.Function):
         return scaled if gain == 1 else scaled.mul_(gain)
 
     @staticmethod
-    def backward(
-        ctx: Context[tuple[float, float]], *grads: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Kept, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         (direction,) = grads
         if direction is None:
             return (None,) * 4

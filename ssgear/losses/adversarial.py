@@ -162,11 +162,7 @@ def _scores(scores: Tensor, name: str) -> Tensor:
         raise ArgumentError(
             f"{name}: {scores.dtype} {tuple(scores.shape)}, expected floating-point scores [N]"
         )
-    return _wide(scores).reshape(-1)
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+    return scores.to(torch.promote_types(scores.dtype, torch.float32)).reshape(-1)
 
 
 def _check_pairs(kind: str, loss: AdversarialLoss, real_N: Tensor, fake_N: Tensor) -> None:

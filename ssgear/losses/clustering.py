@@ -45,11 +45,7 @@ def sinkhorn(
         group: Process group whose rows belong together, any number on each rank; K numbers of every
             rank are exchanged in an iteration.
     """
-    if not checks.is_float_tensor(scores) or scores.ndim != 2 or 0 in scores.shape:
-        raise ArgumentError(
-            f"sinkhorn: scores are {checks.shaped(scores)}; use a floating-point tensor "
-            "[rows, prototypes]"
-        )
+    checks.check_matrix("sinkhorn", "scores are", scores, "[rows, prototypes]")
     checks.check_positive("sinkhorn", "epsilon", epsilon)
     if not isinstance(iterations, int) or iterations < 1:
         raise ArgumentError(f"sinkhorn: iterations={checks.shown(iterations)}; use at least 1")
@@ -110,11 +106,7 @@ def _check_views(scores: Sequence[Tensor], codes: Sequence[Tensor]) -> None:
             f"swav: {len(codes)} codes for {len(scores)} views; give those of the first views"
         )
     first = scores[0]
-    if not checks.is_float_tensor(first) or first.ndim != 2 or 0 in first.shape:
-        raise ArgumentError(
-            f"swav: scores[0] is {checks.shaped(first)}; use a floating-point tensor "
-            "[rows, prototypes]"
-        )
+    checks.check_matrix("swav", "scores[0] is", first, "[rows, prototypes]")
     for what, tensors in (("scores", scores), ("codes", codes)):
         for number, tensor in enumerate(tensors):
             if not checks.is_float_tensor(tensor) or tensor.shape != first.shape:
@@ -122,8 +114,4 @@ def _check_views(scores: Sequence[Tensor], codes: Sequence[Tensor]) -> None:
                     f"swav: {what}[{number}] is {checks.shaped(tensor)}; all are floating-point "
                     f"[rows, prototypes], as scores[0] {list(first.shape)}"
                 )
-            if tensor.device != first.device:
-                raise ArgumentError(
-                    f"swav: {what}[{number}] is on {tensor.device} and scores[0] on "
-                    f"{first.device}; bring them to one device"
-                )
+            checks.check_same_device("swav", f"{what}[{number}]", tensor, "scores[0]", first)

@@ -52,16 +52,15 @@ def barlow_twins(
     return loss.float()
 
 
+Kept = Context[tuple[float, int]]
+
+
 class _BarlowTwins(torch.autograd.Function):
     """The loss and its gradient in closed form."""
 
     @staticmethod
     def forward(
-        ctx: Context[tuple[float, int]],
-        z1_RD: Tensor,
-        z2_RD: Tensor,
-        lambd: float,
-        group: dist.ProcessGroup | None,
+        ctx: Kept, z1_RD: Tensor, z2_RD: Tensor, lambd: float, group: dist.ProcessGroup | None
     ) -> Tensor:
         dtype = compute_dtype(z1_RD)
         both_2RD = torch.stack((z1_RD.to(dtype), z2_RD.to(dtype)))
@@ -81,7 +80,7 @@ class _BarlowTwins(torch.autograd.Function):
         return (1 - diagonal_D).square().sum() + lambd * off_diagonal
 
     @staticmethod
-    def backward(ctx: Context[tuple[float, int]], slope: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Kept, slope: Tensor) -> tuple[Tensor | None, ...]:
         z1_RD, z2_RD, u_RD, v_RD, c_DD, std_2D, count = ctx.saved_tensors
         lambd, world_size = ctx.settings
         with torch.no_grad(), torch.autocast(u_RD.device.type, enabled=False):

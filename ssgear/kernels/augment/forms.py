@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ssgear.errors import ArgumentError
+from ssgear.errors import ArgumentError, refusing
 from ssgear.kernels.augment.params import (
     SOLARISE,
     TRITON_CHECKS,
@@ -53,16 +53,17 @@ class Views(NamedTuple):
             height = width = self.size
         order = torch.channels_last if self.channels_last else torch.contiguous_format
         device = self.images.device
-        try:
-            return torch.empty(
-                (count, 3, height, width), dtype=self.dtype, device=device, memory_format=order
-            )
-        except RuntimeError as error:  # of a GPU too
+
+        def too_large(_: RuntimeError) -> ArgumentError:
             gigabytes = 3 * count * height * width * self.dtype.itemsize / 1e9
-            raise ArgumentError(
+            return ArgumentError(
                 f"augment: {count} views of {height} x {width} take {gigabytes:.3g} GB, more than "
                 f"{device} has left; use a smaller size or fewer images at a time"
-            ) from error
+            )
+
+        shape = (count, 3, height, width)
+        with refusing(RuntimeError, too_large):  # a GPU's too
+            return torch.empty(shape, dtype=self.dtype, device=device, memory_format=order)
 
 
 Run = Callable[[Views, Tensor, AugmentSettings], Tensor]
@@ -116,7 +117,7 @@ def _fused_reason(views: Views) -> str:
 
 
 def _cpp_reason(views: Views) -> str:
-    return _fused_reason(views) or cpp_unavailable_reason(views.images.device)
+    return _fused_reason(views) or cpp_unavailable_reason(views.images)
 
 
 def _triton_reason(views: Views) -> str:

@@ -49,14 +49,8 @@ class AugmentSettings:
 
     def values(self) -> tuple[Interpolation, bool, int, float, Sequence[float], Sequence[float]]:
         """Return the settings in their order, as operators take them."""
-        return (
-            self.interpolation,
-            self.antialias,
-            self.blur_radius,
-            self.solarise_threshold,
-            self.mean,
-            self.std,
-        )
+        kernels = (self.interpolation, self.antialias, self.blur_radius)
+        return (*kernels, self.solarise_threshold, self.mean, self.std)
 
 
 def check_images(function: str, images: Tensor, channels: int | None = 3) -> None:

@@ -125,6 +125,15 @@ def load_piece(image, row_P, column_Q, inside, row, column):
 
 
 @triton.jit
+def load_pieces(image, row_P, column_Q, inside, channel, row, column):
+    """Return pixels [P, Q] of the three channels."""
+    r = load_piece(image, row_P, column_Q, inside, row, column)
+    g = load_piece(image + channel, row_P, column_Q, inside, row, column)
+    b = load_piece(image + 2 * channel, row_P, column_Q, inside, row, column)
+    return r, g, b
+
+
+@triton.jit
 def resized(
     image, view, channels, i_B, j_B, low_i, high_i, low_j, high_j, in_channel, in_row, in_column,
     SIZE: tl.constexpr, BLOCK: tl.constexpr, PIECE: tl.constexpr,
@@ -214,9 +223,7 @@ def whole_kernel(
             in_channel, in_row, in_column, SIZE, BLOCK, PIECE, BICUBIC, ANTIALIAS,
         )  # fmt: skip
     else:
-        r = load_piece(image, i_B, j_B, inside, in_row, in_column)
-        g = load_piece(image + in_channel, i_B, j_B, inside, in_row, in_column)
-        b = load_piece(image + 2 * in_channel, i_B, j_B, inside, in_row, in_column)
+        r, g, b = load_pieces(image, i_B, j_B, inside, in_channel, in_row, in_column)
     if is_jittered(view):
         for step in range(4):
             operation = tl.load(view + 9 + step).to(tl.int32)
@@ -224,9 +231,7 @@ def whole_kernel(
             if operation == CONTRAST:
                 mean = tl.sum(tl.where(inside, luma(r, g, b), 0.0)) / (SIZE * SIZE)
             r, g, b = operate(r, g, b, operation, tl.load(view + 5 + operation), mean)
-    if tl.load(view + 13) != 0:
-        y = luma(r, g, b)
-        r, g, b = y, y, y
+    r, g, b = grey_too(r, g, b, view)
     sigma = tl.load(view + 14)
     if sigma > 0:
         weights = tl.where(inside, blur_weights(i_B, at, sigma, radius, SIZE), 0.0)
@@ -269,9 +274,7 @@ def coloured(
 ):  # fmt: skip
     """Return rows i_P and columns j_Q of a crop, mirrored, after `steps` steps of the jitter."""
     j_Q = tl.where(tl.load(view + 4) != 0, SIZE - 1 - j_Q, j_Q)
-    r = load_piece(crop, i_P, j_Q, inside, in_row, in_column)
-    g = load_piece(crop + in_channel, i_P, j_Q, inside, in_row, in_column)
-    b = load_piece(crop + 2 * in_channel, i_P, j_Q, inside, in_row, in_column)
+    r, g, b = load_pieces(crop, i_P, j_Q, inside, in_channel, in_row, in_column)
     for step in range(steps):
         operation = tl.load(view + 9 + step).to(tl.int32)
         mean = 0.0

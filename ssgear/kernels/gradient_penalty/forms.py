@@ -63,7 +63,7 @@ def _triton_passes() -> Passes:
 
 def _cpp_reason(images: Tensor) -> str:
     types = (torch.float32, torch.bfloat16, torch.float64)
-    return type_unavailable_reason(images, *types) or cpp_unavailable_reason(images.device)
+    return type_unavailable_reason(images, *types) or cpp_unavailable_reason(images)
 
 
 FORMS: tuple[Form[Tensor, Callable[[], Passes] | None], ...] = (

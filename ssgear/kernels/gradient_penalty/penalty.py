@@ -75,22 +75,10 @@ def gradient_penalty(
             shape, and for a critic through which autograd does not see the images.
     """
     if torch.compiler.is_compiling():
-        outside = torch.compiler.disable(_gradient_penalty)  # type: ignore[no-untyped-call]
-        penalty: Tensor = outside(critic, real, fake, condition, at, target, eps, impl)
+        outside = torch.compiler.disable(gradient_penalty)  # type: ignore[no-untyped-call]
+        options = {"condition": condition, "at": at, "target": target, "eps": eps, "impl": impl}
+        penalty: Tensor = outside(critic, real, fake, **options)
         return penalty
-    return _gradient_penalty(critic, real, fake, condition, at, target, eps, impl)
-
-
-def _gradient_penalty(
-    critic: Critic,
-    real: Tensor | None,
-    fake: Tensor | None,
-    condition: Any,
-    at: Place,
-    target: float,
-    eps: Tensor | float | None,
-    impl: Implementation,
-) -> Tensor:
     _check(critic, real, fake, at, eps, impl)
     check_target("gradient_penalty", target)
     x = _points(real, fake, at, eps, impl)

@@ -59,7 +59,9 @@ def interpolate(
     wants_grad = torch.is_grad_enabled() and (real.requires_grad or fake.requires_grad)
     if out is not None:
         _check_out(out, real, wants_grad)
-    key = _draw_key() if eps_N is None else None
+    key = None
+    if eps_N is None:
+        key = int(torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu"))
     if chosen == "reference":
         mixed = _interpolate_reference(real, fake, eps_N, key)
         return mixed if out is None else out.copy_(mixed)
@@ -70,10 +72,6 @@ def interpolate(
         with_graph: Tensor = _Interpolate.apply(real, fake, eps_N, key, chosen)
         return with_graph
     return _interpolate(real, fake, eps_N, key, chosen, out)
-
-
-def _draw_key() -> int:
-    return int(torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu"))
 
 
 def critic_batch(
@@ -237,24 +235,23 @@ def _share_memory(one: Tensor, other: Tensor) -> bool:
     return one.device == other.device and -other.nbytes < ahead < one.nbytes
 
 
+Mixing = Context[None]
+Kept = Context[tuple[float, str]]
+
+
 class _Interpolate(torch.autograd.Function):
     """Mixed images; the backward is plain PyTorch, and so can be differentiated at will."""
 
     @staticmethod
     def forward(
-        ctx: Context[None],
-        real: Tensor,
-        fake: Tensor,
-        eps_N: Tensor,
-        key: int | None,
-        chosen: str,
+        ctx: Mixing, real: Tensor, fake: Tensor, eps_N: Tensor, key: int | None, chosen: str
     ) -> Tensor:
         mixed = _interpolate(real, fake, eps_N, key, chosen, None)
         ctx.save_for_backward(eps_N)
         return mixed
 
     @staticmethod
-    def backward(ctx: Context[None], *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Mixing, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         eps = _per_sample(ctx.saved_tensors[0], grad)
         to_real, to_fake = ctx.needs_input_grad[:2]
@@ -267,16 +264,14 @@ class _Penalty(torch.autograd.Function):
     """P of given gradients."""
 
     @staticmethod
-    def forward(
-        ctx: Context[tuple[float, str]], grad: Tensor, target: float, chosen: str
-    ) -> Tensor:
+    def forward(ctx: Kept, grad: Tensor, target: float, chosen: str) -> Tensor:
         value, norm_N = passes(chosen).penalty(dense(grad), target)
         ctx.save_for_backward(grad, norm_N)
         ctx.settings = (target, chosen)
         return value
 
     @staticmethod
-    def backward(ctx: Context[tuple[float, str]], *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Kept, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (upstream,), (grad, norm_N), (target, chosen) = grads, ctx.saved_tensors, ctx.settings
         if not torch.is_grad_enabled():
             return passes(chosen).backward(upstream, dense(grad), norm_N, target), None, None
@@ -289,19 +284,14 @@ class _PenaltyBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Context[tuple[float, str]],
-        upstream: Tensor,
-        grad: Tensor,
-        norm_N: Tensor,
-        target: float,
-        chosen: str,
+        ctx: Kept, upstream: Tensor, grad: Tensor, norm_N: Tensor, target: float, chosen: str
     ) -> Tensor:
         ctx.save_for_backward(upstream, grad, norm_N)
         ctx.settings = (target, chosen)
         return passes(chosen).backward(upstream, dense(grad), norm_N, target)
 
     @staticmethod
-    def backward(ctx: Context[tuple[float, str]], *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Kept, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (upstream, grad, norm_N), (target, chosen) = ctx.saved_tensors, ctx.settings
         if torch.is_grad_enabled():  # a third derivative may be asked for
             slopes = _double_backward_reference(grads[0], upstream, grad, target)

@@ -19,6 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ssgear.kernels.checks import compute_dtype
+
 BLOCK = 2048
 """Numbers that a program holds at once."""
 MOST_STRETCHES = 64
@@ -42,7 +44,7 @@ def penalty(grad: Tensor, target: float) -> tuple[Tensor, Tensor]:
     num_samples = len(grad)
     partial_NS = _sums(grad, grad)
     norm_N = torch.empty(num_samples, dtype=torch.float64, device=grad.device)
-    value = torch.empty((), dtype=_scalar_type(grad), device=grad.device)
+    value = torch.empty((), dtype=compute_dtype(grad), device=grad.device)
     stretches = partial_NS.shape[1]
     penalty_kernel[(1,)](
         partial_NS, norm_N, value, target, num_samples, stretches, ROWS, num_warps=NUM_WARPS
@@ -88,10 +90,6 @@ def _sums(x: Tensor, y: Tensor) -> Tensor:
 
 def _length(images: Tensor) -> int:
     return images.numel() // len(images)
-
-
-def _scalar_type(grad: Tensor) -> torch.dtype:
-    return torch.float64 if grad.dtype == torch.float64 else torch.float32
 
 
 @triton.jit

@@ -13,9 +13,7 @@ Shapes: n own rows, K rows of the queue, D the width.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 import torch
@@ -26,7 +24,7 @@ from ssgear.errors import ArgumentError
 from ssgear.kernels import checks
 from ssgear.kernels.checks import compute_dtype
 from ssgear.kernels.forms import Form, always_available, choose, cpp_unavailable_reason
-from ssgear.kernels.nt_xent.info_nce_streaming import streaming_info_nce
+from ssgear.kernels.nt_xent.info_nce_streaming import info_nce_forward
 from ssgear.kernels.nt_xent.rows import (
     check_equal_rows,
     gather_with_gradient,
@@ -34,7 +32,7 @@ from ssgear.kernels.nt_xent.rows import (
     unit_rows,
     zero_or_nan,
 )
-from ssgear.kernels.nt_xent.streaming import is_certainly_bounded
+from ssgear.kernels.nt_xent.streaming import by_operator, checked, is_certainly_bounded
 
 InfoNCEImplementation = Literal["auto", "reference", "streaming", "cpp"]
 WHERE = "info_nce"
@@ -99,7 +97,7 @@ def _reference(
         wide = compute_dtype(q_nD)
         rows = [each.to(wide) for each in (q_nD, k_nD, queue_KD) if each is not None]
         q_nD, k_nD, *queued = [unit_rows(each)[0] if normalize else each for each in rows]
-        tau = torch.where((tau > 0) & tau.isfinite(), tau, math.nan)
+        tau = checked(tau)
         positive_n = (q_nD * k_nD).sum(1) / tau
         everything = [q_nD, k_nD, *queued]
         if queued:
@@ -115,10 +113,8 @@ def _reference(
 
 
 FORMS: tuple[Form[Tensor, Callable[..., Tensor]], ...] = (
-    Form(
-        "cpp", lambda q: cpp_unavailable_reason(q.device), partial(streaming_info_nce, tiles="cpp")
-    ),
-    Form("streaming", always_available, partial(streaming_info_nce, tiles="torch")),
+    Form("cpp", cpp_unavailable_reason, by_operator(info_nce_forward, "cpp")),
+    Form("streaming", always_available, by_operator(info_nce_forward, "torch")),
     Form("reference", always_available, _reference),
 )
 """The fastest first."""
@@ -142,7 +138,4 @@ def _check_rows(q: Tensor, k: Tensor, queue: Tensor | None) -> None:
             f"{WHERE}: queue has shape {list(queue.shape)}; use [rows, {q.shape[1]}], as wide as q"
         )
     for name, rows in given.items():
-        if rows.device != q.device:
-            raise ArgumentError(
-                f"{WHERE}: {name} is on {rows.device} and q on {q.device}; bring them to one device"
-            )
+        checks.check_same_device(WHERE, name, rows, "q", q)

@@ -16,38 +16,13 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ssgear.kernels import transforms
 from ssgear.kernels.checks import compute_dtype
 from ssgear.kernels.nt_xent.rows import check_equal_rows, gather_rows
-from ssgear.kernels.nt_xent.streaming import (
-    Settings,
-    checked,
-    group_named,
-    is_bounded,
-    parts_of,
-    place_in,
-)
+from ssgear.kernels.nt_xent.streaming import Settings, checked, group_named, is_bounded, parts_of
 from ssgear.kernels.transforms import Context
-
-
-def streaming_info_nce(
-    q_nD: Tensor,
-    k_nD: Tensor,
-    queue_KD: Tensor | None,
-    tau: Tensor,
-    *,
-    normalize: bool,
-    bounded: bool,
-    group: dist.ProcessGroup | None,
-    tiles: str,
-) -> Tensor:
-    """Return the loss in the type that it is computed in; `bounded` as in `streaming_nt_xent`."""
-    place = place_in(group)
-    loss: Tensor = info_nce_forward(q_nD, k_nD, queue_KD, tau, normalize, bounded, *place, tiles)[0]
-    return loss
 
 
 @torch.library.custom_op("ssgear::info_nce_forward", mutates_args=())
@@ -159,22 +134,18 @@ def info_nce_backward(
 
 @info_nce_backward.register_fake
 def _(
-    grad: Tensor,
-    q_nD: Tensor,
-    k_nD: Tensor,
-    queue_KD: Tensor | None,
-    tau: Tensor,
-    lse_M: Tensor,
-    gathered_2MD: Tensor,
-    for_k: bool,
-    *_: object,
+    _: Tensor, q_nD: Tensor, k_nD: Tensor, __: Tensor | None, tau: Tensor, *others: Tensor | bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    for_k = others[2]
     shape_of_k = k_nD.shape if for_k else (0, q_nD.shape[1])
     return q_nD.new_empty(q_nD.shape), k_nD.new_empty(shape_of_k), tau.new_empty(())
 
 
+Kept = Context[tuple[bool, bool, int, str]]
+
+
 def _keep(
-    ctx: Context[tuple[bool, bool, int, str]],
+    ctx: Kept,
     inputs: tuple[Tensor, Tensor, Tensor | None, Tensor, *Settings],
     output: tuple[Tensor, Tensor, Tensor],
 ) -> None:
@@ -185,9 +156,7 @@ def _keep(
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(
-    ctx: Context[tuple[bool, bool, int, str]], grad: Tensor | None, *_: Tensor | None
-) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Kept, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 10
     for_k = bool(ctx.needs_input_grad[1])

@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -42,8 +41,14 @@ from ssgear.kernels.nt_xent.rows import (
     unit_rows,
     zero_or_nan,
 )
-from ssgear.kernels.nt_xent.streaming import is_certainly_bounded, streaming_nt_xent
-from ssgear.kernels.nt_xent.triton.operator import triton_nt_xent
+from ssgear.kernels.nt_xent.streaming import (
+    by_operator,
+    checked,
+    is_certainly_bounded,
+    nt_xent_forward,
+    place_in,
+)
+from ssgear.kernels.nt_xent.triton.operator import nt_xent_triton_forward
 
 Implementation = Literal["auto", "reference", "streaming", "cpp", "triton"]
 WHERE = "nt_xent"
@@ -113,10 +118,9 @@ def _reference(
 ) -> Tensor:
     """docs/math.md 1 line by line, in O(R M) memory; can be differentiated twice."""
     with torch.autocast(z_RD.device.type, enabled=False):
-        num_rows, rank, world_size = z_RD.shape[0], 0, 1
+        num_rows, (_, world_size, rank) = z_RD.shape[0], place_in(group)
         if group is not None:
             check_equal_rows(z_RD, ids_R is not None, group, WHERE)
-            rank, world_size = dist.get_rank(group), dist.get_world_size(group)
         self_R = torch.arange(num_rows, device=z_RD.device) + rank * num_rows
         if ids_R is None:  # pos(i) = (i + N) mod 2N
             ids_R = self_R % (num_rows // 2) + rank * num_rows
@@ -125,7 +129,7 @@ def _reference(
         z_MD, ids_M = z_RD, ids_R
         if group is not None:
             z_MD, ids_M = gather_with_gradient(z_RD, group), gather_rows(ids_R, group)
-        tau = torch.where((tau > 0) & tau.isfinite(), tau, math.nan)
+        tau = checked(tau)
         s_RM = z_RD @ z_MD.T / tau
         is_self_RM = self_R[:, None] == torch.arange(len(ids_M), device=z_RD.device)
         lse_R = s_RM.masked_fill(is_self_RM, -math.inf).logsumexp(1)
@@ -187,11 +191,9 @@ def _triton_reason(z: Tensor) -> str:
 
 
 FORMS: tuple[Form[Tensor, Callable[..., Tensor]], ...] = (
-    Form("triton", _triton_reason, triton_nt_xent),
-    Form(
-        "cpp", lambda z: cpp_unavailable_reason(z.device), partial(streaming_nt_xent, tiles="cpp")
-    ),
-    Form("streaming", always_available, partial(streaming_nt_xent, tiles="torch")),
+    Form("triton", _triton_reason, by_operator(nt_xent_triton_forward)),
+    Form("cpp", cpp_unavailable_reason, by_operator(nt_xent_forward, "cpp")),
+    Form("streaming", always_available, by_operator(nt_xent_forward, "torch")),
     Form("reference", always_available, _reference),
 )
 """The fastest first."""

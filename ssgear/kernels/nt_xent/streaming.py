@@ -21,7 +21,6 @@ from torch import Tensor
 
 from ssgear.kernels import native, transforms
 from ssgear.kernels.checks import compute_dtype
-from ssgear.kernels.nt_xent import tiles as nt_xent_tiles
 from ssgear.kernels.nt_xent.rows import (
     check_equal_rows,
     gather_rows,
@@ -29,6 +28,7 @@ from ssgear.kernels.nt_xent.rows import (
     scaled_rows,
     zero_or_nan,
 )
+from ssgear.kernels.nt_xent.tiles import log_sum_exp, weighted_rows
 from ssgear.kernels.transforms import Context
 
 BOUNDED_ABOVE = 0.025
@@ -60,32 +60,22 @@ class Parts(NamedTuple):
     zero_or_nan: Callable[..., Tensor]
 
 
-IN_TORCH = Parts(
-    nt_xent_tiles.log_sum_exp,
-    nt_xent_tiles.weighted_rows,
-    scaled_rows,
-    gradient_of_rows,
-    zero_or_nan,
-)
+IN_TORCH = Parts(log_sum_exp, weighted_rows, scaled_rows, gradient_of_rows, zero_or_nan)
 
 
-def streaming_nt_xent(
-    z_RD: Tensor,
-    tau: Tensor,
-    ids_R: Tensor | None,
-    *,
-    normalize: bool,
-    bounded: bool,
-    group: dist.ProcessGroup | None,
-    tiles: str,
-) -> Tensor:
-    """Return the loss in the type that it is computed in.
+def by_operator(operator: Callable[..., tuple[Tensor, ...]], *more: str) -> Callable[..., Tensor]:
+    """Return the form of a loss that an operator computes, whose last arguments are `more`.
 
-    `bounded` promises |s| <= 1 / BOUNDED_ABOVE; where looking at tau costs nothing, we look.
+    It returns the loss in the type that it is computed in. `bounded` promises |s| <= 1 /
+    BOUNDED_ABOVE; where looking at tau costs nothing, the operator looks.
     """
-    place = place_in(group)
-    loss: Tensor = nt_xent_forward(z_RD, tau, ids_R, normalize, bounded, *place, tiles)[0]
-    return loss
+
+    def run(
+        *rows: Tensor | None, normalize: bool, bounded: bool, group: dist.ProcessGroup | None
+    ) -> Tensor:
+        return operator(*rows, normalize, bounded, *place_in(group), *more)[0]
+
+    return run
 
 
 def place_in(group: dist.ProcessGroup | None) -> tuple[str, int, int]:
@@ -182,8 +172,11 @@ def _(grad: Tensor, z_RD: Tensor, tau: Tensor, *_: object) -> tuple[Tensor, Tens
     return z_RD.new_empty(z_RD.shape), tau.new_empty(())
 
 
+Kept = Context[tuple[bool, bool, int, int, str]]
+
+
 def _keep(
-    ctx: Context[tuple[bool, bool, int, int, str]],
+    ctx: Kept,
     inputs: tuple[Tensor, Tensor, Tensor | None, *Settings],
     output: tuple[Tensor, Tensor, Tensor, Tensor],
 ) -> None:
@@ -195,9 +188,7 @@ def _keep(
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(
-    ctx: Context[tuple[bool, bool, int, int, str]], grad: Tensor | None, *_: Tensor | None
-) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Kept, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 9
     return (*nt_xent_backward(grad, *ctx.saved_tensors, *ctx.settings), *(None,) * 7)

@@ -20,33 +20,22 @@ from ssgear.kernels.nt_xent.triton.rows import (
     load_rows,
     multiply,
     narrow,
+    positive_of,
     read_temperature,
 )
 
 
 @triton.jit
 def pair_weights(
-    dot_IJ,
-    row_I,
-    column_J,
-    positive_I,
-    scale_I,
-    maximum_I,
-    weight_I,
-    class_I,
-    share_I,
-    unit_M,
-    maximum_M,
-    weight_M,
-    class_M,
-    scale,
-    special,
-    num_columns,
-    LIFT: tl.constexpr,
-    BOUNDED: tl.constexpr,
-    HAS_IDS: tl.constexpr,
-):
-    """Return LIFT g_ij unit_j of a tile; 0 for a row itself and for columns of padding."""
+    dot_IJ, row_I, column_J, positive_I, own_I, unit_M, maximum_M, weight_M, class_M,
+    scale, special, num_columns,
+    LIFT: tl.constexpr, BOUNDED: tl.constexpr, HAS_IDS: tl.constexpr,
+):  # fmt: skip
+    """Return LIFT g_ij unit_j of a tile; 0 for a row itself and for columns of padding.
+
+    `own_I` is what `own_statistics` returns for the tile's rows.
+    """
+    scale_I, maximum_I, weight_I, class_I, share_I = own_I
     inside_J = column_J < num_columns
     unit_J = tl.load(unit_M + column_J)
     # where they are bounded by 1/tau alone, weights reach 2^115, which times LIFT is past float32
@@ -93,44 +82,15 @@ def own_statistics(
     return scale_I, maximum_I, weight_I, class_I, share_I
 
 
-@triton.jit
-def positive_of(row_I, first, half):
-    """Return the other view of an own row, among all ranks' rows."""
-    local_I = row_I - first
-    return first + tl.where(local_I < half, local_I + half, local_I - half)
-
-
 @triton.jit(do_not_specialize=["own", "half", "first", "num_columns", "num_tiles"])
 def gradient_rows(
-    w_MD,
-    unit_M,
-    back_M,
-    maximum_M,
-    weight_M,
-    class_M,
-    others_M,
-    tau_0,
-    grad_0,
-    anchors_0,
-    grad_RD,
+    w_MD, unit_M, back_M, maximum_M, weight_M, class_M, others_M, tau_0, grad_0, anchors_0, grad_RD,
     slopes_T,
-    own,
-    half,
-    first,
-    num_columns,
-    num_tiles,
-    width,
-    factor,
-    WIDTH: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    BLOCK_J: tl.constexpr,
-    LIFT: tl.constexpr,
-    NORMALIZE: tl.constexpr,
-    BOUNDED: tl.constexpr,
-    HAS_IDS: tl.constexpr,
-    SHARED: tl.constexpr,
+    own, half, first, num_columns, num_tiles, width, factor,
+    WIDTH: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, LIFT: tl.constexpr,
+    NORMALIZE: tl.constexpr, BOUNDED: tl.constexpr, HAS_IDS: tl.constexpr, SHARED: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """Write dL/dz of a tile of own rows, and their part of sum_i <u_i, dL/du_i>.
 
     That part is summed from g before it is rounded: dL/dtau has float32's accuracy in every type.
@@ -143,7 +103,7 @@ def gradient_rows(
     row = tl.program_id(0) * BLOCK_I
     row_I = first + row + tl.arange(0, BLOCK_I)
     positive_I = positive_of(row_I, first, half)
-    scale_I, maximum_I, weight_I, class_I, share_I = own_statistics(
+    own_I = own_statistics(
         unit_M, maximum_M, weight_M, class_M, others_M, row_I, num_columns, scale, LIFT, HAS_IDS
     )
     a_ID = load_rows(w_MD, row_I, WIDTH)
@@ -162,26 +122,9 @@ def gradient_rows(
         else:
             dot_IJ = multiply(a_ID, tl.trans(b_JD), zero_IJ, PRECISION)
         g_IJ = pair_weights(
-            dot_IJ,
-            row_I,
-            column_J,
-            positive_I,
-            scale_I,
-            maximum_I,
-            weight_I,
-            class_I,
-            share_I,
-            unit_M,
-            maximum_M,
-            weight_M,
-            class_M,
-            scale,
-            special,
-            num_columns,
-            LIFT,
-            BOUNDED,
-            HAS_IDS,
-        )
+            dot_IJ, row_I, column_J, positive_I, own_I, unit_M, maximum_M, weight_M, class_M,
+            scale, special, num_columns, LIFT, BOUNDED, HAS_IDS,
+        )  # fmt: skip
         slope_I += tl.sum(g_IJ * dot_IJ, 1)
         sum_ID = multiply(narrow(g_IJ, b_JD.dtype, PRECISION), b_JD, sum_ID, PRECISION)
     local_I = (row + tl.arange(0, BLOCK_I)).to(tl.int64)

@@ -12,55 +12,27 @@ Shapes: P x Q a panel, R own rows, D the width, I x J a tile.
 import triton
 import triton.language as tl
 
-from ssgear.kernels.nt_xent.triton.backward import own_statistics, pair_weights, positive_of
+from ssgear.kernels.nt_xent.triton.backward import own_statistics, pair_weights
 from ssgear.kernels.nt_xent.triton.rows import (
     LOG2_E,
     has_special,
     multiply,
     narrow,
+    positive_of,
     products,
     read_temperature,
 )
 
 
-@triton.jit(
-    do_not_specialize=[
-        "own",
-        "half",
-        "first",
-        "num_columns",
-        "first_row",
-        "first_column",
-        "column_tiles",
-    ]
-)
+@triton.jit(do_not_specialize=[
+    "own", "half", "first", "num_columns", "first_row", "first_column", "column_tiles",
+])  # fmt: skip
 def weight_panel(
-    w_MD,
-    unit_M,
-    maximum_M,
-    weight_M,
-    class_M,
-    others_M,
-    tau_0,
-    g_PQ,
-    slopes_T,
-    own,
-    half,
-    first,
-    num_columns,
-    first_row,
-    first_column,
-    panel_columns,
-    column_tiles,
-    WIDTH: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    BLOCK_J: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    LIFT: tl.constexpr,
-    BOUNDED: tl.constexpr,
-    HAS_IDS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    w_MD, unit_M, maximum_M, weight_M, class_M, others_M, tau_0, g_PQ, slopes_T,
+    own, half, first, num_columns, first_row, first_column, panel_columns, column_tiles,
+    WIDTH: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_K: tl.constexpr,
+    LIFT: tl.constexpr, BOUNDED: tl.constexpr, HAS_IDS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Write one tile of LIFT g_ij unit_j to a panel [P, Q] that fits into the L2 cache.
 
     The tile's part of sum <u_i, dL/du_i> is added to what panels before have left in its place.
@@ -69,32 +41,16 @@ def weight_panel(
     row = first_row + tl.program_id(0) // column_tiles * BLOCK_I
     column = first_column + tl.program_id(0) % column_tiles * BLOCK_J
     row_I, column_J = first + row + tl.arange(0, BLOCK_I), column + tl.arange(0, BLOCK_J)
-    scale_I, maximum_I, weight_I, class_I, share_I = own_statistics(
+    own_I = own_statistics(
         unit_M, maximum_M, weight_M, class_M, others_M, row_I, num_columns, scale, LIFT, HAS_IDS
     )
     special = has_special(row, column, own, half, first, num_columns, BLOCK_I, BLOCK_J, HAS_IDS)
     dot_IJ = products(w_MD, row_I, column_J, WIDTH, BLOCK_K, PRECISION)
+    positive_I = positive_of(row_I, first, half)
     g_IJ = pair_weights(
-        dot_IJ,
-        row_I,
-        column_J,
-        positive_of(row_I, first, half),
-        scale_I,
-        maximum_I,
-        weight_I,
-        class_I,
-        share_I,
-        unit_M,
-        maximum_M,
-        weight_M,
-        class_M,
-        scale,
-        special,
-        num_columns,
-        LIFT,
-        BOUNDED,
-        HAS_IDS,
-    )
+        dot_IJ, row_I, column_J, positive_I, own_I, unit_M, maximum_M, weight_M, class_M,
+        scale, special, num_columns, LIFT, BOUNDED, HAS_IDS,
+    )  # fmt: skip
     place_I = (row - first_row + tl.arange(0, BLOCK_I)).to(tl.int64) * panel_columns
     place_IJ = place_I[:, None] + (column_J - first_column)[None, :]
     tl.store(g_PQ + place_IJ, narrow(g_IJ, g_PQ.dtype.element_ty, PRECISION))
@@ -106,18 +62,11 @@ def weight_panel(
 
 @triton.jit(do_not_specialize=["num_steps", "first_column"])
 def panel_product(
-    g_PQ,
-    w_MD,
-    sum_PD,
-    first_column,
-    panel_columns,
-    num_steps,
-    WIDTH: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    g_PQ, w_MD, sum_PD,
+    first_column, panel_columns, num_steps,
+    WIDTH: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """Add the product of a panel with its rows to sum [P, WIDTH], in float32."""
     blocks: tl.constexpr = WIDTH // BLOCK_D
     row_I = tl.program_id(0) // blocks * BLOCK_I + tl.arange(0, BLOCK_I)
@@ -136,26 +85,11 @@ def panel_product(
 
 @triton.jit(do_not_specialize=["own", "first", "first_row"])
 def finish_gradient(
-    sum_PD,
-    w_MD,
-    unit_M,
-    back_M,
-    tau_0,
-    grad_0,
-    anchors_0,
-    grad_RD,
-    own,
-    first,
-    first_row,
-    width,
-    factor,
-    WIDTH: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    LIFT: tl.constexpr,
-    NORMALIZE: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    sum_PD, w_MD, unit_M, back_M, tau_0, grad_0, anchors_0, grad_RD,
+    own, first, first_row, width, factor,
+    WIDTH: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_D: tl.constexpr, LIFT: tl.constexpr,
+    NORMALIZE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Finish rows whose sum over j stands in memory: the end of `gradient_rows`, in chunks of D."""
     tau = read_temperature(tau_0)
     factor = tl.load(grad_0) * (factor / LIFT) / (tl.load(anchors_0) * tau)

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ssgear.kernels.forms import first_right
-from ssgear.kernels.nt_xent.triton.inputs import Classes, Setting, classes_of
+from ssgear.kernels.nt_xent.triton.inputs import Call, Classes, Setting, classes_of
 from ssgear.kernels.nt_xent.triton.launch import forward, prepare
-from ssgear.kernels.nt_xent.triton.launch_backward import backward
+from ssgear.kernels.nt_xent.triton.launch_backward import Upstream, backward
 from ssgear.kernels.nt_xent.triton.tiles import Plan, candidates, chip_of, representative_rows
 
 
@@ -83,20 +83,20 @@ def fault(plan: Plan, kind: Kind, device: torch.device) -> str:
     classes = classes_of(ids_M, setting, z_MD)._replace(anchors=torch.ones((), device=device))
     largest = min(kind.width, 2)  # of all products; 2^largest is what sums are relative to
     tau = torch.full((), math.log2(math.e) / (largest if kind.normalize else 1), device=device)
-    rows = prepare(z_MD, setting)
+    call = Call(prepare(z_MD, setting), tau, classes, setting)
     u_MD = z_MD.double() / (math.sqrt(largest) if kind.normalize else 1.0)
     t_RM = u_MD[setting.first :] @ u_MD.T * (largest if kind.normalize else 1)
     t_RM.diagonal(setting.first).fill_(-math.inf)
 
-    _, maximum_R, weight_R = forward(rows, tau, classes, setting, plan)
+    _, maximum_R, weight_R = forward(call, plan)
     wrong = _difference(maximum_R.exp2() / weight_R, t_RM.exp2().sum(1))
     if not wrong < 1e-4:
         return f"sums of {kind.dtype} rows of width {kind.width} are off by {wrong:.1g}"
     # a constant maximum and weight, as if every row had the same sum: weights are powers of two
     maximum_M = torch.full((columns,), float(largest), device=device)
-    statistics = (maximum_M, torch.ones_like(maximum_M))
+    upstream = Upstream(classes.anchors, maximum_M, torch.ones_like(maximum_M))
     grad_RD = torch.empty_like(z_MD[setting.first :])
-    backward(classes.anchors, rows, statistics, tau, classes, grad_RD, setting, plan)
+    backward(call, upstream, grad_RD, plan)
     g_RM = 2 * (t_RM - largest).exp2() - _drawn(setting, classes, device)
     right_RD = _projected(g_RM @ u_MD, u_MD[setting.first :], kind.normalize, largest)
     wrong = _difference(grad_RD, right_RD * (columns / own) / tau)
@@ -118,7 +118,7 @@ def _drawn(setting: Setting, classes: Classes, device: torch.device) -> Tensor:
     """Return 2 / positives where a column is a positive of an own row."""
     row_M = torch.arange(setting.columns, device=device)
     row_R1 = row_M[setting.first :, None]
-    if len(classes.class_M):
+    if classes.has_ids:
         same_RM = classes.class_M[row_R1] == classes.class_M
         same_RM &= row_R1 != row_M
     else:

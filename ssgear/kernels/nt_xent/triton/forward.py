@@ -15,6 +15,7 @@ from ssgear.kernels.nt_xent.triton.rows import (
     has_special,
     load_rows,
     multiply,
+    positive_of,
     products,
     read_temperature,
 )
@@ -36,46 +37,16 @@ def triangle(program, CHUNK, num_tiles):
     return row_tile.to(tl.int32), (left % (band + 1)).to(tl.int32)
 
 
-@triton.jit(
-    do_not_specialize=[
-        "own",
-        "half",
-        "first",
-        "num_columns",
-        "num_tiles",
-        "chunk",
-        "first_program",
-        "strip_first",
-    ]
-)
+@triton.jit(do_not_specialize=[
+    "own", "half", "first", "num_columns", "num_tiles", "chunk", "first_program", "strip_first",
+])  # fmt: skip
 def similarity_sums(
-    w_MD,
-    unit_M,
-    tau_0,
-    class_M,
-    sums_CP,
-    maxima_CP,
-    drawn_CP,
-    columns_TM,
-    own,
-    half,
-    first,
-    num_columns,
-    num_tiles,
-    chunk,
-    first_program,
-    strip_first,
-    strip_rows,
+    w_MD, unit_M, tau_0, class_M, sums_CP, maxima_CP, drawn_CP, columns_TM,
+    own, half, first, num_columns, num_tiles, chunk, first_program, strip_first, strip_rows,
     padded_columns,
-    WIDTH: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    BLOCK_J: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    SYMMETRIC: tl.constexpr,
-    RUNNING: tl.constexpr,
-    HAS_IDS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    WIDTH: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_K: tl.constexpr,
+    SYMMETRIC: tl.constexpr, RUNNING: tl.constexpr, HAS_IDS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Sum 2^t over a chunk of columns for a tile of rows, and t over their positives.
 
     SYMMETRIC: tiles on and above the diagonal; those above serve their columns too, and count
@@ -95,8 +66,7 @@ def similarity_sums(
     end = tl.minimum(begin + chunk, num_tiles)
     row = row_tile * BLOCK_I
     row_I = first + row + tl.arange(0, BLOCK_I)
-    positive_I = row + tl.arange(0, BLOCK_I)
-    positive_I = first + tl.where(positive_I < half, positive_I + half, positive_I - half)
+    positive_I = positive_of(row_I, first, half)
     scale_I = tl.load(unit_M + row_I) * scale
     if HAS_IDS:
         class_I = tl.load(class_M + row_I, mask=row_I < num_columns, other=-2)
@@ -151,29 +121,11 @@ def similarity_sums(
 
 @triton.jit(do_not_specialize=["own", "first", "num_tiles", "chunk", "strip_first", "strip_end"])
 def finish_rows(
-    sums_CP,
-    maxima_CP,
-    drawn_CP,
-    columns_TM,
-    total_M,
-    others_M,
-    tau_0,
-    maximum_R,
-    weight_R,
+    sums_CP, maxima_CP, drawn_CP, columns_TM, total_M, others_M, tau_0, maximum_R, weight_R,
     terms_T,
-    own,
-    first,
-    num_tiles,
-    chunk,
-    strip_first,
-    strip_end,
-    strip_rows,
-    padded_columns,
-    BLOCK_I: tl.constexpr,
-    SYMMETRIC: tl.constexpr,
-    RUNNING: tl.constexpr,
-    HAS_IDS: tl.constexpr,
-):
+    own, first, num_tiles, chunk, strip_first, strip_end, strip_rows, padded_columns,
+    BLOCK_I: tl.constexpr, SYMMETRIC: tl.constexpr, RUNNING: tl.constexpr, HAS_IDS: tl.constexpr,
+):  # fmt: skip
     """Put the partial sums of a strip together, in a fixed order and in float64.
 
     Rows of the strip are then complete: their maximum, weight = 1 / sum (0 where a row is no

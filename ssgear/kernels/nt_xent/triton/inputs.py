@@ -64,6 +64,20 @@ class Classes(NamedTuple):
     anchors: Tensor
     """Rows that have a positive, at least 1; float32 scalar."""
 
+    @property
+    def has_ids(self) -> bool:
+        """Whether there are classes."""
+        return len(self.class_M) > 0
+
+
+class Call(NamedTuple):
+    """All that the kernels of a call read."""
+
+    rows: Rows
+    tau: Tensor
+    classes: Classes
+    setting: Setting
+
 
 def classes_of(ids_M: Tensor | None, setting: Setting, like: Tensor) -> Classes:
     """Number the classes, and count every row's positives and the rows that have one."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch import Tensor
 from ssgear.errors import ArgumentError
 from ssgear.kernels.nt_xent.triton import forward as kernels
 from ssgear.kernels.nt_xent.triton import rows as row_kernels
-from ssgear.kernels.nt_xent.triton.inputs import Classes, Rows, Setting, count_tiles
+from ssgear.kernels.nt_xent.triton.inputs import Call, Rows, Setting, count_tiles
 from ssgear.kernels.nt_xent.triton.tiles import Plan, Tiles, padded_width
 
 PRECISIONS = ("tf32x3", "ieee")
@@ -51,36 +50,22 @@ def prepare(z_MD: Tensor, setting: Setting) -> Rows:
     block_d = min(128, width)
     block_m = 32
     row_kernels.prepare_rows[(setting.padded_rows // block_m,)](
-        z_MD,
-        w_MD,
-        unit_M,
-        back_M,
-        setting.columns,
-        setting.width,
-        z_MD.stride(0),
-        z_MD.stride(1),
-        NORMALIZE=setting.normalize,
-        WIDTH=width,
-        BLOCK_M=block_m,
-        BLOCK_D=block_d,
-        num_warps=4,
-        enable_fp_fusion=True,
-    )
+        z_MD, w_MD, unit_M, back_M, setting.columns, setting.width, *z_MD.stride(),
+        NORMALIZE=setting.normalize, WIDTH=width, BLOCK_M=block_m, BLOCK_D=block_d,
+        num_warps=4, enable_fp_fusion=True,
+    )  # fmt: skip
     return Rows(w_MD, unit_M, back_M)
 
 
-def forward(
-    rows: Rows, tau: Tensor, classes: Classes, setting: Setting, plan: Plan
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(call: Call, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean over own rows (times ranks), the maximum [R] and weight [R] of own rows."""
+    rows, tau, classes, setting = call
     tiles = plan.sums
     maximum_R, weight_R = tau.new_empty(setting.own), tau.new_empty(setting.own)
     terms_T = tau.new_empty(count_tiles(setting.own, tiles.rows), dtype=torch.float64)
-    results = (maximum_R, weight_R, terms_T)
-    if setting.bounded and setting.own == setting.columns:
-        _symmetric_sums(rows, tau, classes, setting, tiles, results)
-    else:
-        _row_sums(rows, tau, classes, setting, tiles, results)
+    is_symmetric = setting.bounded and setting.own == setting.columns
+    walk = _symmetric_sums if is_symmetric else _row_sums
+    walk(call, tiles, (maximum_R, weight_R, terms_T))
     loss = tau.new_empty(())
     add_up(terms_T, loss, classes.anchors, LOG_2 * setting.columns / setting.own)
     # a row that is not finite has unit = NaN; it may be no anchor, and has to show all the same
@@ -88,16 +73,10 @@ def forward(
     return loss + visible, maximum_R, weight_R + visible
 
 
-def _symmetric_sums(
-    rows: Rows,
-    tau: Tensor,
-    classes: Classes,
-    setting: Setting,
-    tiles: Tiles,
-    results: tuple[Tensor, ...],
-) -> None:
+def _symmetric_sums(call: Call, tiles: Tiles, results: tuple[Tensor, ...]) -> None:
     """Walk over the triangle in strips whose column sums fit into PARTIAL_FLOATS."""
-    num_tiles, padded = count_tiles(setting.own, tiles.rows), setting.padded_rows
+    tau, padded = call.tau, call.setting.padded_rows
+    num_tiles = count_tiles(call.setting.own, tiles.rows)
     strip_tiles = min(max(1, PARTIAL_FLOATS // padded), num_tiles)
     num_strips = -(-num_tiles // strip_tiles)
     chunk = max(1, num_tiles * (num_tiles + 1) // 2 // (PROGRAMS * num_strips))
@@ -105,21 +84,16 @@ def _symmetric_sums(
     columns_TM = tau.new_empty(strip_tiles, padded)
     total_M = tau.new_empty(padded, dtype=torch.float64)
     sums, drawn = tau.new_empty(2, -(-num_tiles // chunk), strip_rows).unbind()
+    partial = (sums, sums, drawn, columns_TM)
     for strip in range(0, num_tiles, strip_tiles):
         end = min(strip + strip_tiles, num_tiles)
         first_program = programs_below(num_tiles - end, chunk)
         num_programs = programs_below(num_tiles - strip, chunk) - first_program
-        partial = (sums, sums, drawn, columns_TM)
         geometry = (num_tiles, chunk, first_program, strip, strip_rows, padded)
-        _sums(num_programs, rows, tau, classes, setting, tiles, partial, geometry, symmetric=True)
-        _finish(
-            num_tiles - strip,
-            (*partial, total_M, classes.others_M, tau, *results),
-            (setting.own, setting.first, num_tiles, chunk, strip, end, strip_rows, padded),
-            symmetric=True,
-            bounded=True,
-            tiles=tiles,
-        )
+        _sums(num_programs, call, tiles, partial, geometry, is_symmetric=True)
+        geometry = (num_tiles, chunk, strip, end, strip_rows, padded)
+        tensors = (*partial, total_M)
+        _finish(num_tiles - strip, call, tiles, tensors, results, geometry, is_symmetric=True)
 
 
 def programs_below(rows: int, chunk: int) -> int:
@@ -128,88 +102,56 @@ def programs_below(rows: int, chunk: int) -> int:
     return chunk * bands * (bands + 1) // 2 + more * (bands + 1)
 
 
-def _row_sums(
-    rows: Rows,
-    tau: Tensor,
-    classes: Classes,
-    setting: Setting,
-    tiles: Tiles,
-    results: tuple[Tensor, ...],
-) -> None:
+def _row_sums(call: Call, tiles: Tiles, results: tuple[Tensor, ...]) -> None:
     """Walk over all columns for own rows."""
+    setting = call.setting
     row_tiles = count_tiles(setting.own, tiles.rows)
     num_tiles = count_tiles(setting.columns, tiles.columns)
     chunk = min(num_tiles, max(1, num_tiles * row_tiles // PROGRAMS))
     parts, strip_rows = -(-num_tiles // chunk), row_tiles * tiles.rows
-    partial = tau.new_empty(3, parts, strip_rows)
-    sums, maxima, drawn = partial.unbind()
+    sums, maxima, drawn = call.tau.new_empty(3, parts, strip_rows).unbind()
+    partial = (sums, maxima, drawn, sums)
     geometry = (num_tiles, chunk, 0, 0, strip_rows, setting.padded_rows)
-    buffers = (sums, maxima, drawn, sums)
-    _sums(row_tiles * parts, rows, tau, classes, setting, tiles, buffers, geometry, symmetric=False)
-    _finish(
-        row_tiles,
-        (*buffers, sums, classes.others_M, tau, *results),
-        (setting.own, setting.first, num_tiles, chunk, 0, row_tiles, strip_rows, 0),
-        symmetric=False,
-        bounded=setting.bounded,
-        tiles=tiles,
-    )
+    _sums(row_tiles * parts, call, tiles, partial, geometry, is_symmetric=False)
+    geometry = (num_tiles, chunk, 0, row_tiles, strip_rows, 0)
+    _finish(row_tiles, call, tiles, (*partial, sums), results, geometry, is_symmetric=False)
 
 
 def _sums(
     num_programs: int,
-    rows: Rows,
-    tau: Tensor,
-    classes: Classes,
-    setting: Setting,
+    call: Call,
     tiles: Tiles,
     partial: tuple[Tensor, ...],
     geometry: tuple[int, ...],
     *,
-    symmetric: bool,
+    is_symmetric: bool,
 ) -> None:
+    rows, tau, classes, setting = call
     kernels.similarity_sums[(num_programs,)](
-        rows.w_MD,
-        rows.unit_M,
-        tau,
-        classes.class_M,
-        *partial,
-        setting.own,
-        setting.half,
-        setting.first,
-        setting.columns,
-        *geometry,
-        WIDTH=rows.w_MD.shape[1],
-        BLOCK_I=tiles.rows,
-        BLOCK_J=tiles.columns,
-        BLOCK_K=tiles.depth,
-        SYMMETRIC=symmetric,
-        RUNNING=not setting.bounded,
-        HAS_IDS=len(classes.class_M) > 0,
-        PRECISION=precision_of(rows),
-        **options(tiles),
-    )
+        rows.w_MD, rows.unit_M, tau, classes.class_M, *partial,
+        setting.own, setting.half, setting.first, setting.columns, *geometry,
+        WIDTH=rows.w_MD.shape[1], BLOCK_I=tiles.rows, BLOCK_J=tiles.columns,
+        BLOCK_K=tiles.depth, SYMMETRIC=is_symmetric, RUNNING=not setting.bounded,
+        HAS_IDS=classes.has_ids, PRECISION=precision_of(rows), **options(tiles),
+    )  # fmt: skip
 
 
 def _finish(
     num_programs: int,
-    tensors: tuple[Tensor, ...],
+    call: Call,
+    tiles: Tiles,
+    partial: tuple[Tensor, ...],
+    results: tuple[Tensor, ...],
     geometry: tuple[int, ...],
     *,
-    symmetric: bool,
-    bounded: bool,
-    tiles: Tiles,
+    is_symmetric: bool,
 ) -> None:
+    _, tau, classes, setting = call
     kernels.finish_rows[(num_programs,)](
-        *tensors,
-        *geometry,
-        BLOCK_I=tiles.rows,
-        SYMMETRIC=symmetric,
-        RUNNING=not bounded,
-        HAS_IDS=len(tensors[5]) > 0,
-        num_warps=4,
-        enable_fp_fusion=True,
-    )
+        *partial, classes.others_M, tau, *results, setting.own, setting.first, *geometry,
+        BLOCK_I=tiles.rows, SYMMETRIC=is_symmetric, RUNNING=not setting.bounded,
+        HAS_IDS=classes.has_ids, num_warps=4, enable_fp_fusion=True,
+    )  # fmt: skip
 
 
 def lift(rows: Rows) -> float:
@@ -224,7 +166,7 @@ def precision_of(rows: Rows) -> str:
     return "tf32" if rows.w_MD.is_cuda else "widen"
 
 
-def options(tiles: Tiles) -> dict[str, Any]:
+def options(tiles: Tiles) -> dict[str, int | bool]:
     """Return what Triton is told at a launch."""
     limit = {} if tiles.registers is None else {"maxnreg": tiles.registers}
     # Triton is about to turn its default for the fused multiply-add around

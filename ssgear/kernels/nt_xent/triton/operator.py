@@ -27,18 +27,11 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ssgear.kernels import transforms
 from ssgear.kernels.nt_xent.rows import gather_rows, unit_rows
-from ssgear.kernels.nt_xent.streaming import (
-    gather,
-    is_bounded,
-    nt_xent_backward,
-    nt_xent_forward,
-    place_in,
-)
+from ssgear.kernels.nt_xent.streaming import gather, is_bounded, nt_xent_backward, nt_xent_forward
 from ssgear.kernels.transforms import Context
 
 if TYPE_CHECKING:
@@ -46,21 +39,6 @@ if TYPE_CHECKING:
 
 Settings = tuple[bool, bool, str, int, int]
 """Of an operator: normalize, bounded, the group's name, its ranks, own rank."""
-
-
-def triton_nt_xent(
-    z_RD: Tensor,
-    tau: Tensor,
-    ids_R: Tensor | None,
-    *,
-    normalize: bool,
-    bounded: bool,
-    group: dist.ProcessGroup | None,
-) -> Tensor:
-    """Return the loss, a float32 scalar; `bounded` promises tau > BOUNDED_ABOVE and unit rows."""
-    place = place_in(group)
-    loss: Tensor = nt_xent_triton_forward(z_RD, tau, ids_R, normalize, bounded, *place)[0]
-    return loss
 
 
 @torch.library.custom_op("ssgear::nt_xent_triton_forward", mutates_args=())
@@ -80,7 +58,7 @@ def nt_xent_triton_forward(
     """
     from ssgear.kernels.nt_xent.triton import launch
     from ssgear.kernels.nt_xent.triton.check import plan_for
-    from ssgear.kernels.nt_xent.triton.inputs import classes_of
+    from ssgear.kernels.nt_xent.triton.inputs import Call, classes_of
 
     with torch.autocast(z_RD.device.type, enabled=False), _on_device_of(z_RD):
         z_MD, ids_M, group = gather(z_RD, z_RD, ids_R, group_name)
@@ -93,8 +71,8 @@ def nt_xent_triton_forward(
                 z_RD, tau, ids_R, normalize, False, group_name, world_size, rank, "torch"
             )
             return outputs[0], *_from_lse(outputs[1]), *classes, kept_MD
-        rows = launch.prepare(z_MD, setting)
-        loss, maximum_M, weight_M = launch.forward(rows, tau, classes, setting, plan)
+        call = Call(launch.prepare(z_MD, setting), tau, classes, setting)
+        loss, maximum_M, weight_M = launch.forward(call, plan)
         if group is not None:
             both_M2 = gather_rows(torch.stack((maximum_M, weight_M), 1), group)
             maximum_M, weight_M = (part_M.clone() for part_M in both_M2.unbind(1))
@@ -138,8 +116,8 @@ def nt_xent_triton_backward(
     """Return the gradients with respect to z and tau, times `grad` and the number of ranks."""
     from ssgear.kernels.nt_xent.triton import launch
     from ssgear.kernels.nt_xent.triton.check import plan_for
-    from ssgear.kernels.nt_xent.triton.inputs import Classes
-    from ssgear.kernels.nt_xent.triton.launch_backward import backward
+    from ssgear.kernels.nt_xent.triton.inputs import Call, Classes
+    from ssgear.kernels.nt_xent.triton.launch_backward import Upstream, backward
 
     with torch.autocast(z_RD.device.type, enabled=False), _on_device_of(z_RD):
         setting = _setting(z_RD, tau, world_size, rank, normalize, bounded)
@@ -154,11 +132,9 @@ def nt_xent_triton_backward(
             )
             return gradients
         rows = launch.prepare(z_RD if z_MD is None else z_MD, setting)
-        classes = Classes(class_M, others_M, anchors)
+        call = Call(rows, tau, Classes(class_M, others_M, anchors), setting)
         grad_RD = torch.empty_like(z_RD, memory_format=torch.contiguous_format)
-        statistics = (maximum_M, weight_M)
-        grad_tau = backward(grad, rows, statistics, tau, classes, grad_RD, setting, plan)
-        return grad_RD, grad_tau
+        return grad_RD, backward(call, Upstream(grad, maximum_M, weight_M), grad_RD, plan)
 
 
 @nt_xent_triton_backward.register_fake
@@ -166,8 +142,11 @@ def _(grad: Tensor, z_RD: Tensor, tau: Tensor, *_: object) -> tuple[Tensor, Tens
     return z_RD.new_empty(z_RD.shape), tau.new_empty(())
 
 
+Kept = Context[tuple[bool, bool, int, int]]
+
+
 def _keep(
-    ctx: Context[tuple[bool, bool, int, int]],
+    ctx: Kept,
     inputs: tuple[Tensor, Tensor, Tensor | None, *Settings],
     output: tuple[Tensor, ...],
 ) -> None:
@@ -178,9 +157,7 @@ def _keep(
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(
-    ctx: Context[tuple[bool, bool, int, int]], grad: Tensor | None, *_: Tensor | None
-) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Kept, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 8
     return (*nt_xent_triton_backward(grad, *ctx.saved_tensors, *ctx.settings), *(None,) * 6)

@@ -22,21 +22,20 @@ def read_temperature(tau_0):
     return tl.where((tau > 0) & (tau < float("inf")), tau, float("nan"))
 
 
+@triton.jit
+def load_part(z_MD, row_M, d_D, num_rows, width, row_stride, column_stride):
+    """Return some columns of rows of any strides in float32, 0 outside."""
+    inside_MD = (row_M < num_rows)[:, None] & (d_D < width)[None, :]
+    z = z_MD + row_M[:, None] * row_stride + d_D[None, :].to(tl.int64) * column_stride
+    return tl.load(z, mask=inside_MD, other=0.0).to(tl.float32)
+
+
 @triton.jit(do_not_specialize=["num_rows"])
 def prepare_rows(
-    z_MD,
-    w_MD,
-    unit_M,
-    back_M,
-    num_rows,
-    width,
-    row_stride,
-    column_stride,
-    NORMALIZE: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
+    z_MD, w_MD, unit_M, back_M,
+    num_rows, width, row_stride, column_stride,
+    NORMALIZE: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     """Write w, unit = 1/||w|| and back = 1/||z||; a row that is not finite gets unit = NaN.
 
     2^e is the power of two under a row's largest entry, so that 1e-30 and 1e30 survive the squares.
@@ -48,9 +47,7 @@ def prepare_rows(
     marker_M = tl.zeros((BLOCK_M,), tl.float32)
     for start in range(0, WIDTH, BLOCK_D):
         d_D = start + offsets_D
-        inside_MD = (row_M < num_rows)[:, None] & (d_D < width)[None, :]
-        z = z_MD + row_M[:, None] * row_stride + d_D[None, :].to(tl.int64) * column_stride
-        x_MD = tl.load(z, mask=inside_MD, other=0.0).to(tl.float32)
+        x_MD = load_part(z_MD, row_M, d_D, num_rows, width, row_stride, column_stride)
         largest_M = tl.maximum(largest_M, tl.max(tl.abs(x_MD), 1))
         marker_M += tl.sum(x_MD * 0.0, 1)  # NaN where an entry is not finite, else 0
     lift_M = tl.full((BLOCK_M,), 1.0, tl.float32)
@@ -62,9 +59,7 @@ def prepare_rows(
     squares_M = tl.zeros((BLOCK_M,), tl.float32)
     for start in range(0, WIDTH, BLOCK_D):
         d_D = start + offsets_D
-        inside_MD = (row_M < num_rows)[:, None] & (d_D < width)[None, :]
-        z = z_MD + row_M[:, None] * row_stride + d_D[None, :].to(tl.int64) * column_stride
-        x_MD = tl.load(z, mask=inside_MD, other=0.0).to(tl.float32)
+        x_MD = load_part(z_MD, row_M, d_D, num_rows, width, row_stride, column_stride)
         x_MD = x_MD * lift_M[:, None] * shrink_M[:, None]
         squares_M += tl.sum(x_MD * x_MD, 1)
         w = w_MD + row_M[:, None] * WIDTH + d_D[None, :]
@@ -118,6 +113,13 @@ def products(w_MD, row_I, column_J, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr, 
         a, b = tl.load(a_IK + start), tl.load(b_JK + start)
         dot_IJ = multiply(a, tl.trans(b), dot_IJ, PRECISION)
     return dot_IJ
+
+
+@triton.jit
+def positive_of(row_I, first, half):
+    """Return the other view of an own row, among all ranks' rows."""
+    local_I = row_I - first
+    return first + tl.where(local_I < half, local_I + half, local_I - half)
 
 
 @triton.jit
