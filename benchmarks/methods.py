@@ -48,6 +48,7 @@ from ssgear.engine.callbacks import Callback, Reason
 from ssgear.engine.run import Run
 from ssgear.engine.trainer import Trainer
 from ssgear.errors import ConfigError, SsgearError
+from ssgear.methods.base import Pretext
 from ssgear.models.encoders import Encoder
 
 Call = tuple[nn.Module, Tensor, bool]
@@ -153,7 +154,8 @@ def take_apart(run: Run, rounds: int) -> tuple[float, float, float]:
     """
     device = run.device.type
     views = Stopwatch(device)
-    walk, seen = run.loader.epoch, run.method.seen
+    pretext = run.method.pretext or Pretext()
+    walk, seen = run.loader.epoch, pretext.seen
 
     def timed_epoch(*args: Any) -> Iterator[Batch]:
         batches = walk(*args)
@@ -161,7 +163,7 @@ def take_apart(run: Run, rounds: int) -> tuple[float, float, float]:
         return iter(lambda: views.time(next, batches, None), None)
 
     run.loader.epoch = timed_epoch  # type: ignore[method-assign, assignment]
-    run.method.seen = lambda batch: views.time(seen, batch)  # type: ignore[method-assign]
+    pretext.seen = lambda batch: views.time(seen, batch)  # type: ignore[method-assign]
     steps = endless_steps(run, run.total_steps // 2)
     calls = recorded(run, lambda: next(steps))
     times: list[tuple[float, float, float]] = []

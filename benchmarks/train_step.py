@@ -40,7 +40,7 @@ def phase_alone(run: Run, name: str) -> Step:
     """Return one step of a phase in a bare loop: loss, backward, optimiser."""
     method = run.method
     phase = next(phase for phase in method.phases if phase.name == name)
-    group = method.group_named(phase.group)
+    group = run.runtime.groups[phase.group]
     optimizer = optimizer_of(group, run.config.optim)
     batch = next(iter(run.loader.epoch(0, 0, lambda _: [""])))
     batch = dataclasses.replace(batch, phase=name, progress=0.5)

@@ -25,6 +25,7 @@ from ssgear.errors import GPU_MEMORY, ConfigError, refusing_lack
 
 if TYPE_CHECKING:
     from ssgear.data.sources.source import Source
+    from ssgear.methods.base import Method
 
 USAGE = "python -m ssgear.evaluate RUN"
 STORE_USAGE = "python -m ssgear.evaluate --store STORE"
@@ -36,11 +37,11 @@ class Evaluation:
     """What to measure, and on which images."""
 
     protocol: tuple[str, ...] = ("linear", "knn")
-    """linear, linear-sgd, knn, health; shifts (kNN of moved images); blocks (linear at each
-    block), quadrants (at all together), folds (on STL-10's ten); of a run's generator fid (as many
-    synthetic images as test images, against these) and fid-train (training images). Of a store
-    fid, frechet (in the space of --encoder), prdc (precision, recall, density, coverage). One or
-    several."""
+    """linear, linear-sgd, knn, health; blocks (linear at each block), quadrants (at all together),
+    folds (on a set's predefined ones); of a run's generator fid (as many synthetic images as test
+    images, against these) and fid-train (training images); what a method brings (shifts: kNN of
+    moved images). Of a store fid, frechet (in the space of --encoder), prdc (precision, recall,
+    density, coverage). One or several."""
     features: str = "last"
     """last: the encoder's output; or the name of a block (layer3, block2), pooled in quadrants."""
     inception: Path | None = None
@@ -167,7 +168,9 @@ def evaluate(run: Path, asked: Evaluation) -> int:
         raise ConfigError(f"--store: measures no run; say {STORE_USAGE} [OPTIONS], without {run}")
     if {"frechet", "prdc"} & set(asked.protocol):
         raise ConfigError(f"--protocol: frechet and prdc are of a store: {STORE_USAGE} [OPTIONS]")
-    chosen = [protocols.find(name) for name in asked.protocol]
+    method = method_of(run)
+    own = () if method is None else method.card.protocols
+    chosen = [protocols.find(name, own) for name in asked.protocol]
     path = figures_path(asked)
     inception = None if asked.inception is None else load_inception(asked.inception)
     device = distributed.choose_device(asked.device, "--device")
@@ -192,8 +195,9 @@ def evaluate(run: Path, asked: Evaluation) -> int:
         load=lambda size: images.load(size)[0],
         load_trained=images.trained(name) if "fid-train" in asked.protocol else None,
     )
-    protocols.check(asked.protocol, subject)
-    figures = {name: value for protocol in chosen for name, value in protocol(subject).items()}
+    for protocol in chosen:
+        protocol.check(subject)
+    figures = {key: value for each in chosen for key, value in each.measure(subject).items()}
     title = f"{name}: {facts['num_train']} training, {facts['num_test']} test images"
     _print(title, figures, subject.stated)
     path = path or figures_name(run, asked, name)
@@ -267,14 +271,24 @@ def figures_name(run: Path, asked: Evaluation, source: str) -> Path:
     return (run if run.is_dir() else run.parent) / f"{'-'.join(parts)}.json"
 
 
+def method_of(run: Path) -> type[Method] | None:
+    """Import the method of a run; None for an encoder that is not in its run's directory."""
+    if not runs.has_settings(run):
+        return None
+    method: type[Method] = registry.load("methods", runs.settings_of(run).method_name)
+    return method
+
+
 def selection(run: Path, asked: Evaluation) -> Callable[[Source], Source]:
     """Return what takes those of a run's own images that its method is about; others stay whole."""
-    config = runs.settings_of(run) if runs.has_settings(run) else None
-    images = (asked.data.source, asked.data.path)
-    if config is None or (config.data.source, config.data.path) != images:
-        return lambda source: source
-    method = registry.load("methods", config.method_name)
-    return lambda source: method.select(config.method, source)
+    method = method_of(run)
+    if method is not None:
+        config = runs.settings_of(run)
+        pretext = method.build_pretext(config.method)
+        its_own = (asked.data.source, asked.data.path) == (config.data.source, config.data.path)
+        if pretext is not None and its_own:
+            return pretext.select
+    return lambda source: source
 
 
 def _print(title: str, figures: Mapping[str, float], stated: Mapping[str, str]) -> None:

@@ -104,7 +104,7 @@ def too_large(run: Run | None, lacking: str) -> str:
     if config.engine.precision == "float32" and run.device.type == "cuda":
         ways.insert(0, "--engine.precision bf16")
     at_once = min(micro or batch, batch // run.world.size)
-    if method.cacheable and at_once > 1:
+    if not method.needs(config.method).whole_batch and at_once > 1:
         ways.insert(0, f"--optim.micro-batch {at_once // 2} (the gradients of the whole batch)")
     return (
         f"step {run.step + 1}: not enough {lacking} for {at_once} images of {run.plan.size} px at "

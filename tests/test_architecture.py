@@ -347,3 +347,24 @@ def test_no_work_at_import() -> None:
             if loop or (call and not registers):
                 wrong.append(f"{file.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)[:60]}")
     assert not wrong, "\n".join(wrong)
+
+
+SPECIAL = re.compile(r"rotnet|drlim|exemplar|stl-?10", re.IGNORECASE)
+MAY_NAME_THEM = (
+    "methods/rotnet/", "methods/drlim/", "methods/exemplar_cnn/",
+    "models/encoders/",  # networks of those names, for --model.name
+    "data/sources/open.py", "data/sources/published.py", "config/schema.py",  # a set of that name
+)  # fmt: skip
+
+
+def test_special_methods_and_sets_are_known_in_their_own_folders_only() -> None:
+    """A card, a pretext or an entry of `SOURCES` says what is special."""
+    texts = {*FILES, *PACKAGE.rglob("*.html"), *PACKAGE.rglob("*.css")}
+    wrong = [
+        f"{file.relative_to(ROOT)}:{number} {line.strip()[:80]}"
+        for file in sorted(texts)
+        if not str(file.relative_to(PACKAGE)).startswith(MAY_NAME_THEM)
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+        if SPECIAL.search(line)
+    ]
+    assert not wrong, "\n".join(wrong)

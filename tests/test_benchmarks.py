@@ -24,7 +24,7 @@ from benchmarks.common import machine
 from benchmarks.common.command import Benchmark, WrongResultError
 from ssgear.data.loaders.batch import Batch
 from ssgear.errors import ConfigError
-from ssgear.methods.rotnet.method import RotNet
+from ssgear.methods.rotnet.method import Turns
 from tests.data.view_stores import folder
 from tests.views.toy_pipeline import toy_pipeline
 
@@ -348,13 +348,13 @@ def test_a_method_is_trained_for_the_images_asked_for_and_taken_apart(tmp_path: 
 def test_what_a_method_makes_of_its_views_is_no_overhead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    turns = RotNet.seen
+    turns = Turns.seen
 
-    def slow(self: RotNet, batch: Batch) -> tuple[torch.Tensor, ...]:
+    def slow(self: Turns, batch: Batch) -> tuple[torch.Tensor, ...]:
         time.sleep(0.1)
         return turns(self, batch)
 
-    monkeypatch.setattr(RotNet, "seen", slow)
+    monkeypatch.setattr(Turns, "seen", slow)
     images = folder(tmp_path / "images", 40)
     options = ("--data.path", str(images), "--optim.batch-size", "8", "--eval.max-images", "10")
     job = methods.Job(method="rotnet", seed=0, preset="quick", images=16, options=options, rounds=2)

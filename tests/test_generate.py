@@ -183,7 +183,8 @@ def paired(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose generator is conditioned on images, and a folder of nine of these."""
     root = tmp_path_factory.mktemp("instance")
     method = build(condition="instance")
-    method.save_generator(root / "run", None)
+    assert method.generator is not None
+    method.generator.save(root / "run", None)
     (root / "images").mkdir()
     for number in range(9):
         values = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)

@@ -15,10 +15,10 @@ from ssgear.evaluation.critic_health import (
     WINDOW,
     CriticReading,
     Failure,
-    Game,
     Kind,
     critic_failure,
 )
+from ssgear.methods.base import CriticGame
 
 START = 0.1
 """Share of the run, from the critic's first step on, in which it may still find its feet."""
@@ -102,13 +102,7 @@ class CriticWatch(Callback):
         )
 
 
-def _game(run: Run) -> Game | None:
-    """Return the game of the run's method; None where no generator plays one."""
-    config = run.config.method
-    if not run.method.generates or not getattr(config, "adversarial_weight", 0):
-        return None
-    return Game(
-        kind=config.adversarial,
-        resolution=config.resolution or run.plan.size,
-        gp_weight=config.gp_weight,
-    )
+def _game(run: Run) -> CriticGame | None:
+    """Return the game of the run's method; None where no critic judges a generator."""
+    generator = run.method.generator
+    return None if generator is None else generator.game

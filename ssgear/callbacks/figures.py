@@ -17,6 +17,7 @@ from ssgear.callbacks.readings import Readings, labelled_source
 from ssgear.engine.callbacks import Callback, Reason
 from ssgear.engine.run import Run
 from ssgear.evaluation.summary import evaluate_encoder
+from ssgear.methods.base import trains_encoder
 from ssgear.models.encoders import Normalized, build_encoder
 from ssgear.storage.atomic import Json, write_json
 
@@ -35,7 +36,7 @@ class FinalFigures(Callback):
                 self._measure(run)
 
     def _measure(self, run: Run) -> None:
-        if not run.config.eval.final or not run.method.trains_encoder:
+        if not run.config.eval.final or not trains_encoder(run.method):
             self._write(run, {})
             return
         figures = self.readings.read(run)
@@ -45,18 +46,20 @@ class FinalFigures(Callback):
                 "final figures: linear probe and kNN, against the untrained encoder and raw pixels"
             )
         untrained = build_encoder(run.config.model, run.plan.size, seed=run.config.seed)
-        spec = run.plan.specs[0]
-        summary = evaluate_encoder(
+        spec, card = run.plan.specs[0], run.method.card
+        measured = evaluate_encoder(
             run.inference_encoder().eval(),
             data,
             untrained=Normalized(untrained, spec.mean, spec.std).to(run.device).eval(),
-            also=run.method.final,
+            also=card.final,
+            own=card.protocols,
             device=run.device,
         )
-        for name, reason in summary.get("left_out", {}).items():
+        for name, reason in measured.left_out.items():
             run.log.note(run.step, f"final figures without {name}: {reason}")
-        if run.method.judged_by:
-            summary["judged_by"] = run.method.judged_by
+        summary = measured.fields()
+        if card.judged_by:
+            summary["judged_by"] = card.judged_by
         summary["health"] = {
             k: v for k, v in figures.items() if k not in ("epoch", "knn", "collapse")
         }

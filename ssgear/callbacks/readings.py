@@ -14,7 +14,7 @@ from torch import Tensor
 from ssgear.callbacks.previews import make_views
 from ssgear.data.loaders.batch import Batch
 from ssgear.data.loaders.resident import ResidentLoader
-from ssgear.data.sources import Source, open_probe_source
+from ssgear.data.sources import Source, has_labelled_part, open_probe_source
 from ssgear.data.sources.loading import load_readable
 from ssgear.engine.callbacks import Callback
 from ssgear.engine.run import Run
@@ -22,6 +22,7 @@ from ssgear.evaluation.features import extract
 from ssgear.evaluation.health import YOUNG_STEPS, health
 from ssgear.evaluation.knn import knn_accuracy
 from ssgear.evaluation.protocols import EvalData
+from ssgear.methods.base import trains_encoder
 from ssgear.storage.atomic import Json
 
 HEALTH_IMAGES = 512
@@ -43,7 +44,7 @@ class Splits:
         if self._loaded is None:
             run = self.run
             train = labelled_source(run)
-            if train.labels is None and run.source.name == "stl10":
+            if train.labels is None and has_labelled_part(run.source.name):
                 train = open_probe_source(run.config.data)
             if run.test is None:
                 run.log.note(run.step, "no test images: figures are of the training images")
@@ -92,7 +93,7 @@ class Readings(Callback):
         """Take a reading where one is due."""
         every = run.config.eval.every
         epoch = run.step // run.steps_per_epoch
-        if every == 0 or epoch % every or not run.method.trains_encoder:
+        if every == 0 or epoch % every or not trains_encoder(run.method):
             return
         with run.export_weights():
             if run.world.is_main:
@@ -129,7 +130,7 @@ class Readings(Callback):
             "collapsed": state.collapsed,
         }
         if state.collapsed:
-            figures["collapse"] = f"{state.sign}; {run.method.collapse_hint}"
+            figures["collapse"] = f"{state.sign}; {run.method.card.collapse_hint}"
         if not run.log.holds("eval", run.step):
             run.log.write("eval", run.step, figures)
         run.log.say(
@@ -140,7 +141,7 @@ class Readings(Callback):
             run.log.note(
                 run.step,
                 f"the features have collapsed ({state.sign}): images are hardly told apart; "
-                f"{run.method.collapse_hint}",
+                f"{run.method.card.collapse_hint}",
             )
         return figures
 
@@ -155,5 +156,5 @@ def embed_two_views(run: Run, images: Tensor) -> tuple[Tensor, Tensor]:
     views = make_views(run, images, 2)
     rows = torch.arange(len(images))
     batch = Batch(views=views, index=rows, position=rows, seed=run.config.seed, device=run.device)
-    first, second, *_ = run.method.compared(run.method.phases[-1], batch)
+    first, second, *_ = run.method.health_embeddings(run.method.phases[-1], batch)
     return first.float(), second.float()

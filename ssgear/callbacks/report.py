@@ -17,15 +17,14 @@ from ssgear.callbacks.previews import as_pixels, make_views
 from ssgear.callbacks.readings import Readings
 from ssgear.callbacks.samples import Samples
 from ssgear.data.loaders.batch import Batch
-from ssgear.data.sources.digits import SHIFTS
 from ssgear.data.sources.loading import GREY, load_images
 from ssgear.engine.callbacks import Callback, Reason
 from ssgear.engine.run import Run
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.knn import nearest
-from ssgear.evaluation.protocols import EvalData
-from ssgear.evaluation.shifts import Shifted, shifted_features
-from ssgear.report.contents import ColouredMaps, Colouring, Contents, Map, Neighbours, Pixels, Views
+from ssgear.evaluation.protocols import EvalData, Subject
+from ssgear.methods.base import trains_encoder, views_seen
+from ssgear.report.contents import Contents, Map, Neighbours, Pixels, Views
 from ssgear.report.plots import project_2d
 from ssgear.report.report import write_report
 
@@ -48,8 +47,8 @@ class Report(Callback):
         with run.export_weights():
             if not run.world.is_main:
                 return
-            contents = Contents(samples=self.samples.contents)
-            if reason == "finished" and run.config.eval.final and run.method.trains_encoder:
+            contents = Contents(card=run.method.card, samples=self.samples.contents)
+            if reason == "finished" and run.config.eval.final and trains_encoder(run.method):
                 contents = self._with_pictures(run, contents)
             path = write_report(run.directory, contents)
             run.results = dataclasses.replace(run.results, report=path)
@@ -59,16 +58,16 @@ class Report(Callback):
         encoder = run.inference_encoder().eval()
         test = extract(encoder, data.test_images, device=run.device)
         train = extract(encoder, data.train_images, device=run.device)
-        maps = None
-        if test.shape[1] == 2 and "shifts" in run.method.final and data.test_labels is not None:
-            moved = shifted_features(encoder, data.test_images, data.test_labels, device=run.device)
-            maps = shift_maps(moved, data.classes)
+        draw, maps = run.method.card.maps, None
+        if draw is not None and test.shape[1] == 2 and data.labelled:
+            subject = Subject(encoder, data, run.device)
+            maps = draw(subject.encode, subject.labelled_splits)
         return dataclasses.replace(
             contents,
-            views=dataclasses.replace(self._views(run, data), aim=run.method.aim),
+            views=self._views(run, data),
             neighbours=neighbours(data, train, test),
             map=feature_map(data, test),
-            shift_maps=maps,
+            maps=maps,
         )
 
     def _views(self, run: Run, data: EvalData) -> Views:
@@ -87,9 +86,8 @@ def view_grid(run: Run, images: Tensor) -> Views:
     """
     count = max(SHOWN_VIEWS, len(run.plan.specs))
     rows, views = torch.arange(len(images)), make_views(run, images, count)
-    seen = run.method.seen(
-        Batch(views=views, index=rows, position=rows, seed=run.config.seed, device=run.device)
-    )
+    batch = Batch(views=views, index=rows, position=rows, seed=run.config.seed, device=run.device)
+    seen = views_seen(run.method, batch)
     chosen = seen[:: max(1, len(seen) // count)][:count]
     return Views(rows=_grid(images, [as_pixels(run, view) for view in chosen]))
 
@@ -101,9 +99,9 @@ def own_grid(run: Run) -> Views:
     """
     batch = next(iter(run.loader.epoch(0, 0, lambda _: [""])))
     batch = batch.rows(slice(0, SHOWN_IMAGES))
-    seen = list(run.method.seen(batch))
+    seen = list(views_seen(run.method, batch))
     for epoch in range(1, SHOWN_VIEWS if len(seen) == 1 else 1):
-        seen += run.method.seen(dataclasses.replace(batch, epoch=epoch))
+        seen += views_seen(run.method, dataclasses.replace(batch, epoch=epoch))
     whole = load_images(run.source, batch.index, run.plan.sides[0], missing=GREY)
     margin = (whole.shape[-1] - seen[0].shape[-1]) // 2
     side = slice(margin, margin + seen[0].shape[-1])
@@ -169,22 +167,4 @@ def feature_map(data: EvalData, test: Tensor) -> Map | None:
         projected=not plane,
         labels=None if data.test_labels is None else data.test_labels[rows].numpy(),
         classes=data.classes,
-    )
-
-
-def shift_maps(moved: Shifted, classes: tuple[str, ...] | None) -> ColouredMaps:
-    """Return the map of moved images, coloured by shift and by class."""
-    rows = _spread(len(moved.features), MAP_IMAGES)
-    names = tuple(f"{by:+d} px" if by else "unmoved" for by in SHIFTS)
-    return ColouredMaps(
-        xy=moved.features[rows].numpy(),
-        colourings=(
-            Colouring(title="by shift", labels=moved.shifts[rows].numpy(), classes=names),
-            Colouring(
-                title="by class",
-                labels=moved.labels[rows].numpy(),
-                classes=classes,
-                images=moved.images[rows].permute(0, 2, 3, 1).numpy(),
-            ),
-        ),
     )

@@ -23,6 +23,7 @@ from ssgear.engine.run import Run
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.fid import frechet_distance
 from ssgear.evaluation.inception import About, fid, load_inception
+from ssgear.methods.base import GeneratorSide, PairedWith
 from ssgear.report import contents
 from ssgear.storage.atomic import write_files
 
@@ -62,34 +63,33 @@ class Samples(Callback):
 
     def on_start(self, run: Run) -> None:
         """Say so where an option means nothing."""
-        if run.config.eval.inception is not None and not run.method.generates:
+        if run.config.eval.inception is not None and run.method.generator is None:
             run.log.note(run.step, "--eval.inception: no generator is trained, so there is no FID")
 
     def on_step(self, run: Run) -> None:
         """Look where it is time to."""
-        if not run.method.generates:
+        if run.method.generator is None:
             return
         early = run.step == _early_step(run)
         if not early and run.step % max(1, run.total_steps // LOOKS):
             return
         with run.export_weights():
             if run.world.is_main:
-                self._look(run, early)
+                self._look(run, run.method.generator, early)
 
     def on_end(self, run: Run, reason: Reason) -> None:
         """Save the generator and take the last look; at the end, measure how far it came."""
-        if not run.method.generates:
+        generator = run.method.generator
+        if generator is None:
             return
         with run.export_weights():
             if not run.world.is_main:
                 return
-            run.method.save_generator(run.directory, run.source.classes)
+            generator.save(run.directory, run.source.classes)
             images, labels = self.real(run)
             if reason != "finished":  # a run that was asked to stop is not held up
                 images, labels = images[:SHOWN], None if labels is None else labels[:SHOWN]
-            made = run.method.samples(images, labels, seed=SEED)
-            if made is None:
-                return
+            made = generator.samples(images, labels, seed=SEED)
             if not self.looks or self.looks[-1][0] != run.step:
                 self._keep(run, made[:SHOWN])
             run.results = run.results.with_generator({"collapsed": self.collapsed})
@@ -97,12 +97,12 @@ class Samples(Callback):
                 real=_pixels(images[:SHOWN]),
                 steps=[(step, _pixels(look)) for step, look in self.looks],
                 count=len(images),
-                paired=getattr(run.config.method, "condition", "none") != "none",
-                pairs=_pairs(run, images[:PAIRS], made[:PAIRS]),
+                paired=generator.condition != "none",
+                pairs=_pairs(run, generator.pairs_with, images[:PAIRS], made[:PAIRS]),
             )
             if reason == "finished":
                 samples = replace(samples, frechet=self._distances(run, images, made))
-                samples = _fid(run, samples)
+                samples = _fid(run, generator, samples)
             self.contents = samples
 
     def real(self, run: Run) -> tuple[Tensor, Tensor | None]:
@@ -128,13 +128,11 @@ class Samples(Callback):
         self.early, self.collapsed = state["early"], state["collapsed"]
         self.looks = [(int(step), look) for step, look in state["looks"]]
 
-    def _look(self, run: Run, early: bool) -> None:
+    def _look(self, run: Run, generator: GeneratorSide, early: bool) -> None:
         images, labels = self.real(run)
         count = len(images) if early else SHOWN
         chosen = None if labels is None else labels[:count]
-        made = run.method.samples(images[:count], chosen, seed=SEED)
-        if made is None:
-            return
+        made = generator.samples(images[:count], chosen, seed=SEED)
         if early:
             self.early = made
         self._keep(run, made[:SHOWN])
@@ -200,7 +198,7 @@ def _played(run: Run, share: float) -> float:
     return (begin + share * (1 - begin)) * run.total_steps
 
 
-def _fid(run: Run, samples: contents.Samples) -> contents.Samples:
+def _fid(run: Run, generator: GeneratorSide, samples: contents.Samples) -> contents.Samples:
     """Add the FID of as many synthetic images as there are test images, where it is wanted."""
     config = run.config
     source: Source = run.test or run.source
@@ -209,16 +207,14 @@ def _fid(run: Run, samples: contents.Samples) -> contents.Samples:
         return samples
     index = torch.linspace(0, len(source) - 1, count).round().long()
     images, index = load_readable(source, index, run.plan.size, workers=config.data.workers)
-    made = run.method.samples(
-        images, None if source.labels is None else source.labels[index], seed=SEED
-    )
-    assert made is not None
+    labels = None if source.labels is None else source.labels[index]
+    made = generator.samples(images, labels, seed=SEED)
     side = made.shape[-1]
     if side != run.plan.size:
         images = load_images(source, index, side, workers=config.data.workers, missing=GREY)
     about = About(
         real=f"{'test' if run.test else 'training'} images of {source.name}",
-        condition=getattr(config.method, "condition", "none"),
+        condition=generator.condition,
         seed=SEED,
     )
     inception = load_inception(config.eval.inception, option="--eval.inception")
@@ -228,12 +224,11 @@ def _fid(run: Run, samples: contents.Samples) -> contents.Samples:
     return replace(samples, **figures)
 
 
-def _pairs(run: Run, images: Tensor, made: Tensor) -> contents.Pairs | None:
+def _pairs(run: Run, kind: PairedWith, images: Tensor, made: Tensor) -> contents.Pairs | None:
     """Return positives [N, 2, S, S, 3] uint8 as the encoder sees them; None where there are none.
 
     A synthetic image beside the real one of its row, or two views of it.
     """
-    kind = run.method.pairs_with
     if kind == "nothing":
         return None
     second = made if kind == "synthetic" else images

@@ -30,12 +30,12 @@ from ssgear.data.sources import BadFile, Source, check_source, open_source, scan
 from ssgear.distributed import World
 from ssgear.engine.allocator import keep_freed_memory
 from ssgear.engine.checks import (
-    as_trained,
     check_counts,
     check_ranks,
     check_rows,
     check_sides,
     check_slices,
+    check_stores,
 )
 from ssgear.engine.deepspeed_runtime import DeepSpeedRuntime, import_deepspeed
 from ssgear.engine.directory import choose_directory, open_log
@@ -75,6 +75,23 @@ class ImageSet:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the method's pretext made of the images, or the images themselves."""
+
+    source: Source
+    """Images to train on."""
+    original: Source | None
+    """The images that `source` was made of, where they are others."""
+    facts: Facts
+    """What the method may know; the pretext among it."""
+
+    def select(self, source: Source) -> Source:
+        """Return the images, of test say, that the method is about."""
+        pretext = self.facts.pretext
+        return source if pretext is None else pretext.select(source)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Feed:
     """The loader, and the images of each kind that can be read."""
 
@@ -82,8 +99,6 @@ class Feed:
     plan: ViewPlan
     source: Source
     """Images that are trained on."""
-    original: Source | None
-    """The images themselves, where the method makes `source` of them."""
     synthetic: Source | None
     stored: StoredViews | None
     test: Source | None
@@ -100,8 +115,9 @@ def prepare(launch: cli.Launch) -> Run:
     directory = choose_directory(settings, launch.resume, machine.world)
     config = dataclasses.replace(settings, output=directory)
     images = open_images(config, () if saved is None else saved.lost)
-    method = build_method(config, images, machine)
-    feed = build_loader(config, images, method, machine)
+    task = build_task(config, images)
+    method = build_method(config, task.facts, machine)
+    feed = build_loader(config, images, task, method, machine)
     runtime = build_runtime(config, method, machine, ds)
     total_steps = feed.loader.sampler.steps_per_epoch * config.optim.epochs
     resumed_at = None if saved is None else saved.step
@@ -113,7 +129,7 @@ def prepare(launch: cli.Launch) -> Run:
         device=machine.device,
         method=method,
         source=feed.source,
-        original=feed.original,
+        original=task.original,
         synthetic=feed.synthetic,
         stored=feed.stored,
         test=feed.test,
@@ -165,8 +181,8 @@ def _device_of(config: Config) -> torch.device:
 def read_deepspeed(launch: cli.Launch, machine: Machine) -> ds_json.ResolvedDeepSpeed | None:
     """Return what --deepspeed comes to in this run; None without it."""
     config = launch.config
-    method = registry.load("methods", config.method_name)
-    check_slices(config, method)
+    needs = method_of(config).needs(config.method)
+    check_slices(config, needs)
     if config.deepspeed is None:
         return None
     resolved = ds_json.resolve(
@@ -176,10 +192,10 @@ def read_deepspeed(launch: cli.Launch, machine: Machine) -> ds_json.ResolvedDeep
         world=machine.world.size,
         device="cuda" if machine.device.type == "cuda" else "cpu",
         where=str(config.deepspeed),
-        has_penalty=method.penalises(config.method),
-        cacheable=method.cacheable,
+        has_penalty=needs.second_derivatives,
+        cacheable=not needs.whole_batch,
         ema=config.optim.ema > 0,
-        follower=method.follower(config.method),
+        follower=needs.whole_weights,
     )
     import_deepspeed()
     return resolved
@@ -199,24 +215,52 @@ def open_images(config: Config, lost: Sequence[BadFile] = ()) -> ImageSet:
     )
 
 
-def build_method(config: Config, images: ImageSet, machine: Machine) -> Method:
-    """Build encoder and method; initial weights depend on (seed, part) alone."""
+def method_of(config: Config) -> type[Method]:
+    """Import the method that the settings name."""
+    method: type[Method] = registry.load("methods", config.method_name)
+    return method
+
+
+def build_task(config: Config, images: ImageSet) -> Task:
+    """Let the method's pretext, if it has one, choose the images and make its own of them."""
+    check_model(config.model.name)
     facts = Facts(
         augmentation=images.views,
         num_images=len(images.train),
         num_classes=_num_classes(images.train),
+        size=images.size,
+        seed=config.seed,
         epochs=config.optim.epochs,
         batch_size=config.optim.batch_size,
     )
+    method, train, source = method_of(config), images.train, images.train
+    pretext = method.build_pretext(config.method)
+    if pretext is not None:
+        if pretext.reads_images:
+            train, _ = scan(train, config.data, lost=images.lost)
+        train = pretext.select(train)
+        source = pretext.wrap_source(train, facts)
+    made = source is not train
+    check_stores(config, method.needs(config.method), makes_images=made)
+    return Task(
+        source=source,
+        original=train if made else None,
+        facts=dataclasses.replace(
+            facts, num_images=len(source), num_classes=_num_classes(source), pretext=pretext
+        ),
+    )
+
+
+def build_method(config: Config, facts: Facts, machine: Machine) -> Method:
+    """Build encoder and method; initial weights depend on (seed, part) alone."""
     torch.manual_seed(config.seed)
-    encoder = build_encoder(config.model, images.size, seed=config.seed)
-    loaded: type[Method] = registry.load("methods", config.method_name)
+    encoder = build_encoder(config.model, facts.size, seed=config.seed)
     too_large = ConfigError(
         f"--method: {config.method_name} with these sizes (widths, prototypes, queue, classes) "
         "does not fit into memory; use smaller --method.* settings"
     )
     with refusing_lack(lambda _: too_large):
-        method = loaded.build(config.method, encoder, facts)
+        method = method_of(config).build(config.method, encoder, facts)
     if machine.world.size > 1 and machine.device.type == "cuda":
         for name, child in method.named_children():
             # torch's own conversion drops the activations of timm's fused norm layers
@@ -227,8 +271,9 @@ def build_method(config: Config, images: ImageSet, machine: Machine) -> Method:
         # DeepSpeed broadcasts weights as flat bytes; there only the images are channels-last
         method.to(memory_format=torch.channels_last)
     if config.engine.compile:
-        for module in method.compiled():
-            module.compile()
+        for group in method.groups:
+            for module in group.compiled:
+                module.compile()
     return method
 
 
@@ -238,14 +283,11 @@ def _num_classes(source: Source) -> int | None:
     return len(source.classes) if source.classes else int(source.labels.max()) + 1
 
 
-def build_loader(config: Config, images: ImageSet, method: Method, machine: Machine) -> Feed:
-    """Choose the images that the method trains on, decode or scan them, and build the engine."""
-    readable = images.train
-    if method.reads_images:
-        readable, _ = scan(images.train, config.data, lost=images.lost)
-    chosen = method.select(config.method, readable)
-    trained = as_trained(method, chosen, images.synthetic, config.views)
-    stored = open_stored(config.views, trained)
+def build_loader(
+    config: Config, images: ImageSet, task: Task, method: Method, machine: Machine
+) -> Feed:
+    """Decode or scan the images that the method trains on, and build the engine."""
+    stored = open_stored(config.views, task.source)
     test = _open_test(config, images.lost)
     plan = ViewPlan(
         specs=method.view_specs(images.views),
@@ -253,7 +295,7 @@ def build_loader(config: Config, images: ImageSet, method: Method, machine: Mach
         seed=config.seed,
         device=machine.device,
         channels_last=config.engine.channels_last,
-        needs_images=method.needs_images,
+        needs_images=method.needs(config.method).images,
     )
     check_sides(method, plan)
     if stored is not None:
@@ -271,17 +313,16 @@ def build_loader(config: Config, images: ImageSet, method: Method, machine: Mach
         )
 
     loaded = choose.build_loader(
-        config.data, trained, sampler_for, plan, images.synthetic, stored, images.lost
+        config.data, task.source, sampler_for, plan, images.synthetic, stored, images.lost
     )
     check_ranks(machine.world, loaded.loader.name, loaded.loader.sampler, loaded.source)
     return Feed(
         loader=loaded.loader,
         plan=plan,
         source=loaded.source,
-        original=None if trained is chosen else chosen,
         synthetic=loaded.synthetic,
         stored=loaded.stored,
-        test=None if test is None else method.select(config.method, test),
+        test=None if test is None else task.select(test),
         reason=loaded.why,
     )
 

@@ -11,14 +11,14 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ssgear.config.schema import Config, ViewsConfig
+from ssgear.config.schema import Config
 from ssgear.data.loaders.base import ViewPlan
 from ssgear.data.order.sampler import Sampler
 from ssgear.data.sources import Source
 from ssgear.distributed import World, usable_cores
 from ssgear.engine.grad_cache import even_slices
 from ssgear.errors import ConfigError, DataError, refusing, require
-from ssgear.methods.base import Method
+from ssgear.methods.base import Method, Needs
 
 
 def check_counts(config: Config) -> None:
@@ -31,9 +31,9 @@ def check_counts(config: Config) -> None:
         require(count is None or count <= most, option, count, right)
 
 
-def check_slices(config: Config, method: type[Method]) -> None:
+def check_slices(config: Config, needs: Needs) -> None:
     """Refuse gradient caching where a method's losses need the batch whole."""
-    if config.optim.micro_batch is not None and not method.cacheable:
+    if config.optim.micro_batch is not None and needs.whole_batch:
         raise ConfigError(
             f"--optim.micro-batch: {config.method_name} needs its batch whole, since its losses "
             "are not of embeddings alone, or of their statistics over the batch; leave it away, or "
@@ -41,34 +41,30 @@ def check_slices(config: Config, method: type[Method]) -> None:
         )
 
 
-def as_trained(
-    method: Method, source: Source, synthetic: Source | None, views: ViewsConfig
-) -> Source:
-    """Return the images as the method wants them; refuse stores where they cannot join.
+def check_stores(config: Config, needs: Needs, *, makes_images: bool) -> None:
+    """Refuse stores where their images cannot join those of the method.
 
     A method that makes a set of its own of the images cannot have others in it, and one that asks
     for whole images trains a generator, which learns from real ones alone (docs/math.md 2): it may
     show stored views, as they are no whole images.
     """
-    wrapped = method.wrap_source(source)
-    if synthetic is not None and (wrapped is not source or method.needs_images):
+    if config.data.synthetic is not None and (makes_images or needs.images):
         raise ConfigError(
             "--data.synthetic: this method takes real images only; leave it away, or pretrain by a "
             "method that sees views alone, such as simclr"
         )
-    if views.store is not None and wrapped is not source:
+    if config.views.store is not None and makes_images:
         raise ConfigError(
             "--views.store: this method makes its own images of the data, which no stored view is "
             "of; leave it away, or use a method that trains on the images themselves"
         )
-    return wrapped
 
 
 @torch.no_grad()
 def check_sides(method: Method, plan: ViewPlan) -> None:
     """Refuse views of several sizes where the encoder takes one size only."""
-    if type(method).seen is not Method.seen:
-        return  # it is shown what the method makes of the views
+    if method.pretext is not None and method.pretext.changes_views:
+        return
     network = method.encoder.network
     training = network.training
     network.eval()

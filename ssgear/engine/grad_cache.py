@@ -20,7 +20,7 @@ from torch.autograd.graph import Node
 from ssgear.data.loaders.batch import Batch
 from ssgear.engine.isolate import frozen_statistics
 from ssgear.engine.runtime import Runtime
-from ssgear.methods.base import LossTerms, Method, Phase
+from ssgear.methods.base import Embeddings, LossTerms, Method, Phase
 
 
 def cached_backward(
@@ -32,31 +32,30 @@ def cached_backward(
     """
     slices = even_slices(len(batch), micro_batch)
     states: list[tuple[Tensor, Tensor | None]] = []
-    embedded: list[tuple[Tensor, ...]] = []
+    embedded: list[Embeddings] = []
     with torch.no_grad(), frozen_statistics(runtime.groups[phase.group]):
         for part in slices:
             states.append(_random_state(batch.device))
             embedded.append(runtime.forward(phase, method.embed, phase, batch.rows(part)))
-    zs = tuple(torch.cat(view).requires_grad_() for view in zip(*embedded, strict=True))
+    fixed = Embeddings.cat(embedded)
+    z = Embeddings(tuple(z_nD.detach().requires_grad_() for z_nD in fixed.online), fixed.targets)
     with runtime.autocast(phase):
         # not through the group's root: ZeRO-3 would expect a backward of its own for it
-        terms = method.loss_of(phase, zs, batch)
-    # targets that a loss takes as they are have no gradient
-    gradients = torch.autograd.grad(terms.total, zs, allow_unused=True)
-    weighted = _reaches_weights(terms.total, zs)
+        terms = method.loss_of(phase, z, batch)
+    gradients = torch.autograd.grad(terms.total, z.online, allow_unused=True)
+    weighted = _reaches_weights(terms.total, z.online)
     for number, part in enumerate(slices):
         with _random_state_of(states[number], batch.device):
             again = runtime.forward(phase, method.embed, phase, batch.rows(part))
         # sum <z, dL/dz> has the gradient that the loss would have sent into this slice
         products = [
             (z_nD.float() * gradient[part]).sum()
-            for z_nD, gradient in zip(again, gradients, strict=True)
+            for z_nD, gradient in zip(again.online, gradients, strict=True)
             if gradient is not None
         ]
         pushed = functools.reduce(torch.add, products)
         if weighted and part is slices[-1]:
             # a learned temperature: its gradient is that of the loss with the embeddings fixed
-            fixed = tuple(z.detach() for z in zs)
             pushed = pushed + runtime.forward(phase, method.loss_of, phase, fixed, batch).total
         runtime.backward(phase, pushed, last=part is slices[-1])
     terms.total = terms.total.detach()

@@ -25,7 +25,7 @@ from ssgear.engine.isolate import only
 from ssgear.engine.run import Run
 from ssgear.engine.saving import load_checkpoint, save_checkpoint
 from ssgear.errors import Interrupted, SsgearError, TrainingError
-from ssgear.methods.base import LossTerms, Phase, steps_of
+from ssgear.methods.base import LossTerms, Phase, check_groups, steps_of
 from ssgear.optim import Ema
 from ssgear.storage.checkpoint import find_latest, last_saved
 
@@ -44,16 +44,17 @@ class Trainer:
 
     def __init__(self, run: Run, callbacks: Sequence[Callback]) -> None:
         """Take a run that is built but not started."""
-        run.method.check()
+        check_groups(run.method)
         self.run_state = run
         self.callbacks = tuple(callbacks)
         self._signal: int | None = None
         self._skipped: dict[str, int] = {}  # steps in a row by phase
         self._finite = torch.ones((), dtype=torch.bool, device=run.device)
         for phase in run.method.phases:
-            decay = phase.ema or (_trains_encoder(run, phase) and run.config.optim.ema)
+            group = run.runtime.groups[phase.group]
+            decay = phase.ema or (group.trains(run.method.encoder) and run.config.optim.ema)
             if decay:
-                run.averages[phase.group] = Ema(run.runtime.groups[phase.group], decay)
+                run.averages[phase.group] = Ema(group, decay)
 
     def run(self) -> None:
         """Train until the end, a signal or an error; callbacks hear of each."""
@@ -146,14 +147,14 @@ class Trainer:
         run.runtime.schedule(phase, run.step, run.total_steps, warmup)
         micro = optim.micro_batch
         with only(run.runtime.groups[phase.group], run.method.groups):
-            if micro is not None and micro < len(batch) and run.method.cacheable:
+            if micro is not None and micro < len(batch):
                 terms = cached_backward(run.runtime, run.method, phase, batch, micro)
             else:
                 terms = run.runtime.forward(phase, run.method.loss, phase, batch)
                 run.runtime.backward(phase, terms.total)
                 terms.total = terms.total.detach()
             finite = run.runtime.step(phase)
-        if run.method.max_skipped and self._skips(phase, bool(finite)):
+        if phase.max_skipped and self._skips(phase, bool(finite)):
             return terms
         self._finite &= finite.to(self._finite.device)
         if self._finite.device.type == "cpu" and not bool(self._finite):
@@ -170,12 +171,12 @@ class Trainer:
             return False
         run = self.run_state
         count = self._skipped[phase.name] = self._skipped.get(phase.name, 0) + 1
-        if count > run.method.max_skipped:
+        if count > phase.max_skipped:
             self._refuse(phase.name)
         run.log.note(
             run.step,
             f"the gradient of phase {phase.name!r} is not finite: step skipped, {count} in a row "
-            f"(the run ends after {run.method.max_skipped})",
+            f"(the run ends after {phase.max_skipped})",
         )
         return True
 
@@ -295,8 +296,3 @@ class Trainer:
         if self._signal is not None:
             raise Interrupted(number)  # asked twice: do not wait for the step
         self._signal = number
-
-
-def _trains_encoder(run: Run, phase: Phase) -> bool:
-    weights = {id(weight) for weight in run.method.encoder.parameters()}
-    return any(id(weight) in weights for weight in run.runtime.groups[phase.group].parameters())

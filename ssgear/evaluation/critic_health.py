@@ -31,6 +31,7 @@ from typing import Literal
 import torch
 
 from ssgear.losses.adversarial import adversarial_loss
+from ssgear.methods.base import CriticGame
 
 WINDOW = 20
 """Readings that a verdict needs."""
@@ -47,18 +48,6 @@ EXPLODED = 10.0
 too large a loss where there is an L0."""
 
 Kind = Literal["blind", "won", "exploded"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Game:
-    """What is played."""
-
-    kind: str
-    """Adversarial loss by name (losses/adversarial.py)."""
-    resolution: int
-    """Side of the images in pixels, values in [-1, 1]."""
-    gp_weight: float = 0.0
-    """Weight of wgan's penalty (||grad D|| - 1)^2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +73,7 @@ class Failure:
     """With the figures that show it, in the middle of a sentence."""
 
 
-def critic_failure(readings: Sequence[CriticReading], game: Game) -> Failure | None:
+def critic_failure(readings: Sequence[CriticReading], game: CriticGame) -> Failure | None:
     """Judge the last `WINDOW` readings; fewer say nothing."""
     window = readings[-WINDOW:]
     if len(window) < WINDOW:
@@ -98,7 +87,7 @@ def constant_loss(kind: str) -> float:
     return float(adversarial_loss(kind).critic(zero, zero))
 
 
-def _exploded(window: Sequence[CriticReading], game: Game) -> Failure | None:
+def _exploded(window: Sequence[CriticReading], game: CriticGame) -> Failure | None:
     best = constant_loss(game.kind)
     limit = EXPLODED * (best or game.gp_weight)
     penalty = median(each.penalty for each in window)
@@ -128,7 +117,7 @@ def _scores(window: Sequence[CriticReading]) -> list[tuple[float, float]]:
     return [(each.d_real, each.d_fake) for each in window]
 
 
-def _blind(window: Sequence[CriticReading], game: Game) -> Failure | None:
+def _blind(window: Sequence[CriticReading], game: CriticGame) -> Failure | None:
     gaps = [each.d_real - each.d_fake for each in window]
     gap = median(gaps)
     # of a median, by the median deviation, as if normal: a wild step must not pass for noise
@@ -145,7 +134,7 @@ def _blind(window: Sequence[CriticReading], game: Game) -> Failure | None:
     return Failure(kind="blind", text=text)
 
 
-def _won(window: Sequence[CriticReading], game: Game) -> Failure | None:
+def _won(window: Sequence[CriticReading], game: CriticGame) -> Failure | None:
     best = constant_loss(game.kind)
     loss = median(each.loss for each in window)
     if not best or loss >= WON_SHARE * best:

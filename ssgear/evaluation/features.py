@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssgear.models.modes import evaluating
+
 PIXEL_SIDE = 32
 
 
@@ -24,14 +26,9 @@ def extract(
     `images` is uint8 [N, 3, H, W] or an iterable of such batches. Modes are restored afterwards.
     """
     batches = _slices(images, batch_size) if isinstance(images, Tensor) else images
-    modes = [(module, module.training) for module in encoder.modules()]
-    encoder.eval()
-    try:
+    with evaluating(encoder):
         parts = [encoder(batch if device is None else batch.to(device)) for batch in batches]
         return torch.cat([part.float().cpu() for part in parts])
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def pixels(images: Tensor) -> Tensor:

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 import torch
 
 from ssgear.config.schema import DataConfig
-from ssgear.data.sources import Source, load_images, open_probe_source, open_source, scan
+from ssgear.data.sources import (
+    Source,
+    has_labelled_part,
+    load_images,
+    open_probe_source,
+    open_source,
+    scan,
+)
 from ssgear.data.sources.published import read_folds
 from ssgear.evaluation.protocols import EvalData, Split
 from ssgear.storage.atomic import Json
@@ -57,9 +64,9 @@ class EvalImages:
     def trained(self, name: str) -> Callable[[int], Split] | None:
         """Return a reader of the images that a run learns from; None where `load` has the same.
 
-        `name` is that of the set: of STL-10, `load` has the labelled images only.
+        `name` is that of the set: of one with a labelled part, `load` has that part only.
         """
-        if name != "stl10":
+        if not has_labelled_part(name):
             return None
         source = open_source(self.data, "train")
         return None if source.labels is not None else lambda size: self._read(source, size)[1]

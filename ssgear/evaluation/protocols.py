@@ -2,12 +2,13 @@
 
 A protocol takes `EvalData` and an encoder with its features, and returns named figures. A function
 with `@protocol("name")` in this room is listed by the command without further ado; what it needs
-(`needs=labels_of`) is checked before the first of several protocols computes anything.
+(`needs=labels_of`) is checked before the first of several protocols computes anything. Protocols
+that a method brings with it stand on its card.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ssgear import registry
 from ssgear.errors import ArgumentError, ConfigError, DataError, did_you_mean
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.health import effective_rank
@@ -23,7 +25,7 @@ from ssgear.evaluation.inception import About, Inception
 from ssgear.evaluation.inception import fid as compute_fid
 from ssgear.evaluation.knn import knn_accuracy
 from ssgear.evaluation.linear import linear_probe, linear_probe_sgd
-from ssgear.evaluation.shifts import shifted_features, vote_accuracy
+from ssgear.methods.base import LabelledSplits, OwnProtocol
 from ssgear.models.encoders import Normalized
 from ssgear.models.encoders.blocks import PooledBlocks, block_names
 from ssgear.models.gan.generators import SavedGenerator, read_generator
@@ -81,8 +83,8 @@ class Subject:
     load: Callable[[int], EvalData] | None = None
     """The same images as squares of another side."""
     load_trained: Callable[[int], Split] | None = None
-    """The images that the run was trained on as squares of a side, where `data` has others (STL-10:
-    the unlabelled ones)."""
+    """The images that the run was trained on as squares of a side, where `data` has others, such as
+    labelled ones."""
     stated: dict[str, str] = field(default_factory=dict)
     """What protocols say of their figures."""
 
@@ -129,31 +131,48 @@ class Subject:
             )
         return train, test
 
+    @property
+    def labelled_splits(self) -> LabelledSplits:
+        """The images of both splits and their labels, for a method's own protocol."""
+        train_labels, test_labels = self.labels
+        return LabelledSplits(
+            train_images=self.data.train_images,
+            train_labels=train_labels,
+            test_images=self.data.test_images,
+            test_labels=test_labels,
+            classes=self.data.classes,
+        )
 
-Protocol = Callable[[Subject], Figures]
+    def encode(self, images: Tensor) -> Tensor:
+        """Return features [N, F] of any images uint8 [N, 3, H, W]."""
+        return extract(self.encoder, images, device=self.device)
+
+
+Function = Callable[[Subject], Figures]
 Need = Callable[[Subject], object]
 """Raises what is missing; computes nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """A way to measure a subject."""
+
+    measure: Function
+    check: Need
+    """Raises what `measure` would raise of a subject that lacks something."""
+
+
 _PROTOCOLS: dict[str, Protocol] = {}
-_NEEDS: dict[str, Need] = {}
 
 
-def protocol(name: str, *, needs: Need | None = None) -> Callable[[Protocol], Protocol]:
+def protocol(name: str, *, needs: Need = lambda _: None) -> Callable[[Function], Function]:
     """Register a protocol under a name, with what finds out whether a subject has all of it."""
 
-    def register(function: Protocol) -> Protocol:
-        _PROTOCOLS[name] = function
-        if needs is not None:
-            _NEEDS[name] = needs
+    def register(function: Function) -> Function:
+        _PROTOCOLS[name] = Protocol(measure=function, check=needs)
         return function
 
     return register
-
-
-def check(chosen: Iterable[str], subject: Subject) -> None:
-    """Raise what the first of some protocols that cannot be computed would raise."""
-    for name in chosen:
-        if name in _NEEDS:
-            _NEEDS[name](subject)
 
 
 def labels_of(subject: Subject) -> object:
@@ -176,8 +195,8 @@ def folds_of(subject: Subject) -> object:
     """Need predefined folds, and what every block needs."""
     if not subject.data.folds:
         raise DataError(
-            "--protocol folds: is for the predefined folds of STL-10 (fold_indices.txt beside its "
-            f"images), and {subject.name or 'this set'} has none; use --protocol quadrants"
+            "--protocol folds: is for the predefined folds of a published set, and "
+            f"{subject.name or 'this set'} has none; use --protocol quadrants"
         )
     return blocks_of(subject)
 
@@ -197,18 +216,24 @@ def trained_generator_of(subject: Subject) -> object:
     return found
 
 
-def names() -> tuple[str, ...]:
-    """Return the names of all protocols."""
-    return tuple(_PROTOCOLS)
+def find(name: str, own: Sequence[OwnProtocol] = ()) -> Protocol:
+    """Return a protocol, one of `own` or of the methods' cards too, or say which there are."""
+    if name in _PROTOCOLS:
+        return _PROTOCOLS[name]
+    brought = {found.name: found.measure for found in (*_of_methods(), *own)}
+    if name not in brought:
+        known = (*_PROTOCOLS, *brought)
+        near = did_you_mean(name, known)
+        raise ConfigError(f"--protocol: unknown protocol {name!r}{near}; known: {', '.join(known)}")
+    measure = brought[name]
+    return Protocol(
+        measure=lambda subject: measure(subject.encode, subject.labelled_splits), check=labels_of
+    )
 
 
-def find(name: str) -> Protocol:
-    """Return a protocol, or say which there are."""
-    if name not in _PROTOCOLS:
-        known = ", ".join(_PROTOCOLS)
-        hint = did_you_mean(name, _PROTOCOLS)
-        raise ConfigError(f"--protocol: unknown protocol {name!r}{hint}; known: {known}")
-    return _PROTOCOLS[name]
+def _of_methods() -> Iterator[OwnProtocol]:
+    for name in registry.names("methods"):
+        yield from registry.load("methods", name).card.protocols
 
 
 @protocol("linear", needs=labels_of)
@@ -264,7 +289,7 @@ def quadrants(subject: Subject) -> Figures:
 
 @protocol("folds", needs=folds_of)
 def folds(subject: Subject) -> Figures:
-    """Logistic regression on each of the predefined folds of STL-10, pooled in quadrants."""
+    """Logistic regression on each of the set's predefined folds, pooled in quadrants."""
     folds_of(subject)
     train_labels, test_labels = subject.labels
     _, train, test = _pooled(subject)
@@ -278,19 +303,6 @@ def folds(subject: Subject) -> Figures:
     return {
         "linear_probe_folds": float(shares.mean()),
         "linear_probe_folds_deviation": float(shares.std()),
-    }
-
-
-@protocol("shifts", needs=labels_of)
-def shifts(subject: Subject) -> Figures:
-    """Nearest neighbours in the features of moved images: which shift, and which class."""
-    train_labels, test_labels = subject.labels
-    data, device = subject.data, subject.device
-    train = shifted_features(subject.encoder, data.train_images, train_labels, device=device)
-    test = shifted_features(subject.encoder, data.test_images, test_labels, device=device)
-    return {
-        "shift_knn": vote_accuracy(train.features, train.shifts, test.features, test.shifts),
-        "moved_label_knn": vote_accuracy(train.features, train.labels, test.features, test.labels),
     }
 
 
@@ -316,7 +328,7 @@ def fid(subject: Subject) -> Figures:
 def fid_train(subject: Subject) -> Figures:
     """FID of as many synthetic images as there are images that the run learned from, against these.
 
-    Of STL-10 those are the unlabelled ones.
+    Where a set has unlabelled training images those are it.
     """
     return _fid(subject, "training")
 

@@ -21,7 +21,7 @@ from ssgear.config.schema import ViewsConfig
 from ssgear.data.order.stored_views import open_stored
 from ssgear.data.sources.loading import load_images
 from ssgear.data.sources.source import Source
-from ssgear.errors import ConfigError, DataError, did_you_mean
+from ssgear.errors import ConfigError, DataError, did_you_mean, refusing
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.fid import frechet_distance
 from ssgear.evaluation.inception import Inception
@@ -69,12 +69,8 @@ def open_compared(
     Raises:
         DataError: there is no store, it is not complete, or it was made of other images.
     """
-    try:
+    with refusing(DataError, _named_store):
         stored = open_stored(ViewsConfig(store=store, policy="any"), images)
-    except DataError as error:
-        hint = str(error).replace("--views.store", "--store")
-        more = "; name its images by --data.path" if "made of other" in hint else ""
-        raise DataError(hint + more) from None
     assert stored is not None
     mix = stored.mix(images, first_row=0, num_views=1)
     rows = mix.has_views().nonzero()[:, 0]
@@ -89,6 +85,13 @@ def open_compared(
     size = stored.source.native_size
     assert size is not None  # of a store without upscaled images
     return Compared(images.subset(rows), stored.source.subset(views), size, workers)
+
+
+def _named_store(error: DataError) -> DataError:
+    """Name the option by which this command takes a store."""
+    hint = str(error).replace("--views.store", "--store")
+    more = "; name its images by --data.path" if "made of other" in hint else ""
+    return DataError(hint + more)
 
 
 def check(wanted: Sequence[str], *, inception: object, encoder: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,30 @@ from torch import Tensor, nn
 from ssgear.errors import ConfigError
 from ssgear.evaluation import protocols
 from ssgear.evaluation.features import pixels
-from ssgear.evaluation.protocols import EvalData, Figures, Subject
+from ssgear.evaluation.protocols import EvalData, Figures, Protocol, Subject
+from ssgear.methods.base import OwnProtocol
+from ssgear.storage.atomic import Json
 
 FINAL = ("linear", "knn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Figures of an encoder, and the same of what it is compared with."""
+
+    figures: Figures = field(default_factory=dict)
+    baselines: dict[str, Figures] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Why a protocol was left out, by its name."""
+
+    def fields(self) -> dict[str, Json]:
+        """Return what summary.json has of them; nothing where nothing was measured."""
+        fields: dict[str, Json] = {**self.figures}
+        if self.baselines:
+            fields["baselines"] = self.baselines
+        if self.left_out:
+            fields["left_out"] = self.left_out
+        return fields
 
 
 def evaluate_encoder(
@@ -22,29 +43,33 @@ def evaluate_encoder(
     *,
     untrained: nn.Module | None = None,
     also: Sequence[str] = (),
+    own: Sequence[OwnProtocol] = (),
     device: torch.device | None = None,
-) -> dict[str, Any]:
-    """Return linear probe and kNN with the same under `baselines`; empty without labels.
+) -> Summary:
+    """Return linear probe and kNN with the same of the baselines; empty without labels.
 
-    `also` names protocols that both encoders are measured by too, but not the pixels; one that this
-    encoder cannot be measured by is left out, and `left_out` says why.
+    `also` names protocols, `own` ones among them, that both encoders are measured by too, but not
+    the pixels; one that this encoder cannot be measured by is left out.
     """
     if not data.labelled:
-        return {}
-    device = device or torch.device("cpu")
+        return Summary()
+    subject = Subject(encoder, data, device or torch.device("cpu"))
+    usual = [protocols.find(name) for name in FINAL]
+    more: list[Protocol] = []
     left_out: dict[str, str] = {}
-    subject = Subject(encoder, data, device)
     for name in also:
+        protocol = protocols.find(name, own)
         try:
-            protocols.check((name,), subject)
+            protocol.check(subject)
+            more.append(protocol)
         except ConfigError as error:
             left_out[name] = str(error)
-    also = [name for name in also if name not in left_out]
-    summary: dict[str, Any] = dict(_figures(encoder, data, device, also))
-    summary["baselines"] = {"pixels": _figures(Pixels(), data, torch.device("cpu"))}
+    baselines = {"pixels": _figures(Subject(Pixels(), data), usual)}
+    figures = _figures(subject, [*usual, *more])
     if untrained is not None:
-        summary["baselines"]["untrained"] = _figures(untrained, data, device, also)
-    return summary | ({"left_out": left_out} if left_out else {})
+        subject = Subject(untrained, data, subject.device)
+        baselines["untrained"] = _figures(subject, [*usual, *more])
+    return Summary(figures=figures, baselines=baselines, left_out=left_out)
 
 
 class Pixels(nn.Module):
@@ -55,11 +80,8 @@ class Pixels(nn.Module):
         return pixels(images)
 
 
-def _figures(
-    encoder: nn.Module, data: EvalData, device: torch.device, also: Sequence[str] = ()
-) -> Figures:
-    subject = Subject(encoder, data, device)
+def _figures(subject: Subject, chosen: Sequence[Protocol]) -> Figures:
     figures: Figures = {}
-    for name in (*FINAL, *also):
-        figures |= protocols.find(name)(subject)
+    for protocol in chosen:
+        figures |= protocol.measure(subject)
     return figures

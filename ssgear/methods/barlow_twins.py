@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from ssgear.data.loaders.batch import Batch
 from ssgear.errors import require
 from ssgear.kernels.checks import LARGEST
 from ssgear.losses import barlow_twins
-from ssgear.methods.base import Group, LossTerms, Method, Phase
-from ssgear.models.heads import check_positive, check_widths, mlp, seeded
+from ssgear.methods.base import Card, Embeddings, LossTerms, Method, Needs, Phase, one_phase
+from ssgear.models.heads import check_positive, check_widths
+from ssgear.models.projector import head
 
 if TYPE_CHECKING:
     from ssgear.models.encoders import Encoder
@@ -53,17 +53,17 @@ PRESETS = {
         "method.projector_dims": [256, 256],
         "method.lambd": 0.02,
     },
+    "barlow-twins-tiny": {"extends": "barlow-twins-quick", "method.projector_dims": [16, 8]},
 }
 
 
 class BarlowTwins(Method):
     """Features of two views agree, and differ from each other."""
 
-    smallest = ("--method.projector-dims", "16", "8")
-    cacheable = False
-    collapse_hint = (
-        "Barlow Twins lets features repeat each other where --method.lambd or "
-        "--method.projector-dims is too small, or --optim.lr too high"
+    card = Card(
+        title="Barlow Twins",
+        collapse_hint="Barlow Twins lets features repeat each other where --method.lambd or "
+        "--method.projector-dims is too small, or --optim.lr too high",
     )
 
     @dataclass(frozen=True, kw_only=True)
@@ -89,24 +89,25 @@ class BarlowTwins(Method):
     def __init__(self, config: Config, encoder: Encoder) -> None:
         """Build the projector on top of `encoder`."""
         super().__init__(config, encoder)
-        with seeded(torch.initial_seed(), "projector"):
-            self.projector = mlp(
-                encoder.num_features, config.projector_dims, norm=encoder.config.norm
-            )
-        self.groups = (Group("encoder", {"encoder": encoder, "projector": self.projector}),)
-        self.phases = (Phase(name="encoder", group="encoder"),)
+        self.projector = head("projector", encoder, config.projector_dims)
+        self.groups, self.phases = one_phase({"encoder": encoder, "projector": self.projector})
 
-    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
+    @classmethod
+    def needs(cls, config: Config) -> Needs:
+        """Return that the correlations are those of the whole batch."""
+        return Needs(whole_batch=True)
+
+    def embed(self, phase: Phase, batch: Batch) -> Embeddings:
         """Return one projection [n, D] per view."""
-        return tuple(self.projector(self.encoder(view_NCHW)) for view_NCHW in batch.views)
+        return Embeddings(tuple(self.projector(self.encoder(view)) for view in batch.views))
 
-    def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
+    def loss_of(self, phase: Phase, z: Embeddings, batch: Batch) -> LossTerms:
         """Return the loss of the views, of all ranks.
 
         More than two (a synthetic one joins them in GAN + SSL): the mean over pairs.
         """
         losses = [
             barlow_twins(z1_nD, z2_nD, lambd=self.config.lambd, group=self.process_group)
-            for z1_nD, z2_nD in itertools.combinations(zs, 2)
+            for z1_nD, z2_nD in itertools.combinations(z.online, 2)
         ]
         return LossTerms(total=self.config.loss_scale * torch.stack(losses).mean())

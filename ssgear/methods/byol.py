@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from ssgear.data.loaders.batch import Batch
 from ssgear.losses import byol
-from ssgear.losses.pairs import halves, mean_over_pairs
-from ssgear.methods.base import Group, LossTerms, Method, Phase
-from ssgear.models.heads import check_widths, mlp, seeded
+from ssgear.losses.pairs import mean_over_pairs
+from ssgear.methods.base import Card, Embeddings, LossTerms, Method, Needs, Phase, one_phase
+from ssgear.models.heads import check_widths
 from ssgear.models.momentum import MomentumCopy, check_momentum
+from ssgear.models.projector import head
 
 if TYPE_CHECKING:
     from ssgear.models.encoders import Encoder
@@ -47,17 +47,21 @@ PRESETS = {
         "optim.weight_decay": 1.5e-6,
         "checkpoint.every": 1000,
     },
+    "byol-tiny": {
+        "extends": "byol-quick",
+        "method.projector_dims": [16, 8],
+        "method.predictor_dim": 16,
+    },
 }
 
 
 class BYOL(Method):
     """Each view's prediction is drawn to the momentum encoder's projection of the other."""
 
-    has_momentum_copy = True
-    smallest = ("--method.projector-dims", "16", "8", "--method.predictor-dim", "16")
-    collapse_hint = (
-        "BYOL's usual cause is targets that follow too fast: try a higher --method.momentum, a "
-        "lower --optim.lr or a longer --optim.warmup-epochs"
+    card = Card(
+        title="BYOL",
+        collapse_hint="BYOL's usual cause is targets that follow too fast: try a higher "
+        "--method.momentum, a lower --optim.lr or a longer --optim.warmup-epochs",
     )
 
     @dataclass(frozen=True, kw_only=True)
@@ -83,30 +87,31 @@ class BYOL(Method):
     def __init__(self, config: Config, encoder: Encoder) -> None:
         """Build heads and momentum encoder around `encoder`."""
         super().__init__(config, encoder)
-        seed, dims, norm = torch.initial_seed(), config.projector_dims, encoder.config.norm
-        with seeded(seed, "projector"):
-            self.projector = mlp(encoder.num_features, dims, norm=norm)
-        with seeded(seed, "predictor"):
-            self.predictor = mlp(dims[-1], (config.predictor_dim, dims[-1]), norm=norm)
+        dims = config.projector_dims
+        self.projector = head("projector", encoder, dims)
+        self.predictor = head("predictor", encoder, (config.predictor_dim, dims[-1]), dims[-1])
         self.momentum = MomentumCopy(
             nn.Sequential(encoder, self.projector),
             base=config.momentum,
             final=config.final_momentum,
         )
-        parts = {"encoder": encoder, "projector": self.projector, "predictor": self.predictor}
-        self.groups = (Group("encoder", parts),)
-        self.phases = (Phase(name="encoder", group="encoder"),)
-
-    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
-        """Return a prediction [n, D] of each view, then a target [n, D] of each."""
-        return (
-            *(self.predictor(self.projector(self.encoder(view))) for view in batch.views),
-            *self.momentum(*batch.views),
+        self.groups, self.phases = one_phase(
+            {"encoder": encoder, "projector": self.projector, "predictor": self.predictor}
         )
 
-    def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
+    @classmethod
+    def needs(cls, config: Config) -> Needs:
+        """Return that the momentum encoder follows whole weights."""
+        return Needs(whole_weights="momentum encoder")
+
+    def embed(self, phase: Phase, batch: Batch) -> Embeddings:
+        """Return a prediction [n, D] of each view, and a target [n, D] of each."""
+        predictions = (self.predictor(self.projector(self.encoder(view))) for view in batch.views)
+        return Embeddings(tuple(predictions), self.momentum(*batch.views))
+
+    def loss_of(self, phase: Phase, z: Embeddings, batch: Batch) -> LossTerms:
         """Return the sum of both directions; with more views, as many times their mean."""
-        return LossTerms(total=2 * mean_over_pairs(byol, *halves(zs)))
+        return LossTerms(total=2 * mean_over_pairs(byol, z.online, z.targets))
 
     def after_step(self, phase: Phase, carry: Mapping[str, Tensor], progress: float) -> None:
         """Let the momentum encoder follow."""

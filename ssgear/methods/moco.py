@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,20 @@ from torch.nn import functional as F
 from ssgear.data.loaders.batch import Batch
 from ssgear.errors import refuse_idle
 from ssgear.losses import info_nce
-from ssgear.losses.pairs import all_pairs, halves, mean_over_pairs
-from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
-from ssgear.models.heads import check_positive, check_widths, mlp, seeded
+from ssgear.losses.pairs import all_pairs, mean_over_pairs
+from ssgear.methods.base import (
+    Card,
+    Embeddings,
+    Facts,
+    LossTerms,
+    Method,
+    Needs,
+    Phase,
+    one_phase,
+)
+from ssgear.models.heads import check_positive, check_widths
 from ssgear.models.momentum import MomentumCopy, check_momentum
+from ssgear.models.projector import head
 from ssgear.models.queue import Queue, check_queue_length
 
 if TYPE_CHECKING:
@@ -67,17 +77,22 @@ PRESETS = {
         "method.projector_dims": [4096, 256],
         "checkpoint.every": 1000,
     },
+    "moco-tiny": {
+        "extends": "moco-quick",
+        "optim.batch_size": 16,
+        "method.queue_length": 32,
+        "method.projector_dims": [16, 8],
+    },
 }
 
 
 class MoCo(Method):
     """Queries are told which key was made of the same image by an encoder that follows."""
 
-    has_momentum_copy = True
-    smallest = ("--method.queue-length", "32", "--method.projector-dims", "16", "8")
-    collapse_hint = (
-        "MoCo's usual cause is keys that change too fast: try a higher --method.momentum, a lower "
-        "--optim.lr or a longer --optim.warmup-epochs"
+    card = Card(
+        title="MoCo",
+        collapse_hint="MoCo's usual cause is keys that change too fast: try a higher "
+        "--method.momentum, a lower --optim.lr or a longer --optim.warmup-epochs",
     )
 
     @dataclass(frozen=True, kw_only=True)
@@ -123,29 +138,23 @@ class MoCo(Method):
     def __init__(self, config: Config, encoder: Encoder) -> None:
         """Build heads, queue and momentum encoder around `encoder`."""
         super().__init__(config, encoder)
-        v3, seed, dims = config.version == "v3", torch.initial_seed(), config.projector_dims
-        norm = encoder.config.norm
-        with seeded(seed, "projector"):
-            self.projector = mlp(
-                encoder.num_features,
-                dims,
-                norm=norm if v3 else "none",
-                last_norm=v3,
-                last_affine=False,  # as the authors' code has it, and SimSiam's
-            )
+        v3, dims = config.version == "v3", config.projector_dims
+        # without scale and shift after the last norm, as the authors' code has it, and SimSiam's
+        self.projector = head(
+            "projector", encoder, dims, normed=v3, last_norm=v3, last_affine=False
+        )
         modules: dict[str, nn.Module] = {"encoder": encoder, "projector": self.projector}
         self.predictor: nn.Module = nn.Identity()
         self.queue: Queue | None = None
         if v3:
-            with seeded(seed, "predictor"):
-                self.predictor = mlp(
-                    dims[-1],
-                    (config.predictor_dim, dims[-1]),
-                    norm=norm,
-                    last_norm=config.predictor_norm,
-                    last_affine=False,
-                )
-            modules["predictor"] = self.predictor
+            self.predictor = modules["predictor"] = head(
+                "predictor",
+                encoder,
+                (config.predictor_dim, dims[-1]),
+                dims[-1],
+                last_norm=config.predictor_norm,
+                last_affine=False,
+            )
         else:
             self.queue = Queue(config.queue_length, dims[-1], seed_path="queue")
         self.momentum = MomentumCopy(
@@ -153,45 +162,46 @@ class MoCo(Method):
             base=config.momentum,
             final=config.final_momentum,
         )
-        self.groups = (Group("encoder", modules),)
-        self.phases = (Phase(name="encoder", group="encoder"),)
+        self.groups, self.phases = one_phase(modules)
 
     @classmethod
-    def build(cls, config: Any, encoder: Encoder, facts: Facts) -> Self:
+    def needs(cls, config: Config) -> Needs:
+        """Return that the momentum encoder follows whole weights."""
+        return Needs(whole_weights="momentum encoder")
+
+    @classmethod
+    def build(cls, config: Config, encoder: Encoder, facts: Facts) -> Self:
         """Build the method for a run whose batches must fill the queue."""
         if config.version == "v2":
             check_queue_length(config.queue_length, facts.batch_size)
-        return cls(config, encoder)
+        return super().build(config, encoder, facts)
 
-    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
-        """Return queries, then keys, [n, D] of each view that is one."""
+    def embed(self, phase: Phase, batch: Batch) -> Embeddings:
+        """Return queries, and keys, [n, D] of each view that is one."""
         queries = batch.views if self.config.symmetric else batch.views[:1]
         keys = batch.views if self.config.symmetric else batch.views[1:]
-        return (
-            *(self.predictor(self.projector(self.encoder(view))) for view in queries),
-            *self.momentum(*keys),
-        )
+        online = (self.predictor(self.projector(self.encoder(view))) for view in queries)
+        return Embeddings(tuple(online), self.momentum(*keys))
 
-    def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
+    def loss_of(self, phase: Phase, z: Embeddings, batch: Batch) -> LossTerms:
         """Return InfoNCE of queries and the keys of other views; carry the second view's keys."""
         tau = self.config.temperature
         if self.queue is None:
             group = self.process_group
             mean = mean_over_pairs(
-                lambda q, k: info_nce(q, k, temperature=tau, group=group), *halves(zs)
+                lambda q, k: info_nce(q, k, temperature=tau, group=group), z.online, z.targets
             )
             # v3 adds both directions, each times 2 tau
             return LossTerms(total=4 * tau * mean)
         queue_KD = self.queue.rows
         if self.config.symmetric:
-            queries, keys = halves(zs)
             # rows are told apart from the queue alone, so both directions are one loss
-            total = info_nce(*all_pairs(queries, keys), queue_KD, temperature=tau)
-            pushed = keys[1]
+            total = info_nce(*all_pairs(z.online, z.targets), queue_KD, temperature=tau)
+            pushed = z.targets[1]
         else:
-            keys = tuple(z.detach() for z in zs[1:])
-            terms = [info_nce(zs[0], k, queue_KD, temperature=tau) for k in keys]
-            total, pushed = torch.stack(terms).mean(), keys[0]
+            (query,) = z.online
+            terms = [info_nce(query, key, queue_KD, temperature=tau) for key in z.targets]
+            total, pushed = torch.stack(terms).mean(), z.targets[0]
         return LossTerms(total=total, carry={"keys": F.normalize(pushed.float())})
 
     def after_step(self, phase: Phase, carry: Mapping[str, Tensor], progress: float) -> None:

@@ -9,17 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ssgear.data.loaders.batch import Batch
 from ssgear.losses import info_nce
-from ssgear.losses.pairs import halves, mean_over_pairs
-from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
-from ssgear.models.heads import check_positive, check_widths, mlp, seeded
+from ssgear.losses.pairs import mean_over_pairs
+from ssgear.methods.base import (
+    Card,
+    Embeddings,
+    Facts,
+    LossTerms,
+    Method,
+    Phase,
+    one_phase,
+)
+from ssgear.models.heads import check_positive, check_widths
+from ssgear.models.projector import head
 from ssgear.models.queue import Queue, check_queue_length
 
 if TYPE_CHECKING:
@@ -48,19 +56,23 @@ PRESETS = {
         "extends": "imagenet",
         "checkpoint.every": 1000,
     },
+    "nnclr-tiny": {
+        "extends": "nnclr-quick",
+        "optim.batch_size": 16,
+        "method.queue_length": 32,
+        "method.projector_dims": [16, 8],
+        "method.predictor_dim": 16,
+    },
 }
 
 
 class NNCLR(Method):
     """A view's nearest past neighbour attracts the other view and repels the rest of the batch."""
 
-    smallest = (
-        "--method.queue-length", "32", "--method.projector-dims", "16", "8",
-        "--method.predictor-dim", "16",
-    )  # fmt: skip
-    collapse_hint = (
-        "NNCLR's usual cause is neighbours that are all alike: try a longer --method.queue-length, "
-        "a lower --optim.lr or a longer --optim.warmup-epochs"
+    card = Card(
+        title="NNCLR",
+        collapse_hint="NNCLR's usual cause is neighbours that are all alike: try a longer "
+        "--method.queue-length, a lower --optim.lr or a longer --optim.warmup-epochs",
     )
 
     @dataclass(frozen=True, kw_only=True)
@@ -90,36 +102,34 @@ class NNCLR(Method):
     def __init__(self, config: Config, encoder: Encoder) -> None:
         """Build the heads on top of `encoder`, and the queue."""
         super().__init__(config, encoder)
-        seed, dims, norm = torch.initial_seed(), config.projector_dims, encoder.config.norm
-        with seeded(seed, "projector"):
-            self.projector = mlp(encoder.num_features, dims, norm=norm, last_norm=True)
-        with seeded(seed, "predictor"):
-            self.predictor = mlp(dims[-1], (config.predictor_dim, dims[-1]), norm=norm)
+        dims = config.projector_dims
+        self.projector = head("projector", encoder, dims, last_norm=True)
+        self.predictor = head("predictor", encoder, (config.predictor_dim, dims[-1]), dims[-1])
         self.queue = Queue(config.queue_length, dims[-1], seed_path="queue")
-        parts = {"encoder": encoder, "projector": self.projector, "predictor": self.predictor}
-        self.groups = (Group("encoder", parts),)
-        self.phases = (Phase(name="encoder", group="encoder"),)
+        self.groups, self.phases = one_phase(
+            {"encoder": encoder, "projector": self.projector, "predictor": self.predictor}
+        )
 
     @classmethod
-    def build(cls, config: Any, encoder: Encoder, facts: Facts) -> Self:
+    def build(cls, config: Config, encoder: Encoder, facts: Facts) -> Self:
         """Build the method for a run whose batches must fill the queue."""
         check_queue_length(config.queue_length, facts.batch_size)
-        return cls(config, encoder)
+        return super().build(config, encoder, facts)
 
-    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
-        """Return a prediction [n, D] of each view, then a projection [n, D] of each."""
+    def embed(self, phase: Phase, batch: Batch) -> Embeddings:
+        """Return a prediction [n, D] of each view, and a projection [n, D] of each."""
         projections = [self.projector(self.encoder(view)) for view in batch.views]
-        return (*map(self.predictor, projections), *(z.detach() for z in projections))
+        targets = tuple(z_nD.detach() for z_nD in projections)
+        return Embeddings(tuple(map(self.predictor, projections)), targets)
 
-    def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
+    def loss_of(self, phase: Phase, z: Embeddings, batch: Batch) -> LossTerms:
         """Return InfoNCE of neighbours and the other view's predictions; carry the first view."""
-        predictions, projections = halves(zs)
-        units = [F.normalize(z_nD.float()) for z_nD in projections]
+        units = [F.normalize(z_nD.float()) for z_nD in z.targets]
         tau, group = self.config.temperature, self.process_group
         total = mean_over_pairs(
             lambda near, p: info_nce(near, p, temperature=tau, group=group),
             [self.queue.nearest(unit_nD) for unit_nD in units],
-            predictions,
+            z.online,
         )
         return LossTerms(total=total, carry={"projections": units[0]})
 

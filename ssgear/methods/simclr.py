@@ -16,14 +16,9 @@ from torch import Tensor, nn
 from ssgear.data.augment.spec import AugmentSpec, spread
 from ssgear.data.loaders.batch import Batch
 from ssgear.losses import nt_xent
-from ssgear.methods.base import Group, LossTerms, Method, Phase
-from ssgear.models.heads import (
-    LearnedTemperature,
-    check_positive,
-    check_widths,
-    mlp,
-    seeded,
-)
+from ssgear.methods.base import Card, Embeddings, LossTerms, Method, Phase, one_phase
+from ssgear.models.heads import LearnedTemperature, check_positive, check_widths
+from ssgear.models.projector import head
 
 if TYPE_CHECKING:
     from ssgear.models.encoders import Encoder
@@ -44,13 +39,14 @@ PRESETS = {
         "method.projector_dims": [2048, 128],
         "engine.precision": "bf16",
     },
+    "simclr-tiny": {"extends": "quick", "method.projector_dims": [16, 8]},
 }
 
 
 class SimCLR(Method):
     """Two views of each image attract each other and repel all others of the batch."""
 
-    smallest = ("--method.projector-dims", "16", "8")
+    card = Card(title="SimCLR")
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
@@ -73,16 +69,12 @@ class SimCLR(Method):
     def __init__(self, config: Config, encoder: Encoder) -> None:
         """Build the projector on top of `encoder`."""
         super().__init__(config, encoder)
-        with seeded(torch.initial_seed(), "projector"):
-            self.projector = mlp(
-                encoder.num_features, config.projector_dims, norm=encoder.config.norm
-            )
+        self.projector = head("projector", encoder, config.projector_dims)
         modules: dict[str, nn.Module] = {"encoder": encoder, "projector": self.projector}
         if config.learned_temperature:
             self.temperature = LearnedTemperature(config.temperature)
             modules["temperature"] = self.temperature
-        self.groups = (Group("encoder", modules),)
-        self.phases = (Phase(name="encoder", group="encoder"),)
+        self.groups, self.phases = one_phase(modules)
 
     def view_specs(self, named: tuple[AugmentSpec, ...]) -> tuple[AugmentSpec, ...]:
         """Return two views, or as many as the set has.
@@ -91,17 +83,18 @@ class SimCLR(Method):
         """
         return spread(named, max(2, len(named)))
 
-    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
+    def embed(self, phase: Phase, batch: Batch) -> Embeddings:
         """Return one projection [n, D] per view."""
-        return tuple(self.projector(self.encoder(view_NCHW)) for view_NCHW in batch.views)
+        return Embeddings(tuple(self.projector(self.encoder(view)) for view in batch.views))
 
-    def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
+    def loss_of(self, phase: Phase, z: Embeddings, batch: Batch) -> LossTerms:
         """Return NT-Xent of the stacked views, with the rows of all ranks as negatives.
 
         All views of a row are each other's positives.
         """
-        z_MD = torch.cat(zs)  # M = V * n, views stacked
-        ids = None if len(zs) == 2 else batch.position.repeat(len(zs))
+        z_MD = torch.cat(z.online)  # M = V * n, views stacked
+        count = len(z.online)
+        ids = None if count == 2 else batch.position.repeat(count)
         tau = self.temperature() if self.config.learned_temperature else self.config.temperature
         loss = nt_xent(z_MD, temperature=tau, ids=ids, group=self.process_group)
         parts = {"temperature": tau.detach()} if isinstance(tau, Tensor) else {}

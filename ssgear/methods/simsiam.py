@@ -8,14 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from ssgear.data.loaders.batch import Batch
 from ssgear.losses import negative_cosine
-from ssgear.losses.pairs import halves, mean_over_pairs
-from ssgear.methods.base import Group, LossTerms, Method, Phase
-from ssgear.models.heads import check_widths, mlp, seeded
+from ssgear.losses.pairs import mean_over_pairs
+from ssgear.methods.base import Card, Embeddings, LossTerms, Method, Phase, one_phase
+from ssgear.models.heads import check_widths
+from ssgear.models.projector import head
 
 if TYPE_CHECKING:
     from ssgear.models.encoders import Encoder
@@ -43,17 +41,22 @@ PRESETS = {
         "optim.epochs": 100,
         "eval.every": 10,
     },
+    "simsiam-tiny": {
+        "extends": "simsiam-quick",
+        "method.projector_dims": [16, 8],
+        "method.predictor_dim": 4,
+    },
 }
 
 
 class SimSiam(Method):
     """Each view's prediction is drawn to the other view's projection, which gets no gradient."""
 
-    smallest = ("--method.projector-dims", "16", "8", "--method.predictor-dim", "4")
-    collapse_hint = (
-        "SimSiam's usual cause is a predictor that lags behind: keep "
+    card = Card(
+        title="SimSiam",
+        collapse_hint="SimSiam's usual cause is a predictor that lags behind: keep "
         "--method.constant-predictor-lr, try a lower --optim.lr, or a batch norm in the projector "
-        "(--model.norm batch)"
+        "(--model.norm batch)",
     )
 
     @dataclass(frozen=True, kw_only=True)
@@ -76,24 +79,21 @@ class SimSiam(Method):
     def __init__(self, config: Config, encoder: Encoder) -> None:
         """Build the heads on top of `encoder`."""
         super().__init__(config, encoder)
-        seed, dims, norm = torch.initial_seed(), config.projector_dims, encoder.config.norm
-        with seeded(seed, "projector"):
-            # the last norm has no scale and no shift in the authors' code
-            self.projector = mlp(
-                encoder.num_features, dims, norm=norm, last_norm=True, last_affine=False
-            )
-        with seeded(seed, "predictor"):
-            self.predictor = mlp(dims[-1], (config.predictor_dim, dims[-1]), norm=norm)
-        parts = {"encoder": encoder, "projector": self.projector, "predictor": self.predictor}
-        constant = ("predictor",) if config.constant_predictor_lr else ()
-        self.groups = (Group("encoder", parts, constant=constant),)
-        self.phases = (Phase(name="encoder", group="encoder"),)
+        dims = config.projector_dims
+        # the last norm has no scale and no shift in the authors' code
+        self.projector = head("projector", encoder, dims, last_norm=True, last_affine=False)
+        self.predictor = head("predictor", encoder, (config.predictor_dim, dims[-1]), dims[-1])
+        self.groups, self.phases = one_phase(
+            {"encoder": encoder, "projector": self.projector, "predictor": self.predictor},
+            constant=("predictor",) if config.constant_predictor_lr else (),
+        )
 
-    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
-        """Return a prediction [n, D] of each view, then a projection [n, D] of each."""
+    def embed(self, phase: Phase, batch: Batch) -> Embeddings:
+        """Return a prediction [n, D] of each view, and a projection [n, D] of each."""
         projections = [self.projector(self.encoder(view)) for view in batch.views]
-        return (*map(self.predictor, projections), *(z.detach() for z in projections))
+        targets = tuple(z_nD.detach() for z_nD in projections)
+        return Embeddings(tuple(map(self.predictor, projections)), targets)
 
-    def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
+    def loss_of(self, phase: Phase, z: Embeddings, batch: Batch) -> LossTerms:
         """Return the mean of both directions, from -1 (views agree) to 1."""
-        return LossTerms(total=mean_over_pairs(negative_cosine, *halves(zs)))
+        return LossTerms(total=mean_over_pairs(negative_cosine, z.online, z.targets))

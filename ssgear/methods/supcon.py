@@ -9,7 +9,7 @@ rest.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -18,8 +18,17 @@ from ssgear.data.augment.spec import AugmentSpec, spread
 from ssgear.data.loaders.batch import Batch
 from ssgear.errors import ConfigError
 from ssgear.losses import nt_xent
-from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
-from ssgear.models.heads import check_positive, check_widths, mlp, seeded
+from ssgear.methods.base import (
+    Card,
+    Embeddings,
+    Facts,
+    LossTerms,
+    Method,
+    Phase,
+    one_phase,
+)
+from ssgear.models.heads import check_positive, check_widths
+from ssgear.models.projector import head
 
 if TYPE_CHECKING:
     from ssgear.models.encoders import Encoder
@@ -49,14 +58,18 @@ PRESETS = {
         "extends": "quick",
         "method.projector_dims": [256, 64],
     },
+    "supcon-tiny": {"extends": "supcon-quick", "method.projector_dims": [16, 8]},
 }
 
 
 class SupCon(Method):
     """Views of images of one class attract each other and repel all others of the batch."""
 
-    smallest = ("--method.projector-dims", "16", "8")
-    collapse_hint = "try a lower --optim.lr, or a larger --optim.batch-size: all classes in each"
+    card = Card(
+        title="SupCon",
+        sees_labels=True,
+        collapse_hint="try a lower --optim.lr, or a larger --optim.batch-size: all classes in each",
+    )
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
@@ -77,35 +90,31 @@ class SupCon(Method):
     def __init__(self, config: Config, encoder: Encoder) -> None:
         """Build the projector on top of `encoder`."""
         super().__init__(config, encoder)
-        with seeded(torch.initial_seed(), "projector"):
-            self.projector = mlp(
-                encoder.num_features, config.projector_dims, norm=encoder.config.norm
-            )
-        self.groups = (Group("encoder", {"encoder": encoder, "projector": self.projector}),)
-        self.phases = (Phase(name="encoder", group="encoder"),)
+        self.projector = head("projector", encoder, config.projector_dims)
+        self.groups, self.phases = one_phase({"encoder": encoder, "projector": self.projector})
 
     @classmethod
-    def build(cls, config: Any, encoder: Encoder, facts: Facts) -> Self:
+    def build(cls, config: Config, encoder: Encoder, facts: Facts) -> Self:
         """Build the method for images that have labels."""
         if facts.num_classes is None:
             raise ConfigError(
                 "--method: supcon learns from labels of two classes or more, and these images have "
                 "none, or one class; use class folders or --data.labels, or --method simclr"
             )
-        return cls(config, encoder)
+        return super().build(config, encoder, facts)
 
     def view_specs(self, named: tuple[AugmentSpec, ...]) -> tuple[AugmentSpec, ...]:
         """Return two views, or as many as the set has."""
         return spread(named, max(2, len(named)))
 
-    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
+    def embed(self, phase: Phase, batch: Batch) -> Embeddings:
         """Return one projection [n, D] per view."""
-        return tuple(self.projector(self.encoder(view_NCHW)) for view_NCHW in batch.views)
+        return Embeddings(tuple(self.projector(self.encoder(view)) for view in batch.views))
 
-    def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
+    def loss_of(self, phase: Phase, z: Embeddings, batch: Batch) -> LossTerms:
         """Return NT-Xent of the stacked views with classes for ids, over the rows of all ranks."""
-        z_MD = torch.cat(zs)  # M = V * n, views stacked
-        ids_M = class_ids(batch).repeat(len(zs))
+        z_MD = torch.cat(z.online)  # M = V * n, views stacked
+        ids_M = class_ids(batch).repeat(len(z.online))
         tau, group = self.config.temperature, self.process_group
         return LossTerms(total=nt_xent(z_MD, temperature=tau, ids=ids_M, group=group))
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import torch
 import torch.distributed as dist
@@ -26,8 +26,17 @@ from ssgear.data.augment.spec import AugmentSpec, spread
 from ssgear.data.loaders.batch import Batch
 from ssgear.errors import ConfigError, refuse_idle, require
 from ssgear.losses import sinkhorn, swav
-from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
-from ssgear.models.heads import check_positive, check_widths, mlp, seeded
+from ssgear.methods.base import (
+    Card,
+    Embeddings,
+    Facts,
+    LossTerms,
+    Method,
+    Phase,
+    one_phase,
+)
+from ssgear.models.heads import check_positive, check_widths, seeded
+from ssgear.models.projector import head
 from ssgear.models.queue import Queue, check_queue_length
 
 if TYPE_CHECKING:
@@ -59,19 +68,25 @@ PRESETS = {
         "method.queue_length": 256,
         "method.queue_from_epoch": 4,
     },
+    "swav-tiny": {
+        "extends": "swav-quick",
+        "optim.batch_size": 16,
+        "method.projector_dims": [16, 8],
+        "method.prototypes": 9,
+        "method.queue_length": 32,
+        "method.queue_from_epoch": 0,
+    },
 }
 
 
 class SwAV(Method):
     """Views of an image belong to the same clusters, all of which are used alike."""
 
-    smallest = (
-        "--method.projector-dims", "16", "8", "--method.prototypes", "9", "--method.queue-length",
-        "32", "--method.queue-from-epoch", "0",
-    )  # fmt: skip
-    collapse_hint = (
-        "SwAV collapses where codes are soft or the encoder runs ahead of its prototypes: try a "
-        "lower --method.epsilon, more --method.sinkhorn-iterations, a lower --optim.lr"
+    card = Card(
+        title="SwAV",
+        collapse_hint="SwAV collapses where codes are soft or the encoder runs ahead of its "
+        "prototypes: try a lower --method.epsilon, more --method.sinkhorn-iterations, a lower "
+        "--optim.lr",
     )
 
     @dataclass(frozen=True, kw_only=True)
@@ -120,10 +135,7 @@ class SwAV(Method):
         """Build projector, prototypes and queues on top of `encoder`."""
         super().__init__(config, encoder)
         width = config.projector_dims[-1]
-        with seeded(torch.initial_seed(), "projector"):
-            self.projector = mlp(
-                encoder.num_features, config.projector_dims, norm=encoder.config.norm
-            )
+        self.projector = head("projector", encoder, config.projector_dims)
         with seeded(torch.initial_seed(), "prototypes"):
             self.prototypes = Prototypes(config.prototypes, width)
         lengths = [config.queue_length] * (config.code_views if config.queue_length else 0)
@@ -131,12 +143,12 @@ class SwAV(Method):
             Queue(length, width, seed_path=f"queue {view}") for view, length in enumerate(lengths)
         )
         self._full = False
-        modules = {"encoder": encoder, "projector": self.projector, "prototypes": self.prototypes}
-        self.groups = (Group("encoder", modules),)
-        self.phases = (Phase(name="encoder", group="encoder"),)
+        self.groups, self.phases = one_phase(
+            {"encoder": encoder, "projector": self.projector, "prototypes": self.prototypes}
+        )
 
     @classmethod
-    def build(cls, config: Any, encoder: Encoder, facts: Facts) -> Self:
+    def build(cls, config: Config, encoder: Encoder, facts: Facts) -> Self:
         """Build the method; refuse queues and prototypes that its batches cannot fill."""
         if config.queue_length:
             check_queue_length(config.queue_length, facts.batch_size)
@@ -164,7 +176,7 @@ class SwAV(Method):
                 f"(--method.queue-length {config.queue_length}); use {rows} or fewer, or a longer "
                 "queue"
             )
-        return cls(config, encoder)
+        return super().build(config, encoder, facts)
 
     def view_specs(self, named: tuple[AugmentSpec, ...]) -> tuple[AugmentSpec, ...]:
         """Return as many views as have codes, or as many as the set has; whole crops come first."""
@@ -178,22 +190,22 @@ class SwAV(Method):
             )
         return specs
 
-    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
+    def embed(self, phase: Phase, batch: Batch) -> Embeddings:
         """Return one projection [n, D] per view; views of one size go through as one batch."""
-        found: dict[int, Tensor] = {}
+        projections: dict[int, Tensor] = {}
         for side in dict.fromkeys(view.shape[-1] for view in batch.views):
             places = [v for v, view in enumerate(batch.views) if view.shape[-1] == side]
             z_MD = self.projector(self.encoder(torch.cat([batch.views[v] for v in places])))
-            found |= dict(zip(places, z_MD.chunk(len(places)), strict=True))
-        return tuple(found[v] for v in range(len(batch.views)))
+            projections |= dict(zip(places, z_MD.chunk(len(places)), strict=True))
+        return Embeddings(tuple(projections[v] for v in range(len(batch.views))))
 
-    def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
+    def loss_of(self, phase: Phase, z: Embeddings, batch: Batch) -> LossTerms:
         """Return the loss of swapped prediction; carry what enters the queues."""
         config = self.config
         live = batch.epoch >= config.freeze_prototypes_epochs
-        with torch.autocast(zs[0].device.type, enabled=False):
+        with torch.autocast(z.online[0].device.type, enabled=False):
             directions_KD = self.prototypes(live)
-            units = [F.normalize(z_nD.float()) for z_nD in zs]
+            units = [F.normalize(z_nD.float()) for z_nD in z.online]
             scores = [unit_nD @ directions_KD.T for unit_nD in units]
             coded = [s_nK.detach() for s_nK in scores[: config.code_views]]
             queued = bool(self.queues) and batch.epoch >= config.queue_from_epoch
@@ -201,7 +213,7 @@ class SwAV(Method):
                 fixed_DK = directions_KD.detach().T
                 past = [self._share_of(view).float() @ fixed_DK for view in range(len(coded))]
                 coded = [torch.cat(pair) for pair in zip(past, coded, strict=True)]
-        codes = [self._codes(s_mK)[-len(zs[0]) :] for s_mK in coded]
+        codes = [self._codes(s_mK)[-len(units[0]) :] for s_mK in coded]
         terms = LossTerms(total=swav(scores, codes, temperature=config.temperature))
         if queued:
             for view in range(config.code_views):

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 import ssgear
-from ssgear.errors import CheckpointError
+from ssgear.errors import CheckpointError, ConfigError, SsgearError, refusing
 from ssgear.storage.atomic import json_text, write_files
 
 FORMAT = 1
@@ -58,18 +59,20 @@ def locate(run_dir_or_file: str | Path, name: str) -> tuple[Path, Path]:
 
 def read_weights(path: Path, name: str) -> tuple[dict[str, Tensor], str]:
     """Return the tensors of a safetensors file and the digest of its bytes."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
+
+    def unreadable(error: OSError) -> CheckpointError:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
-        raise CheckpointError(
+        return CheckpointError(
             f"{path}: {reason}; expected {name}.safetensors of a finished run, or the run's "
             "directory"
-        ) from None
-    try:
+        )
+
+    def damaged(error: SafetensorError) -> CheckpointError:
+        return CheckpointError(f"{path}: truncated or not a safetensors file ({error})")
+
+    with refusing(OSError, unreadable), refusing(SafetensorError, damaged):
+        data = path.read_bytes()
         return safetensors.torch.load(data), digest_of(data)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: truncated or not a safetensors file ({error})") from None
 
 
 def read_plain(path: Path, *, option: str, wanted: str) -> tuple[dict[str, Tensor], bytes]:
@@ -83,16 +86,17 @@ def read_plain(path: Path, *, option: str, wanted: str) -> tuple[dict[str, Tenso
     Raises:
         CheckpointError: the file cannot be read, or holds more than tensors by name.
     """
-    try:
+
+    def refusal(what: str) -> CheckpointError:
+        return CheckpointError(f"{option}: {path}: {what}; {wanted}")
+
+    with refusing(OSError, lambda error: refusal(error.strerror or str(error))):
         data = path.expanduser().read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{option}: {path}: {error.strerror or error}; {wanted}") from None
-    try:
+    # what the unpickler meets in a foreign file is anything
+    with refusing(Exception, lambda _: refusal("is no file of plain weights")):
         if path.suffix == ".safetensors":
             return safetensors.torch.load(data), data
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception:  # what the unpickler meets in a foreign file is anything
-        raise CheckpointError(f"{option}: {path}: is no file of plain weights; {wanted}") from None
     for key in ("state_dict", "model"):  # training scripts keep theirs beside epoch and optimiser
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -100,18 +104,20 @@ def read_plain(path: Path, *, option: str, wanted: str) -> tuple[dict[str, Tenso
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     )
     if not plain:
-        raise CheckpointError(f"{option}: {path}: holds more than weights; {wanted}")
+        raise refusal("holds more than weights")
     return dict(state), data
 
 
 def read_description(path: Path) -> dict[str, Any]:
     """Return the fields of a description, whose format is one that this version reads."""
-    try:
+
+    def unreadable(error: Exception) -> CheckpointError:
+        if isinstance(error, FileNotFoundError):
+            return CheckpointError(f"{path}: there is no such file; it belongs to the weights")
+        return CheckpointError(f"{path}: cannot be read as JSON: {error}")
+
+    with refusing((OSError, ValueError), unreadable):
         fields = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such file; it belongs to the weights") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         found = fields.get("format") if isinstance(fields, dict) else type(fields).__name__
         raise CheckpointError(
@@ -119,6 +125,19 @@ def read_description(path: Path) -> dict[str, Any]:
             f"(it reads format {FORMAT})"
         )
     return fields
+
+
+def refusing_settings(description: Path) -> AbstractContextManager[None]:
+    """Name the description where a setting in it is missing, or one that nothing can be built of.
+
+    `ConfigError` and `ArgumentError` say themselves what is wrong.
+    """
+
+    def refusal(error: Exception) -> CheckpointError:
+        lacking = "" if isinstance(error, SsgearError) else "a setting is missing or wrong: "
+        return CheckpointError(f"{description}: {lacking}{error}")
+
+    return refusing((KeyError, TypeError, ValueError, ConfigError), refusal)
 
 
 def check_digest(digest: str, expected: object, description: Path, weights: Path) -> None:

@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ssgear.methods.base import Card, Maps
+
 Pixels = NDArray[np.uint8]
 Points = NDArray[np.floating]
 """[n, 2]."""
@@ -27,8 +29,6 @@ class Views:
     rows: Sequence[Sequence[Pixels]]
     stored: NDArray[np.bool_] | None = None
     """[rows, views]: which views are stored generated ones."""
-    aim: str = "Training pulls the features of one image's views together."
-    """What training does with the views."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,25 +58,6 @@ class Map:
     classes: Sequence[str] | None = None
     thumbnails: Pixels | None = None
     """[n, H, W, 3]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Colouring:
-    """One way to colour the points of a map."""
-
-    title: str
-    labels: Numbers
-    classes: Sequence[str] | None
-    images: Pixels | None = None
-    """[n, H, W, 3] where some are to be shown on the map."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ColouredMaps:
-    """The same points of a plane, coloured in several ways."""
-
-    xy: Points
-    colourings: Sequence[Colouring]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +93,11 @@ class Samples:
 class Contents:
     """All that is handed over; each part may be missing."""
 
+    card: Card = field(default_factory=Card)
+    """What the page says of the method."""
     views: Views | None = None
     samples: Samples | None = None
     neighbours: Neighbours | None = None
     map: Map | None = None
-    shift_maps: ColouredMaps | None = None
+    maps: Maps | None = None
+    """What the method draws of its own."""

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from ssgear.methods.base import Figure
 from ssgear.report.charts import as_number
 from ssgear.report.pictures import percent
 from ssgear.report.reading import RunFiles
 
 AT_BLOCK = "linear_probe_at_"
 """Start of the names of probes after a block; its name follows."""
-TITLES = {
-    "linear_probe_quadrants": "Linear probe on all layers, in quadrants",
-    "shift_knn": "Shift of a moved image, by its nearest neighbours",
-    "moved_label_knn": "Class of a moved image, by its nearest neighbours",
-}
-"""Other figures of the summary that have a row, and what it is called."""
-_CHANCE = {"shift_knn": " (chance: 20 %)"}
 
 
 class Measure(NamedTuple):
@@ -28,16 +23,24 @@ class Measure(NamedTuple):
     untrained: str
 
 
-def measures(run: RunFiles) -> list[Measure]:
+def measures(run: RunFiles, figures: Mapping[str, Figure]) -> list[Measure]:
     """Return the rows that the run's summary has figures for, in its order."""
     rows = []
     for key in run.facts:
-        title = TITLES.get(key)
-        if key.startswith(AT_BLOCK):
-            title = f"Linear probe after {key.removeprefix(AT_BLOCK)}"
+        title = _title(key, figures)
         value = as_number(run.facts[key]) if title else math.nan
-        if title and math.isfinite(value):
+        if math.isfinite(value):
             untrained = run.summary_number("baselines", "untrained", key)
             shown = percent(untrained) if math.isfinite(untrained) else ""
-            rows.append(Measure(title + _CHANCE.get(key, ""), percent(value), shown))
+            rows.append(Measure(title, percent(value), shown))
     return rows
+
+
+def _title(key: str, figures: Mapping[str, Figure]) -> str:
+    """Return the title of a figure's row; empty where it has none."""
+    if key.startswith(AT_BLOCK):
+        return f"Linear probe after {key.removeprefix(AT_BLOCK)}"
+    if key not in figures:
+        return ""
+    title, chance = figures[key].title, figures[key].chance
+    return title if chance is None else f"{title} (chance: {100 * chance:.0f} %)"

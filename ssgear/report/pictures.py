@@ -143,7 +143,6 @@ def _curve(
 class ViewRows:
     """Rows of an original and the views of it."""
 
-    aim: str
     count: int
     """Views of a row that are shown."""
     total: int
@@ -167,7 +166,6 @@ def views(views: Views | None) -> ViewRows | None:
         marks[:, 1:] = views.stored[:MAX_ROWS, :MAX_VIEWS]
     widths = [[image.shape[1] for image in row] for row in rows]
     return ViewRows(
-        aim=views.aim,
         count=len(rows[0]) - 1,
         total=len(views.rows[0]) - 1,
         rows=[[picture(image) for image in row] for row in rows],

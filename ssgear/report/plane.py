@@ -1,4 +1,4 @@
-"""DrLIM's maps for the template: the same points coloured by shift and by class, with images."""
+"""Maps that a method draws, for the template: the same points under several colourings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssgear.methods.base import Maps
 from ssgear.report import plots
 from ssgear.report.charts import UNITS
-from ssgear.report.contents import ColouredMaps, Pixels
+from ssgear.report.contents import Pixels
 from ssgear.report.images import Picture, picture
 
 Placed = tuple[float, float, Picture]
@@ -26,16 +27,17 @@ class Plane(NamedTuple):
     images: list[Placed]
 
 
-def shift_maps(contents: ColouredMaps | None) -> list[Plane]:
+def planes(contents: Maps | None) -> list[Plane]:
     """Lay the maps out; none where there is nothing to show."""
     if contents is None or not len(contents.xy):
         return []
+    pixels: Pixels = contents.images.permute(0, 2, 3, 1).numpy()
     maps = []
     for colouring in contents.colourings:
-        plot = plots.scatter(contents.xy, colouring.labels, colouring.classes)
+        plot = plots.scatter(contents.xy.numpy(), colouring.labels.numpy(), colouring.names)
         if plot is None:
             return []
-        pictures = [] if colouring.images is None else _thumbnails(plot, colouring.images)
+        pictures = _thumbnails(plot, pixels) if colouring.pictured else []
         maps.append(Plane(colouring.title, plot, pictures))
     return maps
 

@@ -14,29 +14,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssgear.methods.base import Card
 from ssgear.report import pictures
 from ssgear.report.charts import as_number, nice_ticks, number_text
 from ssgear.report.contents import Contents
 from ssgear.report.measures import measures
 from ssgear.report.page import render
 from ssgear.report.pictures import percent
-from ssgear.report.plane import shift_maps
+from ssgear.report.plane import planes
 from ssgear.report.reading import RunFiles, read_run
 from ssgear.report.verdict import judge, standard_error
 from ssgear.storage.atomic import Json, write_text
-
-_SPELLING = {
-    "simclr": "SimCLR",
-    "moco": "MoCo",
-    "byol": "BYOL",
-    "simsiam": "SimSiam",
-    "swav": "SwAV",
-    "drlim": "DrLIM",
-    "exemplar-cnn": "Exemplar-CNN",
-    "rotnet": "RotNet",
-    "gan-ssl": "GAN + SSL",
-}
-"""How methods are written; others appear under the name of their option."""
 
 
 def write_report(run_dir: Path, contents: Contents) -> Path:
@@ -44,17 +32,19 @@ def write_report(run_dir: Path, contents: Contents) -> Path:
     run = read_run(Path(run_dir))
     page = render(
         "template.html",
-        head=_head(run),
+        head=_head(run, contents.card),
+        card=contents.card,
         figures=_figures(run),
-        measures=measures(run),
+        measures=measures(run, contents.card.figures),
         tiles=_tiles(run),
         charts=pictures.curves(run),
-        verdict=judge(run),
+        verdict=judge(run, contents.card),
         views=pictures.views(contents.views),
         samples=pictures.samples(contents.samples),
         neighbours=pictures.neighbours(contents.neighbours),
         map=pictures.feature_map(contents.map),
-        shift_maps=shift_maps(contents.shift_maps),
+        maps=contents.maps,
+        planes=planes(contents.maps),
         settings=_settings(run.config),
         usage=_usage(run),
         versions=_versions(run),
@@ -66,7 +56,7 @@ def write_report(run_dir: Path, contents: Contents) -> Path:
     return path
 
 
-def _head(run: RunFiles) -> dict[str, str | bool | list[tuple[str, str]]]:
+def _head(run: RunFiles, card: Card) -> dict[str, str | bool | list[tuple[str, str]]]:
     """What was run, as the words of one sentence and a few facts beside it."""
     method = str(run.option("method_name", "an unnamed method"))
     done, planned = run.furthest("epoch"), as_number(run.option("optim.epochs"))
@@ -89,12 +79,11 @@ def _head(run: RunFiles) -> dict[str, str | bool | list[tuple[str, str]]]:
         source = "the embedded images"
     return {
         "name": run.directory.resolve().name,
-        "method": _SPELLING.get(method, method),
+        "method": card.title or method,
         "encoder": str(run.option("model.name", "an unnamed encoder")),
         "source": str(source),
         "num_train": f"{count:,.0f}" if math.isfinite(count) else "",
-        # a generator that is conditioned on labels lets the encoder know of them
-        "labelled": bool(run.text_list("classes")) and run.option("method.condition") != "label",
+        "labelled": bool(run.text_list("classes")) and not card.sees_labels,
         "epochs": number_text(done, 3) if math.isfinite(done) else "",
         "planned": number_text(planned) if math.isfinite(planned) else "",
         "finished": run.finished,

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ssgear.methods.base import Card
 from ssgear.report.charts import as_number, number_text
-from ssgear.report.measures import TITLES
 from ssgear.report.reading import RunFiles
 
 Level = Literal["good", "info", "warn", "bad"]
@@ -47,10 +47,10 @@ class Verdict:
     findings: tuple[Finding, ...]
 
 
-def judge(run: RunFiles) -> Verdict:
+def judge(run: RunFiles, card: Card) -> Verdict:
     """Look at a run's figures."""
     candidates = (
-        _collapse(run), _loss(run), _gain(run), _trend(run), _game(run), _unfinished(run)
+        _collapse(run), _loss(run), _gain(run, card), _trend(run), _game(run), _unfinished(run)
     )  # fmt: skip
     findings = tuple(finding for finding in candidates if finding is not None)
     worst = max((_RANK[f.level] for f in findings), default=0)
@@ -115,9 +115,10 @@ def _loss(run: RunFiles) -> Finding | None:
     return Finding(level="warn", title="The loss did not fall", text=text)
 
 
-def _gain(run: RunFiles) -> Finding | None:
+def _gain(run: RunFiles, card: Card) -> Finding | None:
     own = str(run.facts.get("judged_by", ""))
-    named = ((own, TITLES.get(own)), ("linear_probe", "Linear probe"), ("knn", "kNN"))
+    title = card.figures[own].title if own in card.figures else ""
+    named = ((own, title), ("linear_probe", "Linear probe"), ("knn", "kNN"))
     for key, name in named:
         trained = run.summary_number(key)
         baselines = {

@@ -64,8 +64,8 @@ def test_looks_and_distances(
     found = samples.contents
     assert found is not None
     images, labels = samples.real(run)
-    final = run.method.samples(images, labels, seed=SEED)
-    assert final is not None
+    assert run.method.generator is not None
+    final = run.method.generator.samples(images, labels, seed=SEED)
     assert np.array_equal(found.steps[-1][1], final.permute(0, 2, 3, 1).numpy())
     encoder = run.inference_encoder()
 
@@ -150,8 +150,10 @@ def test_positives_stand_side_by_side(condition: str, tmp_path: Path) -> None:
     pairs = found.pairs.images
     assert pairs.shape == (12, 2, 32, 32, 3) and pairs.dtype == np.uint8
     images, labels = Samples().real(run)
-    made = run.method.samples(images[:64], None if labels is None else labels[:64], seed=SEED)
-    assert made is not None
+    assert run.method.generator is not None
+    made = run.method.generator.samples(
+        images[:64], None if labels is None else labels[:64], seed=SEED
+    )
     left = made if condition == "none" else images
     for place, wanted in enumerate((left, made)):
         pixels = wanted[:12].permute(0, 2, 3, 1).numpy().astype(int)

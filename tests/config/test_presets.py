@@ -110,7 +110,7 @@ def test_unknown_preset() -> None:
         presets.layer("nnclr")
     assert str(caught.value) == (
         "--preset: nnclr is a method; use --method nnclr, or a preset of it: nnclr-quick, "
-        "nnclr-cifar10, nnclr-imagenet"
+        "nnclr-cifar10, nnclr-imagenet, nnclr-tiny"
     )
 
 

@@ -15,7 +15,7 @@ from ssgear.data.sources import Source
 from ssgear.engine.build import prepare
 from ssgear.engine.trainer import Trainer
 from ssgear.errors import CheckpointError, ConfigError, DataError
-from ssgear.methods.base import Method
+from ssgear.methods.base import Facts, Method, Pretext
 from ssgear.storage.checkpoint import find_latest, read_manifest
 from tests.data.view_stores import write_store
 from tests.engine.training import losses, train
@@ -129,10 +129,11 @@ def test_copies_within_a_batch_are_told_of(
 def test_a_method_with_a_set_of_its_own_or_a_generator_takes_no_synthetic_images(
     images: Path, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def every_other(self: Method, source: Source) -> Source:
-        return source.subset(torch.arange(0, len(source), 2))
+    class EveryOther(Pretext):
+        def wrap_source(self, source: Source, facts: Facts) -> Source:
+            return source.subset(torch.arange(0, len(source), 2))
 
-    monkeypatch.setattr(Method, "wrap_source", every_other)
+    monkeypatch.setattr(Method, "build_pretext", lambda config: EveryOther())
     with pytest.raises(ConfigError, match=r"--data\.synthetic: this method takes real images only"):
         run(tmp_path / "run", images, *mixed(synthetic, 0.5))
     monkeypatch.undo()

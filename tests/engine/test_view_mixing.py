@@ -19,7 +19,7 @@ from ssgear.engine.build import prepare
 from ssgear.engine.run import Run
 from ssgear.engine.trainer import Trainer
 from ssgear.errors import CheckpointError, ConfigError, DataError
-from ssgear.methods.base import Method
+from ssgear.methods.base import Facts, Method, Pretext
 from ssgear.methods.simclr import SimCLR
 from ssgear.storage.checkpoint import find_latest, read_manifest
 from tests.data.view_stores import folder, names_of, samples, view_store, write, write_store
@@ -171,14 +171,15 @@ def test_a_store_that_changed_is_refused_on_resume(
 def test_a_method_with_images_of_its_own_or_with_one_view_is_refused(
     images: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def every_other(self: Method, source: Source) -> Source:
-        return source.subset(torch.arange(0, len(source), 2))
+    class EveryOther(Pretext):
+        def wrap_source(self, source: Source, facts: Facts) -> Source:
+            return source.subset(torch.arange(0, len(source), 2))
 
     def one_view(self: Method, named: tuple[AugmentSpec, ...]) -> tuple[AugmentSpec, ...]:
         return named[:1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Method, "wrap_source", every_other)
+        patch.setattr(Method, "build_pretext", lambda config: EveryOther())
         with pytest.raises(ConfigError, match=r"--views\.store: this method makes its own images"):
             run(tmp_path / "run", images, *mixed(store, 0.5))
     monkeypatch.setattr(SimCLR, "view_specs", one_view)

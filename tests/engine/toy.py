@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssgear.data.loaders.batch import Batch
-from ssgear.methods.base import Group, LossTerms, Method, OptimizerSpec, Phase
+from ssgear.methods.base import Embeddings, Group, LossTerms, Method, Needs, OptimizerSpec, Phase
 
 QUEUE = 64
 WIDTH = 8
@@ -23,10 +23,6 @@ WIDTH = 8
 
 class Toy(Method):
     """A critic under a gradient penalty, an encoder that it scores, and a queue."""
-
-    cacheable = False
-    needs_images = True
-    has_penalty = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
@@ -55,29 +51,34 @@ class Toy(Method):
             Phase(name="encoder", group="encoder", every=1, ema=0.9),
         )
 
-    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
-        return tuple(F.normalize(self.head(self.encoder(view))) for view in batch.views)
+    @classmethod
+    def needs(cls, config: Config) -> Needs:
+        return Needs(whole_batch=True, images=True, second_derivatives=True)
+
+    def embed(self, phase: Phase, batch: Batch) -> Embeddings:
+        views = (F.normalize(self.head(self.encoder(view))) for view in batch.views)
+        return Embeddings(tuple(views))
 
     def loss(self, phase: Phase, batch: Batch) -> LossTerms:
         if phase.name == "critic":
             return self._critic_loss(phase, batch)
-        zs = self.embed(phase, batch)
-        score = -self.critic(zs[0]).mean()
+        z = self.embed(phase, batch)
+        score = -self.critic(z.online[0]).mean()
         return LossTerms(
-            total=self.loss_of(phase, zs, batch).total + 0.1 * score,
+            total=self.loss_of(phase, z, batch).total + 0.1 * score,
             parts={"score": score.detach()},
-            carry={"keys": zs[1].detach()},
+            carry={"keys": z.online[1].detach()},
         )
 
-    def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
-        positive = (zs[0] * zs[1]).sum(1)
-        negative = zs[0] @ self.queue.T
+    def loss_of(self, phase: Phase, z: Embeddings, batch: Batch) -> LossTerms:
+        positive = (z.online[0] * z.online[1]).sum(1)
+        negative = z.online[0] @ self.queue.T
         return LossTerms(total=(torch.logsumexp(negative, 1) - positive).mean())
 
     def _critic_loss(self, phase: Phase, batch: Batch) -> LossTerms:
         assert batch.images is not None
         with torch.no_grad():
-            real = self.embed(phase, batch)[0]
+            real = self.embed(phase, batch).online[0]
         fake = F.normalize(batch.draw("fake", (WIDTH,), normal=True))
         eps = batch.draw("eps", (1,))
         mixed = (eps * real + (1 - eps) * fake).requires_grad_()

@@ -11,7 +11,7 @@ from ssgear.config.schema import ModelConfig
 from ssgear.errors import ConfigError, DataError
 from ssgear.evaluation import linear_probe
 from ssgear.evaluation.features import extract
-from ssgear.evaluation.protocols import EvalData, Subject, check, find
+from ssgear.evaluation.protocols import EvalData, Subject, find
 from ssgear.evaluation.summary import evaluate_encoder
 from ssgear.models.encoders import Normalized, build_encoder
 from ssgear.models.encoders.blocks import PooledBlocks
@@ -45,7 +45,7 @@ def probe(subject: Subject, names: list[str] | None, rows: torch.Tensor) -> floa
 
 def test_every_block_and_all_together(subject: Subject) -> None:
     every = torch.arange(60)
-    figures = find("blocks")(subject)
+    figures = find("blocks").measure(subject)
     expected = {
         f"linear_probe_at_{name}": probe(subject, [name], every)
         for name in ("layer1", "layer2", "layer3")
@@ -53,19 +53,19 @@ def test_every_block_and_all_together(subject: Subject) -> None:
     assert figures == expected
     assert max(figures.values()) > 0.6
     together = {"linear_probe_quadrants": probe(subject, None, every)}
-    assert find("quadrants")(subject) == together
+    assert find("quadrants").measure(subject) == together
 
 
 def test_folds_have_a_mean_and_a_deviation(subject: Subject) -> None:
     one, two = (probe(subject, None, rows) for rows in subject.data.folds)
-    figures = find("folds")(subject)
+    figures = find("folds").measure(subject)
     assert figures["linear_probe_folds"] == pytest.approx((one + two) / 2)
     assert figures["linear_probe_folds_deviation"] == pytest.approx(abs(one - two) / 2**0.5)
     without = Subject(subject.encoder, dataclasses.replace(subject.data, folds=()), name="mini")
-    with pytest.raises(DataError, match=r"--protocol folds: .* STL-10 .*, and mini has none"):
-        find("folds")(without)
+    with pytest.raises(DataError, match=r"folds: .* of a published set, and mini has none"):
+        find("folds").measure(without)
     with pytest.raises(DataError, match=r"--protocol folds"):  # before anything is computed
-        check(("linear", "folds"), without)
+        find("folds").check(without)
 
 
 def test_networks_that_do_not_tell_their_blocks() -> None:
@@ -79,8 +79,8 @@ def test_networks_that_do_not_tell_their_blocks() -> None:
     )
     for name in ("blocks", "quadrants"):  # before anything is computed
         with pytest.raises(ConfigError, match=r"--protocol: blocks, .* which drlim does not tell"):
-            check(("linear", name), Subject(encoder, data))
+            find(name).check(Subject(encoder, data))
     summary = evaluate_encoder(encoder, data, also=("blocks",))  # the end of a run is no place
-    assert set(summary) == {"linear_probe", "linear_probe_top5", "knn", "knn_20", "baselines",
-                            "left_out"}  # fmt: skip
-    assert "drlim does not tell" in summary["left_out"]["blocks"]
+    figures = {"linear_probe", "linear_probe_top5", "knn", "knn_20"}
+    assert set(summary.fields()) == figures | {"baselines", "left_out"}
+    assert "drlim does not tell" in summary.left_out["blocks"]

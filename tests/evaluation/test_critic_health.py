@@ -12,11 +12,11 @@ from ssgear.evaluation.critic_health import (
     WINDOW,
     CriticReading,
     Failure,
-    Game,
     constant_loss,
     critic_failure,
 )
 from ssgear.losses.adversarial import LOSSES, critic_loss
+from ssgear.methods.base import CriticGame
 
 BATCH = 64
 KINDS = tuple(LOSSES)
@@ -53,7 +53,7 @@ def play(
 
 
 def judge(kind: str, readings: list[CriticReading], gp_weight: float = 10.0) -> str | None:
-    failure = critic_failure(readings, Game(kind=kind, resolution=32, gp_weight=gp_weight))
+    failure = critic_failure(readings, CriticGame(kind=kind, resolution=32, gp_weight=gp_weight))
     assert failure is None or isinstance(failure, Failure)
     return None if failure is None else failure.kind
 
@@ -136,7 +136,9 @@ def test_scores_of_any_size_that_tell_nothing_are_an_explosion(kind: str) -> Non
 def test_scores_that_run_away_together(centre: float) -> None:
     """Their place means something for logistic and hinge alone."""
     for kind in ("logistic", "hinge"):
-        failure = critic_failure(play(kind, gap=1.0, centre=centre), Game(kind=kind, resolution=32))
+        failure = critic_failure(
+            play(kind, gap=1.0, centre=centre), CriticGame(kind=kind, resolution=32)
+        )
         assert failure is not None and failure.kind == "exploded"
         assert "its scores have run away" in failure.text and f"{centre:.3g}" in failure.text
     for kind in ("wgan", "rpgan"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ssgear import registry
 from ssgear.config import cli, presets
 from ssgear.engine.build import prepare
 from ssgear.engine.callbacks import Callback
@@ -24,19 +23,18 @@ FIXED = (
 
 
 def brings_its_data(name: str) -> bool:
-    """Whether a method's quick preset names images of its own."""
-    return "data.source" in presets.default_layer(name).settings
+    """Whether a method's tiny preset names images of its own."""
+    return "data.source" in presets.layer(f"{name}-tiny").settings
 
 
 def arguments(name: str, output: Path, images: Path, *options: str) -> list[str]:
     """Return the command line of a tiny run."""
     ours = ["--data.source", "folder", "--data.path", str(images), "--data.size", "16"]
     data = [] if brings_its_data(name) else ours
-    small = registry.load("methods", name).smallest
-    epochs = presets.default_layer(name).settings.get("optim.epochs", STEPS)
+    epochs = presets.layer(f"{name}-tiny").settings.get("optim.epochs", STEPS)
     length = ("--optim.max-steps", str(STEPS), "--optim.epochs", str(max(STEPS, epochs)))
-    fixed = [*FIXED, *length, *data, *small]
-    return ["--method", name, *fixed, "--output", str(output), *options]
+    fixed = [*FIXED, *length, *data]
+    return ["--preset", f"{name}-tiny", *fixed, "--output", str(output), *options]
 
 
 def run_of(argv: list[str], callbacks: tuple[Callback, ...] = ()) -> Run:

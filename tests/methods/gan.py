@@ -11,7 +11,7 @@ from torch import Tensor
 from ssgear.config.schema import ModelConfig
 from ssgear.data.augment.spec import view_set
 from ssgear.data.loaders.batch import Batch
-from ssgear.methods.base import Facts, Phase
+from ssgear.methods.base import Facts, Group, Phase, check_groups
 from ssgear.methods.gan_ssl.method import GanSSL
 from ssgear.models.encoders import build_encoder
 from tests.engine.training import train
@@ -46,7 +46,7 @@ def build(*, norm: str = "group", **settings: Any) -> GanSSL:
         epochs=10,
     )
     method = GanSSL.build(config, encoder, facts)
-    method.check()
+    check_groups(method)
     return method
 
 
@@ -67,6 +67,11 @@ def make_batch(method: GanSSL, phase: str, *, progress: float = 0.3, **fields: A
 def phase_named(method: GanSSL, name: str) -> Phase:
     """Return a phase of the method."""
     return next(phase for phase in method.phases if phase.name == name)
+
+
+def group_of(method: GanSSL, phase: Phase) -> Group:
+    """Return the group that a phase steps."""
+    return next(group for group in method.groups if group.name == phase.group)
 
 
 def weights_of(method: torch.nn.Module) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from ssgear.config.schema import ModelConfig
 from ssgear.data.loaders.batch import Batch
 from ssgear.errors import ConfigError
 from ssgear.methods.barlow_twins import BarlowTwins
+from ssgear.methods.base import Embeddings
 from ssgear.models.encoders import build_encoder
 from ssgear.optim import build_optimizer
 
@@ -48,7 +49,7 @@ def by_hand(z1: Tensor, z2: Tensor, lambd: float) -> float:
 
 def test_the_loss_is_that_of_the_projections() -> None:
     method, batch = build(lambd=0.3, loss_scale=0.5), make_batch()
-    z1, z2 = method.embed(method.phases[0], batch)
+    z1, z2 = method.embed(method.phases[0], batch).online
     loss = method.loss(method.phases[0], batch).total
     # the variances are those of a few rows, and batch norm's epsilon shows
     assert loss.item() == pytest.approx(0.5 * by_hand(z1.detach(), z2.detach(), 0.3), rel=2e-2)
@@ -56,22 +57,22 @@ def test_the_loss_is_that_of_the_projections() -> None:
 
 def test_three_views_are_three_pairs() -> None:
     method, batch = build(), make_batch(views=3)
-    z = [each.detach() for each in method.embed(method.phases[0], batch)]
+    z = [each.detach() for each in method.embed(method.phases[0], batch).online]
     pairs = [
-        method.loss_of(method.phases[0], pair, batch).total
+        method.loss_of(method.phases[0], Embeddings(pair), batch).total
         for pair in ((z[0], z[1]), (z[0], z[2]), (z[1], z[2]))
     ]
-    whole = method.loss_of(method.phases[0], tuple(z), batch).total
+    whole = method.loss_of(method.phases[0], Embeddings(tuple(z)), batch).total
     torch.testing.assert_close(whole, torch.stack(pairs).mean())
 
 
 def test_both_views_and_every_weight_get_gradients() -> None:
     method, batch = build(), make_batch()
     zs = method.embed(method.phases[0], batch)
-    for z in zs:
+    for z in zs.online:
         z.retain_grad()
     method.loss_of(method.phases[0], zs, batch).total.backward()
-    assert all(z.grad is not None and z.grad.abs().max() > 0 for z in zs)
+    assert all(z.grad is not None and z.grad.abs().max() > 0 for z in zs.online)
     without = [name for name, weight in method.named_parameters() if weight.grad is None]
     assert without == []
 

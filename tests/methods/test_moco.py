@@ -159,7 +159,7 @@ def test_it_trains_the_encoder_of_gan_ssl(condition: str) -> None:
     name = "1/0.weight".replace(".", "/")
     expected = (before[f"momentum.{name}"] + inner.projector[0].weight.detach()) / 2
     torch.testing.assert_close(inner.momentum.get_buffer(name), expected)
-    assert method.collapse_hint == inner.collapse_hint
+    assert method.card.collapse_hint == inner.card.collapse_hint
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ On the meta device: widths, queues and prototypes have their published sizes, an
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -19,8 +20,10 @@ from ssgear.config.layers import build
 from ssgear.data.loaders.choose import augmentation
 from ssgear.distributed import World
 from ssgear.engine.runtime import TorchRuntime
-from ssgear.methods.base import Facts
+from ssgear.methods.base import Facts, check_groups
+from ssgear.methods.exemplar_cnn.pretext import Patches
 from ssgear.models.encoders import build_encoder
+from tests.methods.noise import noise
 from tests.methods.tiny import build as tiny
 
 PRESETS = sorted(name for name in presets.collect() if not name.startswith("views-"))
@@ -39,12 +42,16 @@ def test_it_builds_with_its_optimiser_and_its_schedule(name: str) -> None:
         num_classes=10,
         epochs=optim.epochs,
         batch_size=optim.batch_size,
+        size=size,
     )
     kind = registry.load("methods", config.method_name)
-    # Exemplar-CNN's spec of patches is checked by its values
-    with torch.device("cpu" if config.method_name == "exemplar-cnn" else "meta"):
+    pretext = kind.build_pretext(config.method)
+    if isinstance(pretext, Patches):
+        pretext.wrap_source(noise(config.method.classes or 100, 2 * size), facts)
+    facts = dataclasses.replace(facts, pretext=pretext)
+    with torch.device("meta"):
         method = kind.build(config.method, build_encoder(config.model, size, seed=0), facts)
-    method.check()
+    check_groups(method)
     assert method.view_specs(views)
     runtime = TorchRuntime(method, optim, World())
     steps = IMAGES // optim.batch_size
@@ -56,7 +63,7 @@ def test_it_builds_with_its_optimiser_and_its_schedule(name: str) -> None:
             groups = runtime.optimizer(phase.group).param_groups
             assert all(0 <= group["lr"] < math.inf for group in groups)
             assert any(group["weight_decay"] == 0 for group in groups)
-            if step == warmup and method.group_named(phase.group).optimizer is None:
+            if step == warmup and runtime.groups[phase.group].optimizer is None:
                 assert [group["lr"] for group in groups] == pytest.approx([optim.lr] * len(groups))
 
 

@@ -16,7 +16,7 @@ from ssgear.data.augment.spec import view_set
 from ssgear.data.loaders.batch import Batch
 from ssgear.errors import ConfigError
 from ssgear.losses import sinkhorn, swav
-from ssgear.methods.base import Facts
+from ssgear.methods.base import Embeddings, Facts
 from ssgear.methods.swav import SwAV
 from ssgear.models.encoders import build_encoder
 from tests.data.view_stores import folder
@@ -56,7 +56,7 @@ def cosines(method: SwAV, z: Tensor) -> Tensor:
 )
 def test_the_loss_is_swapped_prediction_of_cosines(settings: dict[str, Any]) -> None:
     method, batch = build(**settings), make_batch((SIDE, SIDE, 8))
-    zs = method.embed(method.phases[0], batch)
+    zs = method.embed(method.phases[0], batch).online
     scores = [cosines(method, z) for z in zs]
     epsilon, iterations = settings.get("epsilon", 0.05), settings.get("sinkhorn_iterations", 3)
     codes = [
@@ -73,14 +73,14 @@ def test_views_of_one_size_go_through_the_encoder_together() -> None:
     method, batch = build(norm="batch"), make_batch((SIDE, 8, SIDE, 8, 8))
     seen: list[tuple[int, ...]] = []
     method.encoder.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
-    zs = method.embed(method.phases[0], batch)
+    zs = method.embed(method.phases[0], batch).online
     assert seen == [(2 * ROWS, 3, SIDE, SIDE), (3 * ROWS, 3, 8, 8)]
     method.eval()
     alone = [
-        method.embed(method.phases[0], dataclasses.replace(batch, views=[view]))[0]
+        method.embed(method.phases[0], dataclasses.replace(batch, views=[view])).online[0]
         for view in batch.views
     ]
-    for z, wanted in zip(method.embed(method.phases[0], batch), alone, strict=True):
+    for z, wanted in zip(method.embed(method.phases[0], batch).online, alone, strict=True):
         torch.testing.assert_close(z, wanted, rtol=1e-4, atol=1e-5)
     assert [len(z) for z in zs] == [ROWS] * 5
 
@@ -106,14 +106,14 @@ def test_codes_give_no_gradient_and_prediction_gives_one_to_every_weight() -> No
     method.loss(method.phases[0], batch).total.backward()
     assert [n for n, weight in method.named_parameters() if weight.grad is None] == []
     wanted = torch.autograd.functional.jacobian
-    z1, z2 = (z.detach() for z in method.embed(method.phases[0], batch))
+    z1, z2 = (z.detach() for z in method.embed(method.phases[0], batch).online)
     codes = [sinkhorn(cosines(method, z)) for z in (z1, z2)]  # constants of the oracle
 
     def predicted(z: Tensor) -> Tensor:
         return swav([cosines(method, z), cosines(method, z2)], codes)
 
     def ours(z: Tensor) -> Tensor:
-        return method.loss_of(method.phases[0], (z, z2), batch).total
+        return method.loss_of(method.phases[0], Embeddings((z, z2)), batch).total
 
     torch.testing.assert_close(wanted(ours, z1), wanted(predicted, z1), rtol=1e-3, atol=1e-5)
 
@@ -127,14 +127,14 @@ def test_the_queue_by_hand() -> None:
         batch = make_batch(epoch=epoch)
         batch.views[0].add_(step)  # type: ignore[index]
         terms = method.loss(phase, batch)
-        zs = tuple(z.detach() for z in method.embed(phase, batch))
+        zs = tuple(z.detach() for z in method.embed(phase, batch).online)
         alone = swav([cosines(method, z) for z in zs], [sinkhorn(cosines(method, z)) for z in zs])
         torch.testing.assert_close(terms.total, alone, rtol=1e-4, atol=1e-5)
         assert bool(terms.carry) is (epoch >= 3)
         method.after_step(phase, terms.carry, 0.1)
         kept += [zs] if epoch >= 3 else []
     batch = make_batch(epoch=5)
-    zs = tuple(z.detach() for z in method.embed(phase, batch))
+    zs = tuple(z.detach() for z in method.embed(phase, batch).online)
     codes = [
         sinkhorn(cosines(method, torch.cat([*(past[view] for past in kept), zs[view]])))[-ROWS:]
         for view in range(2)

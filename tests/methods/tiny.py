@@ -15,7 +15,7 @@ from ssgear import registry
 from ssgear.config.schema import ModelConfig
 from ssgear.data.augment.spec import view_set
 from ssgear.data.loaders.batch import Batch
-from ssgear.methods.base import Facts, Method
+from ssgear.methods.base import Facts, Method, check_groups
 from ssgear.models.encoders import build_encoder
 from ssgear.models.momentum import MomentumCopy
 
@@ -42,7 +42,7 @@ def build(
         batch_size=batch_size,
     )
     method: Method = kind.build(kind.Config(**settings), encoder, facts).double()
-    method.check()
+    check_groups(method)
     return method
 
 

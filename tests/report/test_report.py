@@ -20,6 +20,7 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 
 from ssgear.errors import ArgumentError, CheckpointError
+from ssgear.methods.base import Card, Figure
 from ssgear.report import charts, plots
 from ssgear.report.contents import Contents, Map, Neighbours, Pixels, Views
 from ssgear.report.pictures import MAX_ROWS
@@ -40,6 +41,7 @@ CONFIG = {
     "optim": {"epochs": 8, "batch_size": 32, "max_steps": None},
     "eval": {"final": True},
 }
+CARD = Card(title="SimCLR")
 SUMMARY = {
     "linear_probe": 0.51,
     "linear_probe_top5": 0.93,
@@ -136,6 +138,7 @@ def make_contents(*, labelled: bool = True, names: tuple[str, ...] = CLASSES) ->
 
     near = [[names[(i + j) % 3] for j in range(5)] for i in range(3)]
     return Contents(
+        card=CARD,
         views=Views(rows=pixels(4, 3, 32, 32, 3)),
         neighbours=Neighbours(
             queries=pixels(3, 32, 32, 3),
@@ -364,14 +367,14 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
 
 def test_collapse_is_told_first(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", metrics=lines(collapsed=True))
-    verdict = judge(read_run(run))
+    verdict = judge(read_run(run), CARD)
     assert (verdict.level, verdict.headline) == ("bad", "The features have collapsed")
     assert "The features have collapsed" in read(run, Contents()).words.split("Curves")[0]
     passed = lines()
     next(line for line in passed if line.get("epoch") == 3 and "collapsed" in line)["collapsed"] = (
         True
     )
-    findings = judge(read_run(make_run(run, metrics=passed))).findings
+    findings = judge(read_run(make_run(run, metrics=passed)), CARD).findings
     assert findings[0].level == "warn" and "epoch 3" in findings[0].text
 
 
@@ -383,7 +386,7 @@ def test_gain_is_held_against_noise(
     tmp_path: Path, trained: float, count: int | None, level: str
 ) -> None:
     run = make_run(tmp_path / "run", summary=SUMMARY | {"linear_probe": trained, "num_test": count})
-    gain = next(f for f in judge(read_run(run)).findings if "better baseline" in f.text)
+    gain = next(f for f in judge(read_run(run), CARD).findings if "better baseline" in f.text)
     assert gain.level == level, gain
     assert f"{abs(100 * (trained - 0.34)):.1f} points" in gain.text
 
@@ -391,9 +394,11 @@ def test_gain_is_held_against_noise(
 def test_a_method_is_judged_by_its_own_figure(tmp_path: Path) -> None:
     baselines = {"untrained": {"linear_probe": 0.95, "shift_knn": 0.4}, "pixels": {}}
     own = {"judged_by": "shift_knn", "shift_knn": 0.99, "baselines": baselines, "num_test": 1000}
-    findings = judge(read_run(make_run(tmp_path / "run", summary=SUMMARY | own))).findings
+    title = "Shift of a moved image, by its nearest neighbours"
+    card = Card(figures={"shift_knn": Figure(title=title)})
+    findings = judge(read_run(make_run(tmp_path / "run", summary=SUMMARY | own)), card).findings
     gain = next(found for found in findings if found.title == "Training helped")
-    expected = "Shift of a moved image, by its nearest neighbours: 59.0 points over the untrained"
+    expected = f"{title}: 59.0 points over the untrained"
     assert gain.text.startswith(expected) and "better baseline" not in gain.text
     assert not any("kNN" in found.title for found in findings)
 
@@ -609,7 +614,7 @@ def test_the_verdict_on_a_game(
     found: object, level: str | None, title: str | None, tmp_path: Path
 ) -> None:
     run = make_run(tmp_path / "run", summary=SUMMARY | {"generator": found})
-    findings = {each.title: each for each in judge(read_run(run)).findings}
+    findings = {each.title: each for each in judge(read_run(run), CARD).findings}
     games = [name for name in findings if "critic" in name or "generator" in name]
     assert games == ([] if title is None else [title])
     if title is not None:

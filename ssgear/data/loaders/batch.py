@@ -29,7 +29,7 @@ class Batch:
     """[n] int64: row in the global batch, the same whatever the number of ranks."""
     images: Tensor | None = None
     """[n, 3, S, S] float32 in [-1, 1], not augmented: centre squares of the run's size
-    (data/sources/square.py); only where the method asks for it (`Method.needs_images`)."""
+    (data/sources/square.py); only where the method asks for it (`Needs.images`)."""
     fetch: Callable[[Tensor], Tensor] | None = None
     """Other images of the training set as in `images`, by their places [m] int64; only where the
     method asks for images."""

@@ -27,8 +27,6 @@ SIDE = 32
 NAMES = tuple(str(digit) for digit in range(10))
 TEST_EVERY = 5
 """Of the embedded digits every fifth is a test image."""
-SHIFTS = (-6, -3, 0, 3, 6)
-"""Pixels that DrLIM moves digits sideways (Hadsell et al. 2006)."""
 _MNIST = {"train": "train", "probe": "train", "test": "t10k"}
 _MAGIC = {"images": 0x803, "labels": 0x801}
 
@@ -67,15 +65,6 @@ def read_mnist(config: DataConfig, part: Split) -> Images:
         )
     split = "test" if part == "test" else "training"
     return _images(f"mnist {split}", torch.from_numpy(pixels)[:, None], labels)
-
-
-def shifted(images: Tensor, by: int) -> Tensor:
-    """Return images [N, C, H, W] moved `by` pixels to the right; what comes in is black."""
-    width = images.shape[-1]
-    moved = torch.zeros_like(images)
-    if abs(by) < width:
-        moved[..., max(0, by) : width + min(0, by)] = images[..., max(0, -by) : width - max(0, by)]
-    return moved
 
 
 def _images(title: str, grey: Tensor, labels: NDArray[np.uint8]) -> Images:

@@ -56,6 +56,8 @@ class DataSet:
     """Standard deviation of the same."""
     labels_from_files: bool = True
     """Whether --data.labels can say what is on the images."""
+    labelled_apart: bool = False
+    """Whether labelled training images are a part of their own, beside unlabelled ones."""
 
 
 def open_source(
@@ -76,9 +78,14 @@ def open_source(
 def open_probe_source(config: DataConfig) -> Source:
     """Open the labelled images that a linear probe learns from.
 
-    They are the training images, but for STL-10, whose training images are mostly unlabelled.
+    They are the training images, but for a set that has labelled ones apart.
     """
     return _open(config, "probe")
+
+
+def has_labelled_part(name: str) -> bool:
+    """Whether the set of that name has labelled training images apart from unlabelled ones."""
+    return SOURCES[name].labelled_apart
 
 
 def _open(config: DataConfig, wanted: Split, lost: Sequence[BadFile] = ()) -> Source:
@@ -257,7 +264,13 @@ SOURCES: dict[str, DataSet] = {
     "cifar100": _labelled(
         _published("cifar100"), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
     ),
-    "stl10": _labelled(_published("stl10"), (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)),
+    "stl10": DataSet(
+        _published("stl10"),
+        (0.4467, 0.4398, 0.4066),
+        (0.2603, 0.2566, 0.2713),
+        labels_from_files=False,
+        labelled_apart=True,
+    ),
     "digits": _labelled(
         lambda config, wanted, _: read_digits(config, wanted), (0.0764,) * 3, (0.2072,) * 3
     ),

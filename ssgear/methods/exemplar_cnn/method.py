@@ -10,7 +10,6 @@ quadrants --data.size 96`.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -20,14 +19,21 @@ from torch.nn import functional as F
 
 from ssgear.data.augment.spec import AugmentSpec, spread
 from ssgear.data.loaders.batch import Batch
-from ssgear.errors import CheckpointError, ConfigError, require
-from ssgear.methods.base import Facts, Group, LossTerms, Method, Phase
-from ssgear.methods.exemplar_cnn.patches import draw_patches, patch_source
-from ssgear.methods.exemplar_cnn.transforms import PatchSpec, augment_patches
+from ssgear.errors import CheckpointError, require
+from ssgear.methods.base import (
+    Card,
+    Embeddings,
+    Facts,
+    Figure,
+    LossTerms,
+    Method,
+    Phase,
+    one_phase,
+)
+from ssgear.methods.exemplar_cnn.pretext import Patches
 from ssgear.models.heads import seeded
 
 if TYPE_CHECKING:
-    from ssgear.data.sources import Source
     from ssgear.models.encoders import Encoder
 
 PRESETS = {
@@ -63,18 +69,26 @@ PRESETS = {
         "log.every": 40,
         "eval.every": 90,
     },
+    "exemplar-cnn-tiny": {
+        "extends": "exemplar-cnn-quick",
+        "method.classes": 32,
+        "model.name": "4c5-8c5-16f",
+    },
 }
-PUBLISHED_CLASSES = 8000
 
 
 class ExemplarCNN(Method):
     """A classifier of transformed patches."""
 
-    smallest = ("--method.classes", "32", "--model.name", "4c5-8c5-16f")
-    final = ("blocks", "quadrants")
-    judged_by = "linear_probe_quadrants"
-    reads_images = True
-    aim = "Training asks which patch each of them is of."
+    card = Card(
+        title="Exemplar-CNN",
+        aim="Training asks which patch each of them is of.",
+        final=("blocks", "quadrants"),
+        judged_by="linear_probe_quadrants",
+        figures={
+            "linear_probe_quadrants": Figure(title="Linear probe on all layers, in quadrants")
+        },
+    )
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
@@ -92,95 +106,59 @@ class ExemplarCNN(Method):
             require(0 <= self.dropout < 1, "--method.dropout", self.dropout, "use [0, 1)")
 
     config: Config
+    pretext: Patches
 
-    def __init__(self, config: Config, encoder: Encoder, classes: int) -> None:
-        """Build the classifier on top of `encoder`."""
+    def __init__(self, config: Config, encoder: Encoder, pretext: Patches) -> None:
+        """Build the classifier of the patches on top of `encoder`."""
         super().__init__(config, encoder)
-        self.classes = classes
-        self.seed = torch.initial_seed()
-        with seeded(self.seed, "classifier"):
-            self.classifier = nn.Linear(encoder.num_features, classes)
-        self.spec = PatchSpec()
-        self.groups = (Group("encoder", {"encoder": encoder, "classifier": self.classifier}),)
-        self.phases = (Phase(name="encoder", group="encoder"),)
+        self.pretext = pretext
+        with seeded(torch.initial_seed(), "classifier"):
+            self.classifier = nn.Linear(encoder.num_features, pretext.num_classes)
+        self.register_buffer("patches", pretext.places.rows.clone())
+        self.groups, self.phases = one_phase({"encoder": encoder, "classifier": self.classifier})
+
+    @classmethod
+    def build_pretext(cls, config: Config) -> Patches:
+        """Return what cuts patches out of the images."""
+        return Patches(classes=config.classes)
 
     @classmethod
     def build(cls, config: Config, encoder: Encoder, facts: Facts) -> Self:
-        """Build the method for a number of images."""
-        classes = config.classes or max(2, min(PUBLISHED_CLASSES, facts.num_images))
-        return cls(config, encoder, classes)
-
-    @property
-    def window(self) -> int:
-        """Side of what is kept of an image: a patch, and all that can move into it."""
-        turn = math.radians(self.spec.rotation)
-        reach = self.spec.scale[1] / 2 * (math.cos(turn) + math.sin(turn)) + self.spec.translation
-        return self.encoder.size + 2 * math.ceil((reach - 0.5) * self.encoder.size)
+        """Build the method for the patches that were cut."""
+        assert isinstance(facts.pretext, Patches)
+        return cls(config, encoder, facts.pretext)
 
     def view_specs(self, named: tuple[AugmentSpec, ...]) -> tuple[AugmentSpec, ...]:
         """Return one view, the window as it is; patches are made of it here."""
         (first,) = spread(named, 1)
-        self.spec = PatchSpec(mean=first.mean, std=first.std)
-        share = self.window / self.encoder.size
+        share = self.pretext.window / self.encoder.size
         return (AugmentSpec(size_share=share, mean=first.mean, std=first.std),)
-
-    def wrap_source(self, source: Source) -> Source:
-        """Return the seed patches of the images, with labels of their own."""
-        side = self.encoder.size
-        places = draw_patches(source, self.classes, side=side, seed=self.seed)
-        wanted = self.classes if self.config.classes else 2
-        if len(places.rows) < wanted:
-            raise ConfigError(
-                f"--method.classes: {wanted} patches of {side} x {side} pixels are wanted, and "
-                f"these {len(source)} images hold {places.available} that share half of their "
-                "pixels at most; use fewer, more images or a smaller --data.size"
-            )
-        self.register_buffer("patches", places.rows.clone().to(self.classifier.weight.device))
-        self._chosen = places.rows
-        return patch_source(source, places, side=side, window=self.window)
 
     def after_load(self) -> None:
         """Refuse a checkpoint whose classes are other patches than those that can be cut now."""
-        if not torch.equal(self.get_buffer("patches").cpu(), self._chosen):
+        if not torch.equal(self.get_buffer("patches").cpu(), self.pretext.places.rows):
             raise CheckpointError(
                 "--resume: other patches were drawn from these images than the run began with: "
                 "files were lost, added or changed; restore them, or start a new run"
             )
 
-    def seen(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Return transformed patches [n, 3, side, side], one of each view."""
-        mean, std = (
-            torch.tensor(row, device=batch.device).view(3, 1, 1)
-            for row in (self.spec.mean, self.spec.std)
-        )
-        return tuple(
-            augment_patches(
-                window * std + mean,
-                self.spec,
-                size=self.encoder.size,
-                seed=batch.seed,
-                epoch=batch.epoch,
-                indices=batch.index.to(batch.device),
-                view=view,
-            )
-            for view, window in enumerate(batch.views)
-        )
-
-    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
+    def embed(self, phase: Phase, batch: Batch) -> Embeddings:
         """Return the scores [n, K] of each patch that was seen."""
-        return tuple(
-            self.classifier(self._dropped(features, batch, view))
-            for view, features in enumerate(self.compared(phase, batch))
+        return Embeddings(
+            tuple(
+                self.classifier(self._dropped(features, batch, view))
+                for view, features in enumerate(self.health_embeddings(phase, batch))
+            )
         )
 
-    def compared(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
+    def health_embeddings(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
         """Return the features of each patch that was seen."""
-        return tuple(self.encoder(patches) for patches in self.seen(batch))
+        return tuple(self.encoder(patches) for patches in self.pretext.seen(batch))
 
-    def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
+    def loss_of(self, phase: Phase, z: Embeddings, batch: Batch) -> LossTerms:
         """Return the cross-entropy of the patches' own classes."""
         assert batch.labels is not None
-        scores = zs[0].float()
+        scores = z.online[0].float()
         accuracy = (scores.detach().argmax(1) == batch.labels).float().mean()
         return LossTerms(
             total=F.cross_entropy(scores, batch.labels), parts={"surrogate_accuracy": accuracy}

@@ -6,13 +6,12 @@ import dataclasses
 import json
 import math
 import typing
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ssgear.config.values import convert
-from ssgear.errors import ConfigError, did_you_mean, refuse_idle, require
+from ssgear.errors import ConfigError, did_you_mean, refuse_idle, refusing, require
 
 PenaltyPlace = Literal["mixed", "generated", "real"]
 WITHOUT_A_GAN = (
@@ -249,16 +248,16 @@ def inner_config(kind: type[Any], options: tuple[str, ...], name: str) -> Any:
         return kind(**given)
 
 
-@contextmanager
-def named_inside() -> Iterator[None]:
+def named_inside() -> AbstractContextManager[None]:
     """Let what the encoder's method refuses name the options by which GAN + SSL gives them."""
-    try:
-        yield
-    except ConfigError as error:
-        said = str(error).replace("--method: ", "--method.ssl: ", 1)
-        if said.startswith("--method.") and not said.startswith("--method.ssl: "):
-            said = f"--method.ssl-options: {said.removeprefix('--method.')}"
-        raise ConfigError(said) from None
+    return refusing(ConfigError, _inner_refusal)
+
+
+def _inner_refusal(error: ConfigError) -> ConfigError:
+    text = str(error).replace("--method: ", "--method.ssl: ", 1)
+    if text.startswith("--method.") and not text.startswith("--method.ssl: "):
+        text = f"--method.ssl-options: {text.removeprefix('--method.')}"
+    return ConfigError(text)
 
 
 def _read(word: str, kind: Any) -> Any:

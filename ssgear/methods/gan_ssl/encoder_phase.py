@@ -11,7 +11,7 @@ import dataclasses
 import torch
 
 from ssgear.data.loaders.batch import Batch
-from ssgear.methods.base import LossTerms, Phase
+from ssgear.methods.base import Embeddings, LossTerms, Phase
 from ssgear.methods.gan_ssl.shared import Joint
 
 
@@ -30,10 +30,9 @@ class EncoderPhase(Joint):
         if self.game.condition:
             batch = dataclasses.replace(batch, views=[*batch.views, *made])
             return self.ssl.loss_of(phase, self.ssl.embed(phase, batch), batch)
-        zs_real = self.ssl.embed(phase, batch)
-        zs_made = self.ssl.embed(phase, dataclasses.replace(batch, views=made))
-        zs = tuple(torch.cat(pair) for pair in zip(zs_real, zs_made, strict=True))
-        return self.ssl.loss_of(phase, zs, self._doubled(batch))
+        z_real = self.ssl.embed(phase, batch)
+        z_made = self.ssl.embed(phase, dataclasses.replace(batch, views=made))
+        return self.ssl.loss_of(phase, Embeddings.cat((z_real, z_made)), self._doubled(batch))
 
     def _sees_synthetic(self, batch: Batch) -> bool:
         config = self.config

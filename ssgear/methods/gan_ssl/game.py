@@ -69,16 +69,6 @@ class Game(nn.Module):
         if config.r1_gamma:
             self.register_buffer("last_r1", torch.zeros(()))
 
-    def compiled(self) -> tuple[nn.Module, ...]:
-        """Return what may be compiled: not the critic under a penalty, nor G under path lengths."""
-        config, generator = self.config, self.generator
-        penalised = config.r1_gamma > 0 or config.has_gp
-        synthesis = getattr(generator, "synthesis", generator)
-        return (
-            *(() if config.path_length else (synthesis,)),
-            *(() if penalised else (self.critic,)),
-        )
-
     def synthesise(
         self, batch: Batch, condition: Tensor | None, *, at: tuple[int, ...] = ()
     ) -> Synthetic:

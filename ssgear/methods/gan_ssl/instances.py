@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ssgear.data.loaders.batch import Batch
+from ssgear.models.modes import evaluating
 from ssgear.optim import move_average, replaced
 
 if TYPE_CHECKING:
@@ -47,13 +48,9 @@ class Instances(nn.Module):
     @torch.no_grad()
     def features(self, encoder: Encoder, views: Tensor) -> Tensor:
         """Return features [n, F] of length 1, by the averaged weights in evaluation mode."""
-        training = encoder.training
-        encoder.eval()
-        try:
-            found = functional_call(encoder, self._average(), (views,))
-        finally:
-            encoder.train(training)
-        return F.normalize(found.float())
+        with evaluating(encoder):
+            features: Tensor = functional_call(encoder, self._average(), (views,))
+        return F.normalize(features.float())
 
     def applied(self, encoder: Encoder) -> AbstractContextManager[None]:
         """Put the average in the place of the encoder's weights inside the block."""

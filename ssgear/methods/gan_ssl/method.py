@@ -8,10 +8,10 @@ Shapes: n rows of this rank, R pixels of a synthetic image, D numbers of an embe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,20 +20,29 @@ from ssgear import registry
 from ssgear.data.augment import AugmentSpec
 from ssgear.data.loaders.batch import Batch
 from ssgear.errors import ConfigError
-from ssgear.methods.base import Extract, Facts, Group, LossTerms, Method, OptimizerSpec, Phase
+from ssgear.methods.base import (
+    Card,
+    Embeddings,
+    Extract,
+    Facts,
+    Group,
+    LossTerms,
+    Method,
+    Needs,
+    OptimizerSpec,
+    Phase,
+    Pretext,
+)
 from ssgear.methods.gan_ssl.config import GanSettings, inner_config, named_inside
 from ssgear.methods.gan_ssl.encoder_phase import EncoderPhase
 from ssgear.methods.gan_ssl.game import Game
 from ssgear.methods.gan_ssl.generator_phase import GeneratorPhase
 from ssgear.methods.gan_ssl.instances import Instances
 from ssgear.methods.gan_ssl.parts import condition_of
+from ssgear.methods.gan_ssl.side import AveragedGenerator
 from ssgear.models.gan.critic_augment import Ada
-from ssgear.models.gan.generators import save_generator
-from ssgear.models.gan.instances import save_instance_encoder
-from ssgear.models.gan.sampling import sample_uint8
 
 if TYPE_CHECKING:
-    from ssgear.data.sources import Source
     from ssgear.models.encoders import Encoder
 
 PRESETS = {
@@ -98,6 +107,14 @@ PRESETS = {
         "eval.every": 0,
         "checkpoint.every": 5000,
     },
+    "gan-ssl-tiny": {
+        "extends": "gan-ssl-quick",
+        "method.generator_width": 4,
+        "method.critic_width": 4,
+        "method.noise_dim": 8,
+        "method.generator_norm": "group",
+        "method.ssl_options": ["projector_dims=16,8"],
+    },
 }
 
 CRITIC, GENERATOR = "critic", "generator"
@@ -106,12 +123,7 @@ CRITIC, GENERATOR = "critic", "generator"
 class GanSSL(GeneratorPhase, EncoderPhase):
     """Critic, generator and encoder, trained together."""
 
-    smallest = (
-        "--method.generator-width", "4", "--method.critic-width", "4", "--method.noise-dim", "8",
-        "--method.generator-norm", "group", "--method.ssl-options", "projector_dims=16,8",
-    )  # fmt: skip
-    cacheable = False
-    needs_images = True
+    card = Card(title="GAN + SSL")
 
     @dataclass(frozen=True, kw_only=True)
     class Config(GanSettings, Method.Config):
@@ -122,12 +134,16 @@ class GanSSL(GeneratorPhase, EncoderPhase):
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         """Build generator and critic, and the method that trains the encoder."""
         super().__init__(config, encoder)
-        self.max_skipped = config.max_skipped
-        self.generates, self.trains_encoder = config.has_gan, config.train_encoder
-        if config.pairs_synthetic:
-            self.pairs_with = "synthetic" if config.condition == "none" else "real"
-        self.ssl = _inner_method(config, encoder, facts)
-        self.collapse_hint = self.ssl.collapse_hint
+        self.pretext = facts.pretext
+        kind, settings = _inner_of(config)
+        with named_inside():
+            self.ssl = kind.build(settings, encoder, facts)
+        inner = self.ssl.card
+        self.card = dataclasses.replace(
+            self.card,
+            collapse_hint=inner.collapse_hint,
+            sees_labels=inner.sees_labels or config.condition == "label",
+        )
         self.specs = self.view_specs(facts.augmentation)
         self.game = Game(
             config,
@@ -147,27 +163,33 @@ class GanSSL(GeneratorPhase, EncoderPhase):
         self.register_buffer("phi_mean", torch.zeros(()))
         self.register_buffer("phi_steps", torch.zeros((), dtype=torch.int64))
         self.groups, self.phases = self._walk(facts)
+        self.generator = AveragedGenerator(self) if config.has_gan else None
 
     @classmethod
-    def build(cls, config: Any, encoder: Encoder, facts: Facts) -> Self:
+    def needs(cls, config: Config) -> Needs:
+        """Return what the encoder's method needs, and the GAN beside it."""
+        kind, settings = _inner_of(config)
+        inner = kind.needs(settings)
+        penalised = config.has_gp or config.r1_gamma > 0 or config.path_length > 0
+        averaged = "averaged encoder" if config.condition == "instance" else inner.whole_weights
+        return Needs(
+            whole_batch=True,
+            second_derivatives=inner.second_derivatives or (config.has_gan and penalised),
+            whole_weights="averaged generator" if config.has_gan else averaged,
+            images=True,
+        )
+
+    @classmethod
+    def build_pretext(cls, config: Config) -> Pretext | None:
+        """Return the task of the encoder's method."""
+        kind, settings = _inner_of(config)
+        with named_inside():
+            return kind.build_pretext(settings)
+
+    @classmethod
+    def build(cls, config: Config, encoder: Encoder, facts: Facts) -> Self:
         """Build the method for a run."""
         return cls(config, encoder, facts)
-
-    @classmethod
-    def penalises(cls, config: Any) -> bool:
-        """Whether critic or generator has a penalty, which differentiates a gradient."""
-        penalised = config.has_gp or config.r1_gamma > 0 or config.path_length > 0
-        return bool(config.has_gan and penalised)
-
-    @classmethod
-    def follower(cls, config: Any) -> str | None:
-        """Name the average that is kept; without any, that of the encoder's method."""
-        if config.has_gan:
-            return "averaged generator"
-        if config.condition == "instance":
-            return "averaged encoder"
-        loaded: type[Method] = registry.load("methods", config.ssl, "--method.ssl")
-        return loaded.follower(config)
 
     def _walk(self, facts: Facts) -> tuple[tuple[Group, ...], tuple[Phase, ...]]:
         """Return the groups and phases: those of the GAN first, then the encoder's."""
@@ -184,9 +206,22 @@ class GanSSL(GeneratorPhase, EncoderPhase):
             makers: dict[str, nn.Module] = {"generator": game.generator, "heads": game.heads}
             if not config.aux_sides:
                 del makers["heads"]
+            # no penalty goes through compiled code
+            penalised = config.r1_gamma > 0 or config.has_gp
+            synthesis = getattr(game.generator, "synthesis", game.generator)
             groups += [
-                Group(CRITIC, {"critic": game.critic}, optimizer=_adam(config, config.critic_lr)),
-                Group(GENERATOR, makers, optimizer=_adam(config, config.generator_lr)),
+                Group(
+                    CRITIC,
+                    {"critic": game.critic},
+                    optimizer=_adam(config, config.critic_lr),
+                    compiled=() if penalised else (game.critic,),
+                ),
+                Group(
+                    GENERATOR,
+                    makers,
+                    optimizer=_adam(config, config.generator_lr),
+                    compiled=() if config.path_length else (synthesis,),
+                ),
             ]
             phases += [
                 Phase(name=CRITIC, group=CRITIC, repeat=config.n_critic, after=after),
@@ -199,11 +234,8 @@ class GanSSL(GeneratorPhase, EncoderPhase):
             phases += self.ssl.phases
         else:
             self.ssl.requires_grad_(False)
-        return tuple(groups), tuple(phases)
-
-    def compiled(self) -> tuple[nn.Module, ...]:
-        """Return the encoder, and of the GAN what no penalty goes through."""
-        return (*self.ssl.compiled(), *self.game.compiled())
+        skipping = (dataclasses.replace(each, max_skipped=config.max_skipped) for each in phases)
+        return tuple(groups), tuple(skipping)
 
     def train(self, mode: bool = True) -> Self:
         """Leave an encoder that is not trained in evaluation mode: nothing of it may change."""
@@ -222,46 +254,23 @@ class GanSSL(GeneratorPhase, EncoderPhase):
         with named_inside():
             return self.ssl.view_specs(named)
 
-    def wrap_source(self, source: Source) -> Source:
-        """Return the source that the encoder's method trains on."""
-        return self.ssl.wrap_source(source)
-
     def before_epoch(self, progress: float, extract: Extract) -> None:
         """Rebuild the table of neighbours by the encoder as it is now."""
         self.ssl.before_epoch(progress, extract)
         if self.instances is not None:
             self.instances.rebuild(extract())
 
-    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
+    def embed(self, phase: Phase, batch: Batch) -> Embeddings:
         """Return what the encoder's method makes of a batch's views."""
         return self.ssl.embed(phase, batch)
 
-    @torch.no_grad()
-    def samples(self, images: Tensor, labels: Tensor | None, *, seed: int) -> Tensor | None:
-        """Return synthetic images of the averaged generator, uint8 [N, 3, R, R]."""
-        if not self.generates:
-            return None
-        game = self.game
+    def health_embeddings(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
+        """Return those of the encoder's method."""
+        return self.ssl.health_embeddings(phase, batch)
 
-        def condition(rows: slice) -> Tensor | None:
-            if self.instances is not None:
-                return self._instance_features(images[rows].to(self.phi_mean.device) / 127.5 - 1)
-            return labels[rows] if self.config.condition == "label" and labels is not None else None
-
-        with game.average.applied():
-            return sample_uint8(game.generator, len(images), seed, condition=condition)
-
-    def save_generator(self, directory: Path, classes: Sequence[str] | None) -> None:
-        """Write the averaged generator, and the encoder that makes its condition."""
-        if not self.generates:
-            return
-        named = classes if self.config.condition == "label" else None
-        with self.game.average.applied():
-            save_generator(self.game.generator, directory, classes=named)
-        if self.instances is not None:
-            mean, std = self.specs[0].mean, self.specs[0].std
-            with self.instances.applied(self.encoder):
-                save_instance_encoder(self.encoder, directory, mean=mean, std=std)
+    def after_load(self) -> None:
+        """Let the encoder's method look at what was loaded."""
+        self.ssl.after_load()
 
     # after a step: every rank moves buffers by the numbers of all
 
@@ -292,20 +301,18 @@ def _adam(config: GanSettings, lr: float) -> OptimizerSpec:
     return OptimizerSpec(name="adam", lr=lr, betas=config.betas, constant=True)
 
 
-def _inner_method(config: GanSettings, encoder: Encoder, facts: Facts) -> Method:
-    """Build the method that trains the encoder."""
-    loaded = registry.load("methods", config.ssl, "--method.ssl")
-    if issubclass(loaded, GanSSL):
+def _inner_of(config: GanSettings) -> tuple[type[Method], Method.Config]:
+    """Return the method that trains the encoder, and its settings."""
+    kind: type[Method] = registry.load("methods", config.ssl, "--method.ssl")
+    if issubclass(kind, GanSSL):
         raise ConfigError("--method.ssl: gan-ssl cannot train its own encoder; use simclr, say")
-    if loaded.seen is not Method.seen:
+    pretext = kind.build_pretext(kind.Config())
+    if pretext is not None and pretext.changes_views:
         raise ConfigError(
             f"--method.ssl: {config.ssl} shows its encoder images of its own making, among which "
             "synthetic ones have no place; use simclr or another method that compares views"
         )
-    settings = inner_config(loaded.Config, config.ssl_options, config.ssl)
-    with named_inside():
-        method: Method = loaded.build(settings, encoder, facts)
-    return method
+    return kind, inner_config(kind.Config, config.ssl_options, config.ssl)
 
 
 @torch.no_grad()
@@ -314,6 +321,6 @@ def _embedding_dim(method: Method, size: int) -> int:
     method.eval()
     rows = torch.arange(2)
     blank = Batch(views=[torch.zeros(2, 3, size, size)], index=rows, position=rows)
-    width = method.embed(method.phases[0], blank)[0].shape[1]
+    width = method.embed(method.phases[0], blank).online[0].shape[1]
     method.train()
     return width

@@ -5,15 +5,14 @@ Everything random is drawn from the batch, so that two ranks draw what one would
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssgear.data.loaders.batch import Batch
-from ssgear.errors import ConfigError
+from ssgear.errors import ConfigError, refusing
 from ssgear.methods.base import Facts
 from ssgear.methods.gan_ssl.config import GanSettings
 from ssgear.models.gan.conditions import Condition
@@ -76,13 +75,9 @@ def build_gan(
         return generator, StyleGAN2Critic(critic)
 
 
-@contextlib.contextmanager
-def _naming(option: str) -> Iterator[None]:
+def _naming(option: str) -> AbstractContextManager[None]:
     """Say which option was wrong, where what is built from it only knows its own fields."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"{option}: {error}") from None
+    return refusing(ConfigError, lambda error: ConfigError(f"{option}: {error}"))
 
 
 def _shapes(

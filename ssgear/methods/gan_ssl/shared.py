@@ -56,9 +56,9 @@ class Joint(Method):
         if self.instances is None:
             return batch.labels if self.config.condition == "label" else None
         assert batch.images is not None
-        return self._instance_features(batch.images)
+        return self.instance_features(batch.images)
 
-    def _instance_features(self, images: Tensor) -> Tensor:
+    def instance_features(self, images: Tensor) -> Tensor:
         """Return the condition of images in [-1, 1]."""
         assert self.instances is not None
         mean = images.new_tensor(self.specs[0].mean).view(3, 1, 1)
@@ -83,4 +83,4 @@ class Joint(Method):
     def _project(self, batch: Batch, view: Tensor) -> Tensor:
         """Return the embedding [n, D] of one view."""
         alone = dataclasses.replace(batch, views=[view])
-        return self.ssl.embed(self.ssl.phases[0], alone)[0]
+        return self.ssl.embed(self.ssl.phases[0], alone).online[0]

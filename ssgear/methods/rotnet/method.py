@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssgear.data.augment.spec import AugmentSpec, spread
-from ssgear.data.augment.views import turned
 from ssgear.data.loaders.batch import Batch
-from ssgear.methods.base import Group, LossTerms, Method, Phase
+from ssgear.methods.base import Card, Embeddings, LossTerms, Method, Phase, Pretext, one_phase
 from ssgear.models.heads import seeded
 
 if TYPE_CHECKING:
@@ -60,58 +59,77 @@ PRESETS = {
         "log.every": 40,
         "eval.every": 8,
     },
+    "rotnet-tiny": {"extends": "rotnet-quick"},
 }
 TURNS = 4
 """Quarter turns counterclockwise that are told apart: 0 to 3."""
 
 
+class Turns(Pretext):
+    """Every view in all four turns."""
+
+    def seen(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the views, then the views a quarter turn further, and so on."""
+        return tuple(turned(view, turn) for turn in range(TURNS) for view in batch.views)
+
+
 class RotNet(Method):
     """A classifier of four turns of every image."""
 
-    final = ("blocks",)
-    aim = "Training asks by how many quarter turns each of them is turned."
+    card = Card(
+        title="RotNet",
+        aim="Training asks by how many quarter turns each of them is turned.",
+        final=("blocks",),
+    )
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
         """Settings of RotNet: there are none."""
 
     config: Config
+    pretext: Turns
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         """Build the classifier on top of `encoder`."""
         super().__init__(config, encoder)
         with seeded(torch.initial_seed(), "classifier"):
             self.classifier = nn.Linear(encoder.num_features, TURNS)
-        self.groups = (Group("encoder", {"encoder": encoder, "classifier": self.classifier}),)
-        self.phases = (Phase(name="encoder", group="encoder"),)
+        self.groups, self.phases = one_phase({"encoder": encoder, "classifier": self.classifier})
+
+    @classmethod
+    def build_pretext(cls, config: Config) -> Turns:
+        """Return what turns the views."""
+        return Turns()
 
     def view_specs(self, named: tuple[AugmentSpec, ...]) -> tuple[AugmentSpec, ...]:
         """Return one view, which is turned after it is made."""
         return spread(named, 1)
 
-    def seen(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Return the views, then the views a quarter turn further, and so on."""
-        return tuple(
-            turned(view, turn, view.is_contiguous(memory_format=torch.channels_last))
-            for turn in range(TURNS)
-            for view in batch.views
-        )
-
-    def embed(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
+    def embed(self, phase: Phase, batch: Batch) -> Embeddings:
         """Return the scores [n, 4] of each image that was seen.
 
         All go through the encoder together: batch statistics of one turn alone would tell it.
         """
-        seen = self.seen(batch)
-        return self.classifier(self.encoder(torch.cat(seen))).chunk(len(seen))  # type: ignore[no-any-return]
+        images = self.pretext.seen(batch)
+        scores: Tensor = self.classifier(self.encoder(torch.cat(images)))
+        return Embeddings(scores.chunk(len(images)))
 
-    def compared(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
+    def health_embeddings(self, phase: Phase, batch: Batch) -> tuple[Tensor, ...]:
         """Return the features of each view: scores of turns are alike for all images."""
         return tuple(self.encoder(view) for view in batch.views)
 
-    def loss_of(self, phase: Phase, zs: tuple[Tensor, ...], batch: Batch) -> LossTerms:
+    def loss_of(self, phase: Phase, z: Embeddings, batch: Batch) -> LossTerms:
         """Return the cross-entropy of the turns, a mean over rows and turns."""
-        scores = torch.cat(zs).float()
+        scores = torch.cat(z.online).float()
         turn = torch.arange(TURNS, device=scores.device).repeat_interleave(len(scores) // TURNS)
         accuracy = (scores.detach().argmax(1) == turn).float().mean()
         return LossTerms(total=F.cross_entropy(scores, turn), parts={"rotation_accuracy": accuracy})
+
+
+def turned(view: Tensor, turn: int) -> Tensor:
+    """Return a view after `turn` quarter turns counterclockwise, in its own memory order."""
+    if turn == 0:
+        return view
+    channels_last = view.is_contiguous(memory_format=torch.channels_last)
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    return view.rot90(turn, (-2, -1)).contiguous(memory_format=order)

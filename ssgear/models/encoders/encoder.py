@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ssgear.config.schema import ModelConfig
-from ssgear.errors import ArgumentError, CheckpointError, ConfigError
+from ssgear.errors import ArgumentError, CheckpointError, ConfigError, refusing
 from ssgear.models import saved
 from ssgear.models.encoders.networks import build_network, num_features_of
 from ssgear.models.heads import seeded
@@ -180,20 +180,17 @@ def read_encoder(run_dir_or_file: str | Path, name: str) -> PretrainedEncoder:
     weights, description = saved.locate(run_dir_or_file, name)
     state, digest = saved.read_weights(weights, name)
     fields = saved.read_description(description)
-    try:
+    with saved.refusing_settings(description):
         config = _model_config(fields["model"])
         size, extra = int(fields["size"]), dict(fields["extra"])
         expected = fields["weights"]["blake2b"]
         mean, std = [float(v) for v in fields["mean"]], [float(v) for v in fields["std"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{description}: a setting is missing or wrong: {error}") from None
     saved.check_digest(digest, expected, description, weights)
-    try:
+    kinds = (ArgumentError, ConfigError)
+    with refusing(kinds, lambda error: CheckpointError(f"{description}: {error}")):
         encoder = build_encoder(config, size)
         _fill(encoder, state, str(weights))
         return PretrainedEncoder(encoder, mean, std, extra, digest)
-    except (ArgumentError, ConfigError) as error:
-        raise CheckpointError(f"{description}: {error}") from None
 
 
 def _model_config(model: Mapping[str, Any]) -> ModelConfig:

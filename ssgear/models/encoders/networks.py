@@ -17,7 +17,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ssgear.errors import ConfigError, did_you_mean
+from ssgear.errors import ConfigError, did_you_mean, refusing
 from ssgear.models.encoders.drlim import NAME as DRLIM
 from ssgear.models.encoders.drlim import DrlimNetwork
 from ssgear.models.encoders.exemplar import EXAMPLE, ExemplarNetwork, is_spec, parse_spec
@@ -29,6 +29,8 @@ TINY_CHANNELS = (16, 32, 64, 256)
 """The last stage is wide: at 2 x 2 pixels it costs little, and a probe gains from its features."""
 OWN = (TINY, *NIN, DRLIM)
 """Networks that are not timm's."""
+REFUSALS = (AssertionError, RuntimeError, ValueError)
+"""How networks refuse a size."""
 SMALL_IMAGE = 64
 """Up to this side in pixels, `stem="auto"` means the stem for small images."""
 
@@ -77,22 +79,18 @@ def _from_timm(name: str, size: int) -> nn.Module:
     sized: dict[str, Any] = (
         {"img_size": size} if published is not None and published.fixed_input_size else {}
     )
-    try:
-        return timm.create_model(name, pretrained=False, num_classes=0, **sized)
-    except TypeError:  # a model of one size only, which has no img_size; `num_features_of` tries it
-        return timm.create_model(name, pretrained=False, num_classes=0)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise _cannot_take(name, size, error) from None
+    with refusing(REFUSALS, lambda error: _cannot_take(name, size, error)):
+        try:
+            return timm.create_model(name, pretrained=False, num_classes=0, **sized)
+        except TypeError:  # a model of one size only, without img_size; `num_features_of` tries it
+            return timm.create_model(name, pretrained=False, num_classes=0)
 
 
 def num_features_of(network: nn.Module, name: str, size: int) -> int:
     """Return the width of the features, by running one blank image through the network."""
     training = network.training
-    try:
-        with torch.no_grad():
-            features = network.eval()(torch.zeros(1, 3, size, size))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise _cannot_take(name, size, error) from None
+    with torch.no_grad(), refusing(REFUSALS, lambda error: _cannot_take(name, size, error)):
+        features = network.eval()(torch.zeros(1, 3, size, size))
     network.train(training)
     if features.ndim != 2:
         raise ConfigError(

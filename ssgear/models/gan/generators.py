@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ssgear.config.values import convert, plain
-from ssgear.errors import ArgumentError, CheckpointError, ConfigError, did_you_mean
+from ssgear.errors import ArgumentError, CheckpointError, did_you_mean
 from ssgear.models import saved
 from ssgear.models.gan.conditions import Condition
 from ssgear.models.gan.dcgan import DCGANConfig, DCGANGenerator
@@ -92,16 +92,12 @@ def read_generator(run_dir_or_file: str | Path) -> SavedGenerator:
     weights, description = saved.locate(run_dir_or_file, NAME)
     state, digest = saved.read_weights(weights, NAME)
     fields = saved.read_description(description)
-    try:
+    with saved.refusing_settings(description):
         kind, classes, extra = fields["kind"], fields["classes"], dict(fields["extra"])
         config_type, network = _find(kind)
         config = _config(config_type, fields["config"], "config")
         expected = fields["weights"]["blake2b"]
         classes = None if classes is None else _names(classes, config.condition)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{description}: a setting is missing or wrong: {error}") from None
-    except ConfigError as error:
-        raise CheckpointError(f"{description}: {error}") from None
     saved.check_digest(digest, expected, description, weights)
     # without memory first: a foreign description may ask for any number of weights
     with torch.device("meta"):

@@ -10,8 +10,7 @@ whether 1 or 10000 are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from ssgear.errors import ArgumentError
 from ssgear.kernels import philox
 from ssgear.models.gan.dcgan import DCGANGenerator
 from ssgear.models.gan.stylegan2 import StyleGAN2Generator
+from ssgear.models.modes import evaluating
 
 Generator = DCGANGenerator | StyleGAN2Generator
 BLOCK = 512
@@ -71,7 +71,7 @@ def sample(
     device = weight.device
     first = start // batch_size * batch_size
     blocks = [torch.zeros(0, 3, generator.resolution, generator.resolution, device=device)]
-    with _evaluating(generator):
+    with evaluating(generator):
         for begin in range(first, start + count if count else first, batch_size):
             numbers = torch.arange(begin, begin + batch_size)
             wanted = (numbers >= start) & (numbers < start + count)
@@ -116,7 +116,7 @@ def render(
     The generator is put into eval mode meanwhile.
     """
     _check_truncation(generator, truncation)
-    with _evaluating(generator):
+    with evaluating(generator):
         return _images(generator, noise_NZ, condition, truncation)
 
 
@@ -129,16 +129,6 @@ def _images(
         images = generator(inputs, condition)
     clipped: Tensor = images.float().clamp(-1, 1)
     return clipped
-
-
-@contextmanager
-def _evaluating(generator: Generator) -> Iterator[None]:
-    training = generator.training
-    generator.eval()
-    try:
-        yield
-    finally:
-        generator.train(training)
 
 
 def _check(

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from ssgear.config.schema import DataConfig
-from ssgear.data.sources.digits import shifted
 from ssgear.data.sources.loading import decode_all
 from ssgear.data.sources.open import open_source
 from ssgear.data.sources.source import Source
@@ -95,11 +93,3 @@ def test_what_is_refused(mnist: tuple[Path, dict[str, NDArray[np.uint8]]]) -> No
         labels.write_bytes(data)
         with pytest.raises(DataError, match="is no idx file of labels, or is cut short"):
             open_source(config, "train")
-
-
-def test_shifts_move_to_the_right_and_bring_in_black() -> None:
-    image = torch.arange(1, 7).view(1, 1, 1, 6)
-    assert shifted(image, 2).flatten().tolist() == [0, 0, 1, 2, 3, 4]
-    assert shifted(image, -3).flatten().tolist() == [4, 5, 6, 0, 0, 0]
-    assert torch.equal(shifted(image, 0), image)
-    assert not shifted(image, 6).any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,19 +12,25 @@ import pytest
 import torch
 
 from ssgear.config.schema import DataConfig, ModelConfig
+from ssgear.data.augment.spec import view_set
 from ssgear.data.loaders.batch import Batch
 from ssgear.data.sources import open_source
-from ssgear.data.sources.digits import SHIFTS, shifted
 from ssgear.data.sources.loading import decode_all
 from ssgear.data.sources.source import Source
 from ssgear.errors import ConfigError, DataError
+from ssgear.methods.base import Facts
 from ssgear.methods.drlim.method import DrLIM
+from ssgear.methods.drlim.pretext import SHIFTS, shifted
 from ssgear.models.encoders import build_encoder
+
+FACTS = Facts(augmentation=view_set("none"), num_images=9, size=32)
 
 
 def method(**settings: Any) -> DrLIM:
     torch.manual_seed(0)
-    return DrLIM(DrLIM.Config(**settings), build_encoder(ModelConfig(name="drlim"), 32))
+    config = DrLIM.Config(**settings)
+    facts = dataclasses.replace(FACTS, pretext=DrLIM.build_pretext(config))
+    return DrLIM.build(config, build_encoder(ModelConfig(name="drlim"), 32), facts)
 
 
 def digits() -> Source:
@@ -31,7 +38,7 @@ def digits() -> Source:
 
 
 def selected(**settings: Any) -> Source:
-    return DrLIM.select(DrLIM.Config(**settings), digits())
+    return DrLIM.build_pretext(DrLIM.Config(**settings)).select(digits())
 
 
 def test_only_the_digits_that_are_shown() -> None:
@@ -46,7 +53,7 @@ def test_only_the_digits_that_are_shown() -> None:
 
 def test_every_image_at_all_shifts() -> None:
     made = method(max_images=20)
-    wrapped = made.wrap_source(selected())
+    wrapped = made.pretext.wrap_source(selected(), FACTS)
     assert len(wrapped) == 100
     pixels, _ = decode_all(wrapped, DataConfig())
     for place, by in enumerate(SHIFTS):
@@ -54,10 +61,18 @@ def test_every_image_at_all_shifts() -> None:
     assert wrapped.labels is not None and len(set(wrapped.labels[15:20].tolist())) == 1
 
 
+def test_shifts_move_to_the_right_and_bring_in_black() -> None:
+    image = torch.arange(1, 7).view(1, 1, 1, 6)
+    assert shifted(image, 2).flatten().tolist() == [0, 0, 1, 2, 3, 4]
+    assert shifted(image, -3).flatten().tolist() == [4, 5, 6, 0, 0, 0]
+    assert torch.equal(shifted(image, 0), image)
+    assert not shifted(image, 6).any()
+
+
 @pytest.mark.parametrize("graph", ["plain", "shift"])
 def test_who_is_a_neighbour(graph: str) -> None:
     made = method(max_images=20, graph=graph, neighbours=3)
-    pixels, _ = decode_all(made.wrap_source(selected()), DataConfig())
+    pixels, _ = decode_all(made.pretext.wrap_source(selected(), FACTS), DataConfig())
     rows = pixels.flatten(1).double()
     if graph == "shift":
         rows = rows[2::5]  # as they are
@@ -68,22 +83,22 @@ def test_who_is_a_neighbour(graph: str) -> None:
     expected.fill_diagonal_(True)
     if graph == "shift":
         expected = expected.repeat_interleave(5, 0).repeat_interleave(5, 1)
-    assert made.graph is not None
+    assert made.pretext.graph is not None
     every = torch.cartesian_prod(torch.arange(100), torch.arange(100))
-    assert torch.equal(made.graph.joined(every[:, 0], every[:, 1]), expected.flatten())
+    assert torch.equal(made.pretext.graph.joined(every[:, 0], every[:, 1]), expected.flatten())
 
 
 def test_the_loss_is_of_one_neighbour_and_one_other() -> None:
     made = method(max_images=20, margin=0.9)
-    pixels, _ = decode_all(made.wrap_source(selected()), DataConfig())
+    pixels, _ = decode_all(made.pretext.wrap_source(selected(), FACTS), DataConfig())
     images = pixels.float() / 127.5 - 1
     index = torch.tensor([7, 30, 99])
     position = torch.arange(3)
     batch = Batch(
         views=[images[index]], index=index, position=position, fetch=images.__getitem__, seed=2
     )
-    assert made.graph is not None
-    near, far = made.graph.draw(index, seed=2, epoch=0)
+    assert made.pretext.graph is not None
+    near, far = made.pretext.graph.draw(index, seed=2, epoch=0)
     z = made.encoder(images).double().detach()
     expected = 0.0
     for i, j, k in zip(index.tolist(), near.tolist(), far.tolist(), strict=True):
@@ -106,15 +121,15 @@ def test_what_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--method\.margin"):
         method(margin=1e-39)
     with pytest.raises(ConfigError, match=r"--method\.neighbours: 5 of 5 images"):
-        method(max_images=5).wrap_source(selected())
+        method(max_images=5).pretext.wrap_source(selected(), FACTS)
     with pytest.raises(
         ConfigError, match=r"--method\.neighbours: with 5 an image belongs to all 6"
     ):
-        method(max_images=6, graph="shift").wrap_source(selected())
+        method(max_images=6, graph="shift").pretext.wrap_source(selected(), FACTS)
     unlabelled = digits()
     unlabelled.labels = None
     with pytest.raises(DataError, match=r"--method\.digits: chooses images by their labels"):
-        DrLIM.select(DrLIM.Config(), unlabelled)
+        DrLIM.build_pretext(DrLIM.Config()).select(unlabelled)
 
 
 @pytest.mark.parametrize(("graph", "low", "high"), [("plain", 0.75, 1.0), ("shift", 0.0, 0.5)])

@@ -28,6 +28,7 @@ from tests.methods.gan import (
     ROWS,
     SMALL,
     build,
+    group_of,
     make_batch,
     phase_named,
     train_gan,
@@ -53,7 +54,7 @@ def gradients(method: GanSSL, name: str, **fields: Any) -> tuple[dict[str, Tenso
     """Run a phase as the trainer does; return the gradients by parameter name, and the terms."""
     method.zero_grad(set_to_none=True)
     phase = phase_named(method, name)
-    group = method.group_named(phase.group)
+    group = group_of(method, phase)
     with only(group, method.groups):
         terms = method.loss(phase, make_batch(method, name, **fields))
         terms.total.backward()
@@ -67,7 +68,7 @@ def test_a_phase_gives_gradients_to_its_own_modules_only(variant: str, norm: str
     for name, inside in (("critic", "critic"), ("generator", "generator"), ("encoder", "encoder")):
         before = weights_of(method)
         found, terms = gradients(method, name, step=4)
-        group = method.group_named(phase_named(method, name).group)
+        group = group_of(method, phase_named(method, name))
         own = {id(weight) for weight in group.parameters()}
         wanted = {n for n, weight in method.named_parameters() if id(weight) in own}
         assert set(found) == wanted, inside
@@ -106,7 +107,7 @@ def test_a_gan_beside_it_leaves_simclr_as_it_is(tmp_path: Path) -> None:
     train_gan(tmp_path / "joint", *options, *steps, "--method.n-critic", "2")
     train(tmp_path / "alone", *steps, "--method.projector-dims", "16", "8",
           "--method.temperature", "0.2")  # fmt: skip
-    joint, alone = (group_of(tmp_path / name, "encoder") for name in ("joint", "alone"))
+    joint, alone = (saved_group(tmp_path / name, "encoder") for name in ("joint", "alone"))
     assert joint.keys() == alone.keys() and len(alone) > 20
     assert all(torch.equal(joint[name], alone[name]) for name in alone)
 
@@ -119,7 +120,7 @@ def test_without_a_gan_the_loss_is_that_of_simclr(tmp_path: Path) -> None:
                            "--method.temperature", "0.2")  # fmt: skip
 
 
-def group_of(run: Path, name: str) -> dict[str, Tensor]:
+def saved_group(run: Path, name: str) -> dict[str, Tensor]:
     return load_tensors(find_latest(run) / f"group-{name}.pt")["weights"]
 
 
@@ -260,13 +261,15 @@ def test_generator_losses_by_hand(condition: str) -> None:
     given = batch.labels if condition == "label" else None
     noise = batch.draw("noise", (8,), normal=True)
     images, features = method.game.generator.with_features(noise, given, at=(8,))
-    z_fake = method.ssl.embed(method.ssl.phases[0], one_view(method, batch, images, 0))[0]
+    z_fake = method.ssl.embed(method.ssl.phases[0], one_view(method, batch, images, 0)).online[0]
     if condition == "label":
         z_other = method.ssl.embed(
             method.ssl.phases[0], make_batch(method, "generator", views=batch.views[:1])
-        )[0]
+        ).online[0]
     else:
-        z_other = method.ssl.embed(method.ssl.phases[0], one_view(method, batch, images, 1))[0]
+        z_other = method.ssl.embed(method.ssl.phases[0], one_view(method, batch, images, 1)).online[
+            0
+        ]
     ssl = plain_nt_xent(z_fake, z_other, 0.3)
     head = method.game.heads["8"](features[8].mean((2, 3)))
     aux = plain_nt_xent(head, z_other if condition == "label" else z_fake, 0.3)
@@ -395,18 +398,18 @@ def test_samples_are_numbered_and_follow_the_average() -> None:
         method = build(**VARIANTS[variant])
         images = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8)
         labels = torch.arange(7) % CLASSES
-        made = method.samples(images, labels, seed=1)
-        fewer = method.samples(images[:4], labels[:4], seed=1)
-        assert made is not None and fewer is not None
+        assert method.generator is not None
+        made = method.generator.samples(images, labels, seed=1)
+        fewer = method.generator.samples(images[:4], labels[:4], seed=1)
         assert made.dtype == torch.uint8 and made.shape == (7, 3, 16, 16)
         assert torch.equal(made[:4], fewer)
-        other = method.samples(images, labels, seed=2)
-        assert other is not None and not torch.equal(made, other)
+        other = method.generator.samples(images, labels, seed=2)
+        assert not torch.equal(made, other)
         with torch.no_grad():
             for weight in method.game.generator.parameters():
                 weight.zero_()  # the live weights, not the average
-        again = method.samples(images, labels, seed=1)
-        assert again is not None and torch.equal(made, again)
+        again = method.generator.samples(images, labels, seed=1)
+        assert torch.equal(made, again)
 
 
 # settings

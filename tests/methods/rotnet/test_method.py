@@ -16,6 +16,7 @@ from ssgear.config.schema import ModelConfig
 from ssgear.data.augment.spec import view_set
 from ssgear.data.loaders.batch import Batch
 from ssgear.errors import ConfigError
+from ssgear.methods.base import Facts
 from ssgear.methods.rotnet.method import RotNet
 from ssgear.models.encoders import build_encoder
 
@@ -23,7 +24,9 @@ from ssgear.models.encoders import build_encoder
 def method() -> RotNet:
     torch.manual_seed(0)
     encoder = build_encoder(ModelConfig(name="resnet_tiny", norm="group"), 32)
-    return RotNet(RotNet.Config(), encoder)
+    config = RotNet.Config()
+    facts = Facts(augmentation=view_set("none"), num_images=9, pretext=RotNet.build_pretext(config))
+    return RotNet.build(config, encoder, facts)
 
 
 def batch_of(views: list[Tensor]) -> Batch:
@@ -33,7 +36,7 @@ def batch_of(views: list[Tensor]) -> Batch:
 
 def test_all_four_turns_are_seen_counterclockwise() -> None:
     view = torch.randn(3, 3, 32, 32).to(memory_format=torch.channels_last)
-    seen = method().seen(batch_of([view]))
+    seen = method().pretext.seen(batch_of([view]))
     assert len(seen) == 4
     for turn, each in enumerate(seen):
         assert torch.equal(each, torch.rot90(view, turn, (2, 3)))
@@ -59,7 +62,7 @@ def test_the_loss_is_the_cross_entropy_of_the_true_turns() -> None:
 def test_health_is_of_features_of_the_views() -> None:
     made = method()
     views = [torch.randn(2, 3, 32, 32), torch.randn(2, 3, 32, 32)]
-    compared = made.compared(made.phases[0], batch_of(views))
+    compared = made.health_embeddings(made.phases[0], batch_of(views))
     assert [each.shape for each in compared] == [(2, 256), (2, 256)]
     assert torch.equal(compared[1], made.encoder(views[1]))
 

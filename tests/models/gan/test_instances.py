@@ -36,11 +36,12 @@ def some(count: int) -> tuple[Tensor, Tensor]:
 def test_the_saved_encoder_is_the_average(tmp_path: Path) -> None:
     method = trained("instance")
     live = {name: value.clone() for name, value in method.encoder.state_dict().items()}
-    method.save_generator(tmp_path, None)
+    assert method.generator is not None
+    method.generator.save(tmp_path, None)
     assert all(torch.equal(value, live[n]) for n, value in method.encoder.state_dict().items())
     images, _ = some(7)
     with torch.no_grad():
-        wanted = method._instance_features(images / 127.5 - 1)
+        wanted = method.instance_features(images / 127.5 - 1)
         other = torch.nn.functional.normalize(method.encoder(images / 127.5 - 1))
     found = instance_features(load_instance_encoder(tmp_path), images, CPU)
     assert torch.allclose(found, wanted, atol=1e-5), (found - wanted).abs().max()
@@ -51,10 +52,10 @@ def test_the_saved_encoder_is_the_average(tmp_path: Path) -> None:
 @pytest.mark.parametrize("condition", ["none", "label", "instance"])
 def test_images_after_the_run_are_those_in_it(condition: str, tmp_path: Path) -> None:
     method = trained(condition)
-    method.save_generator(tmp_path, None)
+    assert method.generator is not None
+    method.generator.save(tmp_path, None)
     images, labels = some(35)  # more than a block
-    wanted = method.samples(images, labels, seed=4)
-    assert wanted is not None
+    wanted = method.generator.samples(images, labels, seed=4)
     found = read_generator(tmp_path)
     made = synthetic_for(
         found, tmp_path / "generator.safetensors", images, labels, seed=4, device=CPU

@@ -7,9 +7,9 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from ssgear.data.sources.digits import SHIFTS
 from ssgear.evaluation.protocols import EvalData, Subject, find
-from ssgear.evaluation.shifts import shifted_features, vote_accuracy
+from ssgear.methods.drlim.figures import shifted_features, vote_accuracy
+from ssgear.methods.drlim.pretext import SHIFTS
 
 
 def test_the_vote_is_sklearns() -> None:
@@ -47,7 +47,7 @@ def test_features_that_know_the_shift_and_features_that_do_not() -> None:
     )
     moved = shifted_features(Middle(), images, labels)
     assert moved.features[:, 0].unique().tolist() == [15.5 + by for by in SHIFTS]
-    measure = find("shifts")
+    measure = find("shifts").measure
     assert measure(Subject(Middle(), data)) == {"shift_knn": 1.0, "moved_label_knn": 1.0}
     # five equal shares, of which a vote can be right about one
     assert measure(Subject(Amount(), data)) == {"shift_knn": 0.2, "moved_label_knn": 1.0}
