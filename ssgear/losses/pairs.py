@@ -8,12 +8,6 @@ import torch
 from torch import Tensor
 
 
-def halves(zs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Return the online embeddings of all views, and their targets: no gradient goes to those."""
-    count = len(zs) // 2
-    return tuple(zs[:count]), tuple(z.detach() for z in zs[count:])
-
-
 def all_pairs(firsts: Sequence[Tensor], seconds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return the rows of view i of `firsts` and of view j of `seconds` below each other, i != j.
 

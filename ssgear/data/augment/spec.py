@@ -2,7 +2,7 @@
 
 A specification holds no randomness and no tensors; `views.py` draws from it and carries it out.
 The order of the operations is fixed: crop, flip, AutoAugment's policy, colour jitter, grey, blur,
-solarise, normalise, quarter turn. A *set* is what `--data.augmentation` names: one specification
+solarise, normalise. A *set* is what `--data.augmentation` names: one specification
 where all views are made alike, else one for each view.
 """
 
@@ -39,7 +39,7 @@ class AugmentSpec:
     """Widen the kernel when shrinking, as Pillow does."""
     size_share: float = 1.0
     """Side of the view as a share of the run's; multi-crop's small views have less than 1, what a
-    method cuts its own views from (`Method.seen`) more."""
+    method cuts its own views from (`Pretext.seen`) more."""
     flip: float = 0.0
     """Probability of a mirror image."""
     policy: Policy | None = None
@@ -66,8 +66,6 @@ class AugmentSpec:
     """Probability of inverting bright pixels."""
     solarise_threshold: float = 0.5
     """Pixels at or above this brightness, in [0, 1], are inverted."""
-    turn: int = 0
-    """Quarter turns counterclockwise of the finished view, 0 to 3; the same for every image."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Channel means that are subtracted, of images in [0, 1]."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -90,7 +88,6 @@ class AugmentSpec:
         )
         for name, most in (("blur_share", 1), ("size_share", 4)):
             self._require(0 < getattr(self, name) <= most, name, f"use a share in (0, {most}]")
-        self._require(self.turn in range(4), "turn", "use 0, 1, 2 or 3")
         self._require(
             self.policy is None or self.policy in POLICIES, "policy", "use cifar10 or imagenet"
         )

@@ -80,12 +80,6 @@ def finish(
     return _made(crops, params, spec, None, dtype, channels_last, impl)
 
 
-def turned(views: Tensor, turn: int, channels_last: bool = False) -> Tensor:
-    """Return views [..., h, w] after `turn` quarter turns counterclockwise, in their own memory."""
-    order = torch.channels_last if channels_last else torch.contiguous_format
-    return views.rot90(turn, (-2, -1)).contiguous(memory_format=order) if turn else views
-
-
 def _made(
     images: Tensor,
     params: AugmentParams,
@@ -104,7 +98,7 @@ def _made(
         mean=spec.mean,
         std=spec.std,
     )
-    views = augment_views(
+    return augment_views(
         images,
         params.packed,
         settings,
@@ -113,7 +107,6 @@ def _made(
         channels_last=channels_last,
         impl=impl,
     )
-    return turned(views, spec.turn, channels_last)
 
 
 def _check(images: Tensor, spec: AugmentSpec, indices: Tensor) -> None:

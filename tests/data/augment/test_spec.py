@@ -122,8 +122,6 @@ def test_an_unknown_name_says_the_option_and_the_nearest():
         {"blur_share": 0.0},
         {"size_share": 0.0},
         {"size_share": 4.5},
-        {"turn": 4},
-        {"turn": -1},
         {"policy": "svhn"},
         {"solarise_threshold": 2.0},
         {"interpolation": "nearest"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -212,18 +211,6 @@ def test_crops_made_one_by_one_give_the_same_views():
     before = crops.clone()
     finish(crops, params, EVERYTHING)
     assert torch.equal(crops, before), "the caller's crops stay as they were"
-
-
-@pytest.mark.parametrize("turn", [0, 1, 2, 3])
-def test_a_turned_view_is_the_view_turned(turn):
-    images = pictures(7, 33, 45)
-    spec = dataclasses.replace(EVERYTHING, turn=turn)
-    views = views_of(images, spec)
-    assert torch.equal(views, torch.rot90(views_of(images), turn, (2, 3)))
-    assert views.is_contiguous()
-    params, crops = drawn(spec, 7), pictures(7, 12, 15)
-    expected = finish(crops, params, EVERYTHING).numpy()
-    assert np.array_equal(finish(crops, params, spec), np.rot90(expected, turn, (2, 3)))
 
 
 def test_none_is_the_whole_image():

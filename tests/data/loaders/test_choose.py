@@ -90,10 +90,10 @@ def test_both_engines_give_the_same_batches(source: Source) -> None:
         assert one.labels is not None and torch.equal(one.labels, source.labels[one.index])
 
 
-def test_both_engines_make_views_of_several_sizes_and_turned(source: Source) -> None:
+def test_both_engines_make_views_of_several_sizes_and_kinds(source: Source) -> None:
     large, small = view_set("swav-multicrop")[1:3]
-    turned = dataclasses.replace(small, turn=1), dataclasses.replace(large, turn=2)
-    engines = [loader(source, name, True, (large, small, *turned)) for name in ENGINES]
+    others = dataclasses.replace(small, flip=1.0), dataclasses.replace(large, flip=0.0)
+    engines = [loader(source, name, True, (large, small, *others)) for name in ENGINES]
     one, two = (next(iter(engine.epoch(0, 7, main_only))) for engine in engines)
     same(one, two, atol=1e-5)
     assert [view.shape[-1] for view in one.views] == [32, 14, 14, 32]
@@ -104,7 +104,7 @@ def test_both_engines_make_views_of_several_sizes_and_turned(source: Source) -> 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_autoaugment_in_the_torch_engine_is_that_of_augment(source: Source, workers: int) -> None:
     (spec,) = view_set("autoaugment-cifar")
-    engine = loader(source, "torch", specs=(spec, dataclasses.replace(spec, turn=1)))
+    engine = loader(source, "torch", specs=(spec, dataclasses.replace(spec, flip=1.0)))
     engine.workers = workers
     for batch in islice(engine.epoch(1, 1, main_only), 2):
         images = torch.stack([source.decode(place) for place in batch.index.tolist()])
@@ -115,7 +115,7 @@ def test_autoaugment_in_the_torch_engine_is_that_of_augment(source: Source, work
 
 def test_dali_makes_views_of_several_sizes(source: Source) -> None:
     large, small = view_set("swav-multicrop")[1:3]
-    specs = (large, small, dataclasses.replace(small, turn=1))
+    specs = (large, small, dataclasses.replace(small, flip=1.0))
     one, two = (
         next(iter(loader(source, name, True, specs).epoch(0, 7, main_only)))
         for name in ("torch", "dali")
