@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 import ssgear
 from ssgear.errors import CheckpointError, ConfigError, SsgearError, refusing
-from ssgear.storage.atomic import json_text, write_files
+from ssgear.storage.atomic import Json, json_text, write_files
 
 FORMAT = 1
 
 
-def write(module: nn.Module, directory: Path, name: str, fields: Mapping[str, Any]) -> None:
+def write(module: nn.Module, directory: Path, name: str, fields: Mapping[str, Json]) -> None:
     """Write the weights of a module as they are, and the fields that describe it."""
     # safetensors takes no tensors in channels-last order
     state = {key: value.contiguous() for key, value in module.state_dict().items()}

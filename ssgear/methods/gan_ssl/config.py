@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ssgear.config.values import convert
 from ssgear.errors import ConfigError, did_you_mean, refuse_idle, refusing, require
+from ssgear.storage.atomic import Json
 
 PenaltyPlace = Literal["mixed", "generated", "real"]
 WITHOUT_A_GAN = (
@@ -260,15 +261,16 @@ def _inner_refusal(error: ConfigError) -> ConfigError:
     return ConfigError(text)
 
 
-def _read(word: str, kind: Any) -> Any:
+def _read(word: str, kind: object) -> Json:
     if typing.get_origin(kind) is tuple:
         return [_scalar(part) for part in word.split(",") if part]
     return _scalar(word)
 
 
-def _scalar(word: str) -> Any:
+def _scalar(word: str) -> Json:
     try:
-        return json.loads(word.lower() if word in ("True", "False") else word)
+        value: Json = json.loads(word.lower() if word in ("True", "False") else word)
+        return value
     except json.JSONDecodeError:
         return word
 

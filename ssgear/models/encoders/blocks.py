@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from ssgear.errors import ConfigError, did_you_mean
 from ssgear.models.encoders.encoder import Normalized
@@ -71,8 +72,8 @@ class PooledBlocks(nn.Module):
         found: dict[str, Tensor] = {}
         network = self.base.encoder.network
 
-        def hook(name: str) -> Any:
-            def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        def hook(name: str) -> RemovableHandle:
+            def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
                 found[name] = output
 
             return network.get_submodule(name).register_forward_hook(keep)

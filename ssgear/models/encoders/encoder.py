@@ -20,6 +20,7 @@ from ssgear.errors import ArgumentError, CheckpointError, ConfigError, refusing
 from ssgear.models import saved
 from ssgear.models.encoders.networks import build_network, num_features_of
 from ssgear.models.heads import seeded
+from ssgear.storage.atomic import Json
 
 NAME = "encoder"
 WEIGHTS = f"{NAME}.safetensors"
@@ -94,7 +95,7 @@ class PretrainedEncoder(Normalized):
         encoder: Encoder,
         mean: Sequence[float],
         std: Sequence[float],
-        extra: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Json] | None = None,
         digest: str = "",
     ) -> None:
         """Wrap `encoder` and put it into eval mode.
@@ -142,7 +143,7 @@ def save_encoder(
     *,
     mean: Sequence[float],
     std: Sequence[float],
-    extra: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Json] | None = None,
     name: str = NAME,
 ) -> None:
     """Write the weights and what is needed to use them; `extra` is any JSON that goes with them.
@@ -151,7 +152,7 @@ def save_encoder(
     """
     model = dataclasses.asdict(dataclasses.replace(encoder.config, weights=None))
     del model["weights"]
-    fields = {
+    fields: dict[str, Json] = {
         "model": model,
         "size": encoder.size,
         "num_features": encoder.num_features,

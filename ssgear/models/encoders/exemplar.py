@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -61,7 +60,7 @@ class ExemplarNetwork(nn.Module):
     def __init__(self, spec: Spec, name: str, size: int) -> None:
         """Build the layers for images of side `size`, initialised as He et al. 2015."""
         super().__init__()
-        self.feature_info: list[dict[str, Any]] = []
+        self.feature_info: list[dict[str, str | int]] = []
         channels, side = 3, size
         for number, (width, kernel) in enumerate(spec.convolutions, start=1):
             layer = nn.Sequential(

@@ -8,7 +8,6 @@ mean over all places. Widths as in Lin et al. 2014 (arXiv 1312.4400).
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,7 +29,7 @@ class NetworkInNetwork(nn.Module):
     def __init__(self, num_blocks: int) -> None:
         """Build `num_blocks` blocks, initialised as He et al. 2015 (arXiv 1502.01852)."""
         super().__init__()
-        self.feature_info: list[dict[str, Any]] = []
+        self.feature_info: list[dict[str, str | int]] = []
         widths = 3
         for number in range(1, num_blocks + 1):
             channels = FIRST if number == 1 else (WIDTH,) * 3

@@ -27,6 +27,7 @@ from ssgear.models.gan.sampling import Generator
 from ssgear.models.gan.stylegan2 import StyleGAN2Generator
 from ssgear.models.gan.stylegan2_config import StyleGAN2Config
 from ssgear.models.heads import seeded
+from ssgear.storage.atomic import Json
 
 NAME = "generator"
 KINDS: dict[str, tuple[type[Any], type[Any]]] = {
@@ -46,7 +47,7 @@ class SavedGenerator:
     """dcgan or stylegan2."""
     classes: tuple[str, ...] | None
     """Name of each class of a label-conditional generator, where they were given."""
-    extra: dict[str, Any]
+    extra: dict[str, Json]
     """What `save_generator` was given."""
     digest: str
     """Of the file of weights: which generator this is."""
@@ -57,7 +58,7 @@ def save_generator(
     directory: Path,
     *,
     classes: Sequence[str] | None = None,
-    extra: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Json] | None = None,
 ) -> None:
     """Write the weights and what is needed to use them; `extra` is any JSON that goes with them.
 
