@@ -1,7 +1,7 @@
 """JSON files of our own: one reader, and one wording for a file that is damaged.
 
-with reading(path, DataError):                # a field that is absent or wrong is damage too
-marker = Marker(**read_object(path))
+    with reading(path, DataError):  # a field that is absent or wrong is damage too
+        marker = Marker(**read_object(path))
 """
 
 from __future__ import annotations
