@@ -32,7 +32,7 @@ class Ranks:
             self.connections.append(ours)
             self.processes.append(process)
 
-    def run(self, function: Callable[..., Any], *args: Any, timeout: float = 120) -> list[Any]:
+    def run(self, function: Callable[..., Any], *args: Any, timeout: float = 600) -> list[Any]:
         """Call `function(*args)` on every rank and return the results in the order of ranks."""
         results = self.answers(range(len(self.connections)), function, *args, timeout=timeout)
         failed = [text for ok, text in results if not ok]
@@ -46,7 +46,7 @@ class Ranks:
         function: Callable[..., Any],
         *args: Any,
         also: Sequence[int] = (),
-        timeout: float = 120,
+        timeout: float = 600,
     ) -> list[tuple[bool, Any]]:
         """Call it on some ranks; return for each whether it went well, and the result or why.
 

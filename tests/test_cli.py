@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -305,15 +305,17 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "heavy:", done.stdout
-    assert min(seconds_of_help() for _ in range(3)) < 1.0
+    assert min(processor_seconds_of_help() for _ in range(3)) < 1.0
 
 
-def seconds_of_help() -> float:
-    start = time.perf_counter()
+def processor_seconds_of_help() -> float:
+    """Time on a processor, which other work on the machine lengthens little; waiting is left out."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
         [sys.executable, "-m", "ssgear.train", "--help"], capture_output=True, check=True
     )
-    return time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_help_names_what_there_is(
