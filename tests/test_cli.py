@@ -309,7 +309,7 @@ def test_help_is_quick_and_imports_no_torch() -> None:
 
 
 def processor_seconds_of_help() -> float:
-    """Time on a processor, which other work on the machine lengthens little; waiting is left out."""
+    """Time on a processor: waiting for one, on a busy machine, is left out."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
         [sys.executable, "-m", "ssgear.train", "--help"], capture_output=True, check=True

@@ -1,7 +1,9 @@
 """JSON files of our own: one reader, and one wording for a file that is damaged.
 
-    with reading(path, DataError):  # a field that is absent or wrong is damage too
+    with reading(path, DataError):
         marker = Marker(**read_object(path))
+
+A field that is absent or of another type is damage, too.
 """
 
 from __future__ import annotations
