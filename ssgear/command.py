@@ -34,11 +34,11 @@ class Main(Protocol):
         ...
 
 
-def command(interrupted: str | None = None) -> Callable[[Callable[[list[str]], int]], Main]:
+def command(interrupted: str = "interrupted") -> Callable[[Callable[[list[str]], int]], Main]:
     """Make a `main` of a function that takes the command line's words and returns a status.
 
     Args:
-        interrupted: What to print where Ctrl-C ends the command; by default a traceback.
+        interrupted: What to print where Ctrl-C ends the command.
     """
 
     def decorate(function: Callable[[list[str]], int]) -> Main:
@@ -50,8 +50,6 @@ def command(interrupted: str | None = None) -> Callable[[Callable[[list[str]], i
                 except SsgearError as error:
                     return fail(str(error), error.exit_status)
                 except KeyboardInterrupt as interrupt:
-                    if interrupted is None:
-                        raise
                     return fail(interrupted, exit_status_of(interrupt))
 
         return main
