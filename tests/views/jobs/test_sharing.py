@@ -92,9 +92,8 @@ def filled(
     state = open_state(generator, job)
     rows: Counter[str] = Counter()
     given: Any = generator
-    whole = given.stages
-    for stage in whole:
-        work = stage.work
+    works = [stage.work for stage in given.stages]
+    for stage, work in zip(given.stages, works, strict=True):
 
         def counted(part: Any, name: str = stage.name, work: Any = work) -> None:
             rows[name] += len(part)
@@ -106,7 +105,8 @@ def filled(
             make_shard(state, shard, lambda report: None)
     finally:
         state.close()
-        given.stages = given._stages()
+        for stage, work in zip(given.stages, works, strict=True):
+            stage.work = work
     return rows
 
 
