@@ -12,18 +12,22 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from ssgear.errors import ConfigError, reason_of, refusing
+from ssgear.errors import ConfigError, first_line, reason_of, refusing
 
 YAML = (".yaml", ".yml")
-_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-"""Numbers such as 1e-3, which YAML 1.1 takes for texts."""
+_NUMBERS = {
+    "int": re.compile(r"[-+]?(0|[1-9][0-9_]*)$"),
+    "float": re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$"),
+}
+"""What is a number: 1e-3 is one, unlike in YAML 1.1, and neither 010 nor 1:30 is another one."""
 
 
-def read_object(path: Path) -> dict[str, object]:
-    """Read a file of settings."""
+def read_object(path: Path, option: str | None = None) -> dict[str, object]:
+    """Read a file of settings; `option` is named where it cannot be read."""
 
     def unreadable(error: OSError) -> ConfigError:
-        return ConfigError(f"{path}: cannot be read ({reason_of(error)})")
+        where = path if option is None else f"{option}: {path}"
+        return ConfigError(f"{where}: cannot be read ({reason_of(error)})")
 
     def no_text(error: UnicodeDecodeError) -> ConfigError:
         return ConfigError(f"{path}: is no text in UTF-8, so no {kind}")
@@ -31,10 +35,13 @@ def read_object(path: Path) -> dict[str, object]:
     def too_deep(error: RecursionError) -> ConfigError:
         return ConfigError(f"{path}: is nested too deeply")
 
+    def no_value(error: ValueError) -> ConfigError:  # whole numbers of thousands of digits
+        return ConfigError(f"{path}: {first_line(error)}")
+
     kind, parse = ("YAML", _from_yaml) if path.suffix.lower() in YAML else ("JSON", _from_json)
     with refusing(OSError, unreadable), refusing(UnicodeDecodeError, no_text):
         text = path.read_text(encoding="utf-8-sig")
-    with refusing(RecursionError, too_deep):
+    with refusing(ValueError, no_value), refusing(RecursionError, too_deep):
         value = parse(text, path)
     if not isinstance(value, dict):
         example = "{...}" if kind == "JSON" else "key: value"
@@ -92,10 +99,11 @@ def _from_yaml(text: str, path: Path) -> object:
 
     with refusing(yaml.YAMLError, damaged):
         loader = yaml.SafeLoader(text)
-        resolvers = {sign: list(rules) for sign, rules in loader.yaml_implicit_resolvers.items()}
-        for sign in "-+0123456789":
-            resolvers.setdefault(sign, []).append(("tag:yaml.org,2002:float", _EXPONENT))
-        loader.yaml_implicit_resolvers = resolvers
+        numbers = [(f"tag:yaml.org,2002:{name}", rule) for name, rule in _NUMBERS.items()]
+        resolvers = loader.yaml_implicit_resolvers
+        loader.yaml_implicit_resolvers = {
+            **resolvers, **dict.fromkeys("-+.0123456789", numbers),
+        }  # fmt: skip
         node = loader.get_single_node()
         if node is None:
             return None

@@ -10,7 +10,6 @@ import dataclasses
 import inspect
 import shutil
 import textwrap
-import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from ssgear import registry
 from ssgear.config import presets
 from ssgear.config.options import Dataclass, Option, options_of
 from ssgear.config.schema import Config
-from ssgear.config.values import choices, is_tuple, members, plain
+from ssgear.config.values import choices, is_tuple, items_of, members, plain
 
 USAGE = "python -m ssgear.train [--preset NAME] [--section.option VALUE ...]"
 EXAMPLES = {
@@ -66,7 +65,7 @@ def show_all(usage: str, title: str, parts: Iterable[Dataclass]) -> None:
     """Print every option of settings, and the values that stand without it."""
     print(f"{title}\n\nusage: {usage}")
     settings = list(parts)
-    print("\nOptions")
+    print("\nOptions\n  -h, --help\n      Print this and stop.")
     for part in settings:
         _fields(part, "")
     for part in settings:
@@ -78,20 +77,36 @@ def _sections(settings: Dataclass, prefix: str) -> None:
     for field in dataclasses.fields(settings):
         inner = getattr(settings, field.name)
         if dataclasses.is_dataclass(inner) and not isinstance(inner, type):
-            about = (inspect.getdoc(type(inner)) or "").partition("\n")[0]
-            print(f"\n--{prefix}{field.name}.*: {about}")
+            print(f"\n--{prefix}{field.name}.*: {_heading(type(inner))}".rstrip(": "))
             _fields(inner, f"{prefix}{field.name}.")
             _sections(inner, f"{prefix}{field.name}.")
+
+
+def _heading(settings: type[Dataclass]) -> str:
+    """Return the first line of a docstring; the signature that Python puts in its place is none."""
+    text = inspect.getdoc(settings) or ""
+    return "" if text.startswith(f"{settings.__name__}(") else text.partition("\n")[0]
 
 
 def _fields(settings: Dataclass, prefix: str) -> None:
     for key, option in options_of(type(settings), prefix).items():
         name = key.removeprefix(prefix)
         if "." not in name:
-            value = plain(getattr(settings, name))
-            default = " ".join(map(str, value)) if isinstance(value, list) else value
-            print(f"  {_full(option)}")
-            _print_wrapped(f"{option.about} (default: {default})".strip(), " " * 6)
+            default = _shown(plain(getattr(settings, name)))
+            line, about = f"  {_full(option)}", option.about
+            if len(line) > _width() and choices(option.type):
+                line = f"  {option.flag} NAME"
+                about += f" One of {', '.join(map(str, choices(option.type)))}."
+            print(line)
+            _print_wrapped(f"{about} (default: {default})".strip(), " " * 6)
+
+
+def _shown(value: object) -> str:
+    """Return a value as it is typed; a text that is empty or has spaces in quotes."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    is_plain = not isinstance(value, str) or (value and " " not in value)
+    return str(value) if is_plain else repr(value)
 
 
 def _list(title: str, rows: Iterable[tuple[str, str]]) -> None:
@@ -102,18 +117,21 @@ def _list(title: str, rows: Iterable[tuple[str, str]]) -> None:
 
 
 def _print_wrapped(text: str, indent: str, start: str | None = None) -> None:
-    width = min(shutil.get_terminal_size().columns, WIDEST)
     start = indent if start is None else start
     print(
         textwrap.fill(
             text,
-            width,
+            _width(),
             initial_indent=start,
             subsequent_indent=indent,
             break_on_hyphens=False,
             break_long_words=False,
         )
     )
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, WIDEST)
 
 
 def _short(option: Option) -> str:
@@ -138,5 +156,5 @@ def _metavar(kind: object) -> str:
     if choices(kind):
         return "|".join(str(choice) for choice in choices(kind))
     if is_tuple(kind):
-        return " ".join("..." if item is ... else _metavar(item) for item in typing.get_args(kind))
+        return " ".join("..." if item is ... else _metavar(item) for item in items_of(kind))
     return "None" if kind is type(None) else METAVARS.get(kind, getattr(kind, "__name__", ""))

@@ -1,20 +1,21 @@
 """Values of options: what a type takes, JSON and words of a command line to Python, and back.
 
 `convert` brings a value of a file or preset to a field's type, `from_words` the words of a command
-line. The types are bool, int, float, str, Path, Literal, tuples of these, and unions. What does not
-fit is refused in one line.
+line. The types are bool, int, float, str, Path, Literal, Enum (by the names of its members), tuples
+and lists of these, and unions. What does not fit is refused in one line.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import enum
 import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal, TypeGuard, Union
 
 from ssgear.errors import ConfigError, did_you_mean
 
@@ -39,13 +40,25 @@ def members(kind: object) -> tuple[object, ...]:
 
 
 def choices(kind: object) -> tuple[object, ...]:
-    """Return the values of a `Literal`, none for another type."""
+    """Return the values of a `Literal`, the names of an Enum; none for another type."""
+    if _is_enum(kind):
+        return tuple(kind.__members__)
     return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
 
 
+def _is_enum(kind: object) -> TypeGuard[type[enum.Enum]]:
+    return isinstance(kind, type) and issubclass(kind, enum.Enum)
+
+
 def is_tuple(kind: object) -> bool:
-    """Whether a type is `tuple[...]`."""
-    return typing.get_origin(kind) is tuple
+    """Whether a type is `tuple[...]` or `list[...]`."""
+    return typing.get_origin(kind) in (tuple, list)
+
+
+def items_of(kind: object) -> tuple[object, ...]:
+    """Return the types of the items of a tuple or list; `...` last where their number is free."""
+    items = typing.get_args(kind)
+    return (*items, ...) if typing.get_origin(kind) is list else items
 
 
 def expected(kind: object) -> str:
@@ -56,7 +69,7 @@ def expected(kind: object) -> str:
     if choices(kind):
         return "one of " + ", ".join(str(choice) for choice in choices(kind))
     if is_tuple(kind):
-        items = typing.get_args(kind)
+        items = items_of(kind)
         what = LISTS.get(items[0], "values")
         return f"a list of {what}" if items[-1] is ... else f"a list of {len(items)} {what}"
     return NAMES.get(kind, getattr(kind, "__name__", str(kind)))
@@ -83,6 +96,9 @@ def _fit(value: object, kind: object) -> tuple[bool, object]:
 
 
 def _as_one(value: object, kind: object) -> tuple[bool, object]:
+    if _is_enum(kind):
+        name = value.name if isinstance(value, kind) else value
+        return name in choices(kind), kind.__members__.get(str(name))
     if choices(kind):
         return value in choices(kind), value
     if is_tuple(kind):
@@ -104,12 +120,16 @@ def _as_tuple(value: object, kind: object) -> tuple[bool, object]:
     if not isinstance(value, list | tuple) or len(kinds) != len(value):
         return False, None
     parts = [_fit(part, item) for part, item in zip(value, kinds, strict=True)]
-    return all(fits for fits, _ in parts), tuple(result for _, result in parts)
+    return all(fits for fits, _ in parts), _gathered(kind, [result for _, result in parts])
+
+
+def _gathered(kind: object, values: list[object]) -> object:
+    return values if typing.get_origin(kind) is list else tuple(values)
 
 
 def _items(kind: object, count: int) -> Sequence[object]:
     """Return the types of a tuple's items, `count` of them where their number is free."""
-    items = typing.get_args(kind)
+    items = items_of(kind)
     return [items[0]] * count if items[-1] is ... else items
 
 
@@ -120,6 +140,8 @@ def plain(value: object) -> Any:
         return {field.name: plain(getattr(value, field.name)) for field in fields}
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, enum.Enum):
+        return value.name
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     return value
@@ -127,6 +149,8 @@ def plain(value: object) -> Any:
 
 def from_words(words: Sequence[str], kind: object, flag: str) -> object:
     """Return the words of an option as its type's value; what does not fit is an error."""
+    if not _takes_words(kind):
+        raise ConfigError(f"{flag}: cannot be set by an option (its type is {kind})")
     _check_count(words, kind, flag)
     if len(words) == 1:
         fits, value = _read(words[0], kind)
@@ -136,12 +160,23 @@ def from_words(words: Sequence[str], kind: object, flag: str) -> object:
         items = _items(member, len(words))
         parts = [_read(word, item) for word, item in zip(words, items, strict=False)]
         if len(items) == len(words) and all(fits for fits, _ in parts):
-            return tuple(value for _, value in parts)
+            return _gathered(member, [value for _, value in parts])
     items = _items(kind, len(words)) if is_tuple(kind) else [kind] * len(words)
     for word, item in zip(words, items, strict=True):
         if not _read(word, item)[0]:
             raise mismatch(flag, word, item)
     raise mismatch(flag, " ".join(words), kind)
+
+
+def _takes_words(kind: object) -> bool:
+    """Whether words can say a value of this type; those of a mapping, say, cannot."""
+    if len(members(kind)) > 1:
+        return all(map(_takes_words, members(kind)))
+    if is_tuple(kind):
+        return all(
+            item is ... or (_takes_words(item) and not is_tuple(item)) for item in items_of(kind)
+        )
+    return bool(choices(kind)) or kind in NAMES
 
 
 def _check_count(words: Sequence[str], kind: object, flag: str) -> None:
@@ -158,7 +193,7 @@ def _num_words(kind: object) -> int | None:
     """Return how many words a type takes; None where that is not fixed."""
     if not is_tuple(kind):
         return 1
-    items = typing.get_args(kind)
+    items = items_of(kind)
     return None if items[-1] is ... else len(items)
 
 

@@ -186,7 +186,7 @@ def read_deepspeed(launch: cli.Launch, machine: Machine) -> ds_json.ResolvedDeep
     if config.deepspeed is None:
         return None
     resolved = ds_json.resolve(
-        read_object(config.deepspeed),
+        read_object(config.deepspeed, "--deepspeed"),
         config,
         launch.given,
         world=machine.world.size,

@@ -134,3 +134,17 @@ def test_a_wrong_key_is_named_with_its_file(tmp_path: Path, name: str) -> None:
         parse(["--config", str(file)])
     wrong = "optim.learning_rate: unknown key (did you mean optim.lr?)"
     assert str(caught.value) == f"{file}: {wrong}"
+
+
+@pytest.mark.parametrize("name", ["run.json", "run.yaml"])
+def test_a_number_of_thousands_of_digits_is_one_line(tmp_path: Path, name: str) -> None:
+    file = written(tmp_path, name, '{"seed": ' + "9" * 5000 + "}")
+    assert complaint_of(file).startswith(": Exceeds the limit (4300 digits)")
+
+
+def test_numbers_of_yaml_are_those_of_json(tmp_path: Path) -> None:
+    text = "a: 1e-3\nb: -2\nc: 1.5e+2\nd: .5\ne: 0\nf: 010\ng: 1:30\nh: 2026-01-01\ni: 1_000\n"
+    assert read_object(written(tmp_path, "run.yaml", text)) == {
+        "a": 1e-3, "b": -2, "c": 150.0, "d": 0.5, "e": 0,
+        "f": "010", "g": "1:30", "h": "2026-01-01", "i": 1000,
+    }  # fmt: skip

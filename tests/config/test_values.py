@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -114,7 +115,7 @@ def test_words_become_values(words: list[str], kind: Any, value: Any) -> None:
         (["1", "2"], int, "takes one value, 2 were given: 1 2"),
         (["1"], tuple[int, int], "takes 2 values, 1 were given: 1"),
         ([], tuple[int, ...], "a value is missing; it takes a list of whole numbers"),
-        (["a"], dict[str, int], "'a' is not dict"),
+        (["a"], dict[str, int], "cannot be set by an option (its type is dict[str, int])"),
     ],
 )
 def test_words_that_do_not_fit_are_named(words: list[str], kind: Any, complaint: str) -> None:
@@ -136,3 +137,31 @@ def test_plain_is_what_json_holds() -> None:
         nothing: None = None
 
     assert plain(Inner()) == {"path": "a/b", "dims": [1, 2], "nothing": None}
+
+
+class Colour(enum.Enum):
+    RED = "r"
+    BLUE = "b"
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "value"),
+    [
+        (["1", "2"], list[int], [1, 2]),
+        (["3"], list[int], [3]),
+        (["x", "y"], list[str] | None, ["x", "y"]),
+        (["BLUE"], Colour, Colour.BLUE),
+        (["None"], Colour | None, None),
+    ],
+)
+def test_lists_and_members_of_an_enum(words: list[str], kind: object, value: object) -> None:
+    assert from_words(words, kind, "--x") == value
+    assert convert(plain(value), kind, "file") == value
+
+
+def test_what_no_word_can_say_is_refused_as_that() -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_words(["a", "1"], dict[str, int], "--x")
+    assert str(caught.value) == "--x: cannot be set by an option (its type is dict[str, int])"
+    with pytest.raises(ConfigError, match="--x: 'GREEN' is not one of RED, BLUE"):
+        from_words(["GREEN"], Colour, "--x")
