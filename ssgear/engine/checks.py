@@ -48,7 +48,7 @@ def check_stores(config: Config, needs: Needs, *, makes_images: bool) -> None:
     for whole images trains a generator, which learns from real ones alone (docs/math.md 2): it may
     show stored views, as they are no whole images.
     """
-    if config.data.synthetic is not None and (makes_images or needs.images):
+    if config.data.synthetic_share and (makes_images or needs.images):
         raise ConfigError(
             "--data.synthetic: this method takes real images only; leave it away, or pretrain by a "
             "method that sees views alone, such as simclr"

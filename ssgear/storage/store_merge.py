@@ -134,10 +134,11 @@ def _take(writer: Writer, shard: int, held: _Held) -> bool:
         there = _own_version(writer.root, shard)
         if there is not None and there.marker.tasks >= held.marker.tasks:
             return False
-        path = shard_path(held.root, shard)
+        # read again: the other store may have been enlarged since
+        marker, path = read_marker(held.root, shard), shard_path(held.root, shard)
         what = f"--merge: {path} cannot be copied to {writer.root}"
         with refusing(OSError, lambda error: unless_full(error, f"{what} ({error.strerror})")):
-            if digest_of_file(path) != held.marker.blake2b:
+            if marker is None or digest_of_file(path) != marker.blake2b:
                 raise DataError(
                     f"--merge: {path} is not the file that was written: its digest differs; remove "
                     "it and its marker to do without it"
@@ -145,5 +146,5 @@ def _take(writer: Writer, shard: int, held: _Held) -> bool:
             # a reader never sees the new shard beside what was said of an old one
             marker_path(writer.root, shard).unlink(missing_ok=True)
             place_file(path, shard_path(writer.root, shard))
-            write_marker(writer.root, held.marker)
+            write_marker(writer.root, marker)
     return True

@@ -141,3 +141,5 @@ def test_a_method_with_a_set_of_its_own_or_a_generator_takes_no_synthetic_images
         run(tmp_path / "run", images, *mixed(synthetic, 0.5), "--method", "tests.engine.toy:Toy")
     assert not (tmp_path / "run").exists()
     assert len(run(tmp_path / "alone", images, "--optim.epochs", "1")) == 3
+    none = (*mixed(synthetic, 0.0), "--method", "tests.engine.toy:Toy", "--optim.max-steps", "1")
+    assert len(run(tmp_path / "none", images, *none)) == 1  # no image of the store is taken

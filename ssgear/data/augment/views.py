@@ -2,8 +2,8 @@
 
 A view is a function of (seed, epoch, sample index, view): `sample` draws its parameters with Philox
 (`draws.py`), `augment` makes it of an image, `finish` of a crop that `crop_resize` has cut
-elsewhere (`kernels/augment/views.py`); a policy and quarter turns come from here. Every engine
-shares these, so a view does not depend on who makes it, nor on its batch.
+elsewhere (`kernels/augment/views.py`); a policy comes from here. Every engine shares these, so a
+view does not depend on who makes it, nor on its batch.
 
     views = augment(images, AugmentSpec.named("simclr"), size=224, seed=0, epoch=3,
                     indices=index, view=0)                       # uint8 [N,3,H,W] -> [N,3,224,224]

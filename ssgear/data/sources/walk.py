@@ -44,15 +44,16 @@ def walk(root: Path) -> tuple[list[str], Folders | None]:
         where = printable(str(root / folder))
         return DataError(f"{where}: cannot be listed: {error.strerror}")
 
-    with refusing(OSError, refusal), progress("Listing", None) as advance:
+    with progress("Listing", None) as advance:
         while folders or links:
             folder = folders.pop() if folders else heapq.heappop(links)
             before = len(names)
-            now, here = time.time_ns(), os.stat(root / folder)
-            if (here.st_dev, here.st_ino) in seen:
-                continue
-            seen[here.st_dev, here.st_ino] = (folder, here.st_mtime_ns)
-            sure &= _list(root, folder, names, folders, links)
+            with refusing(OSError, refusal):
+                now, here = time.time_ns(), os.stat(root / folder)
+                if (here.st_dev, here.st_ino) in seen:
+                    continue
+                seen[here.st_dev, here.st_ino] = (folder, here.st_mtime_ns)
+                sure &= _list(root, folder, names, folders, links)
             sure &= not is_young(here.st_mtime_ns, now)
             advance(len(names) - before)
     return names, _arrays(seen) if sure else None

@@ -209,6 +209,8 @@ class GanSSL(GeneratorPhase, EncoderPhase):
             # no penalty goes through compiled code
             penalised = config.r1_gamma > 0 or config.has_gp
             synthesis = getattr(game.generator, "synthesis", game.generator)
+            frozen = () if config.train_encoder else self.ssl.groups
+            judges = [module for group in frozen for module in group.compiled]
             groups += [
                 Group(
                     CRITIC,
@@ -220,7 +222,7 @@ class GanSSL(GeneratorPhase, EncoderPhase):
                     GENERATOR,
                     makers,
                     optimizer=_adam(config, config.generator_lr),
-                    compiled=() if config.path_length else (synthesis,),
+                    compiled=judges if config.path_length else (*judges, synthesis),
                 ),
             ]
             phases += [
@@ -306,13 +308,20 @@ def _inner_of(config: GanSettings) -> tuple[type[Method], Method.Config]:
     kind: type[Method] = registry.load("methods", config.ssl, "--method.ssl")
     if issubclass(kind, GanSSL):
         raise ConfigError("--method.ssl: gan-ssl cannot train its own encoder; use simclr, say")
-    pretext = kind.build_pretext(kind.Config())
-    if pretext is not None and pretext.changes_views:
+    if _changes_views(kind):
         raise ConfigError(
             f"--method.ssl: {config.ssl} shows its encoder images of its own making, among which "
             "synthetic ones have no place; use simclr or another method that compares views"
         )
     return kind, inner_config(kind.Config, config.ssl_options, config.ssl)
+
+
+def _changes_views(kind: type[Method]) -> bool:
+    """Whether a method shows its encoder other images than the views, whatever its settings are."""
+    if kind.build_pretext.__func__ is Method.build_pretext.__func__:  # type: ignore[attr-defined]
+        return False  # its settings may have no defaults
+    pretext = kind.build_pretext(kind.Config())
+    return pretext is not None and pretext.changes_views
 
 
 @torch.no_grad()

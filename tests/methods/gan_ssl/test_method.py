@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssgear import registry
 from ssgear.config import cli, runs
 from ssgear.engine.isolate import only
 from ssgear.errors import ConfigError
@@ -557,6 +559,27 @@ def test_settings_that_cannot_be_built(settings: dict[str, Any], message: str) -
     with pytest.raises(ConfigError, match=message) as caught:
         build(**settings)
     assert "\n" not in str(caught.value)
+
+
+def test_options_of_the_inner_method_may_be_required(monkeypatch: Any) -> None:
+    class Strict(SimCLR):
+        @dataclass(frozen=True, kw_only=True)
+        class Config(SimCLR.Config):
+            strength: float
+
+    load = registry.load
+    monkeypatch.setattr(
+        registry, "load", lambda kind, name, *a: Strict if name == "m:Strict" else load(kind, name)
+    )
+    method = build(ssl="m:Strict", ssl_options=("strength=0.5",))
+    assert method.ssl.config.strength == 0.5
+
+
+def test_what_judges_the_generator_is_compiled_though_it_is_not_trained() -> None:
+    frozen, trained = build(train_encoder=False), build(train_encoder=True)
+    for method in (frozen, trained):
+        compiled = {id(part) for group in method.groups for part in group.compiled}
+        assert id(method.encoder) in compiled
 
 
 def test_a_side_that_comes_from_the_views_names_both_options(monkeypatch: Any) -> None:

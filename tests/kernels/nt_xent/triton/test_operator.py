@@ -1,6 +1,6 @@
 """Triton NT-Xent in the interpreter, on gloo ranks, against float64.
 
-Errors are held to those of the dense float32 expression, as in test_nt_xent.py, for bfloat16 and
+Errors are held to those of the dense float32 expression, as in test_loss.py, for bfloat16 and
 float16 too; but their gradient of z to those of a dense expression whose product is of that type.
 The interpreter runs one program after the other: it proves the arithmetic, not the absence of
 races. Functions that run on ranks come first.
