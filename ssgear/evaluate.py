@@ -179,7 +179,7 @@ def evaluate(run: Path, asked: Evaluation) -> int:
     images = EvalImages(
         data=asked.data,
         max_images=asked.max_images,
-        select=selection(run, asked),
+        select=selection(run, method, asked),
         has_folds="folds" in asked.protocol,
     )
     # networks of convolutions take larger images than they were trained on
@@ -279,9 +279,10 @@ def method_of(run: Path) -> type[Method] | None:
     return method
 
 
-def selection(run: Path, asked: Evaluation) -> Callable[[Source], Source]:
+def selection(
+    run: Path, method: type[Method] | None, asked: Evaluation
+) -> Callable[[Source], Source]:
     """Return what takes those of a run's own images that its method is about; others stay whole."""
-    method = method_of(run)
     if method is not None:
         config = runs.settings_of(run)
         pretext = method.build_pretext(config.method)
