@@ -2,8 +2,8 @@
 
 RUN is a run's directory or its `encoder.safetensors`. The images are those that the run was trained
 on unless `--data.*` names others. `python -m ssgear.evaluate --store STORE` measures a view store
-beside the images that it was made of (evaluation/store_views.py) instead, where they lay then or
-where `--data.*` says. The last line on standard output is the path of the figures.
+beside the images that it was made of (evaluation/generated/store_views.py) instead, where they lay
+then or where `--data.*` says. The last line on standard output is the path of the figures.
 """
 
 from __future__ import annotations
@@ -158,8 +158,8 @@ def _show_help(default: Evaluation) -> NoReturn:
 def evaluate(run: Path, asked: Evaluation) -> int:
     """Load the encoder, run the protocols, print and write the figures."""
     from ssgear.evaluation import protocols
+    from ssgear.evaluation.generated.inception import load_inception
     from ssgear.evaluation.images import EvalImages
-    from ssgear.evaluation.inception import load_inception
     from ssgear.models.encoders import load_encoder
     from ssgear.models.encoders.blocks import PooledBlocks
     from ssgear.storage.atomic import write_json
@@ -216,8 +216,8 @@ def evaluate(run: Path, asked: Evaluation) -> int:
 def evaluate_store(asked: Evaluation) -> int:
     """Measure a store beside its images, print and write the figures."""
     from ssgear.data.sources import open_source, scan
-    from ssgear.evaluation import store_views
-    from ssgear.evaluation.inception import load_inception
+    from ssgear.evaluation.generated import store_views
+    from ssgear.evaluation.generated.inception import load_inception
     from ssgear.models.encoders import load_encoder
     from ssgear.storage.atomic import write_json
 

@@ -21,7 +21,7 @@ from ssgear.data.sources import load_images, open_source
 from ssgear.data.sources.decode import to_tensor
 from ssgear.data.sources.square import centre_squares
 from ssgear.evaluation import frechet_distance, protocols
-from ssgear.evaluation import inception as room
+from ssgear.evaluation.generated import inception as room
 from ssgear.models.gan.generators import load_generator
 from ssgear.models.gan.sampling import sample, to_uint8
 from tests.data.sources.stl10_files import write_stl10

@@ -1,6 +1,7 @@
 """The callback that looks at a method's critic, in what every logged step says of it.
 
-It costs nothing: the figures are those of the log. What they mean says evaluation/critic_health.py.
+It costs nothing: the figures are those of the log. What they mean says
+evaluation/generated/critic_health.py.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from ssgear.engine.callbacks import Callback, Reason
 from ssgear.engine.run import Run
-from ssgear.evaluation.critic_health import (
+from ssgear.evaluation.generated.critic_health import (
     WINDOW,
     CriticReading,
     Failure,

@@ -20,7 +20,7 @@ from ssgear.engine.callbacks import Callback
 from ssgear.engine.run import Run
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.health import YOUNG_STEPS, health
-from ssgear.evaluation.knn import knn_accuracy
+from ssgear.evaluation.probes.knn import knn_accuracy
 from ssgear.evaluation.protocols import EvalData
 from ssgear.methods.base import trains_encoder
 from ssgear.storage.atomic import Json

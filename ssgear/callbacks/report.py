@@ -21,7 +21,7 @@ from ssgear.data.sources.loading import GREY, load_images
 from ssgear.engine.callbacks import Callback, Reason
 from ssgear.engine.run import Run
 from ssgear.evaluation.features import extract
-from ssgear.evaluation.knn import nearest
+from ssgear.evaluation.probes.knn import nearest
 from ssgear.evaluation.protocols import EvalData, Subject
 from ssgear.methods.base import trains_encoder, views_seen
 from ssgear.report.contents import Contents, Map, Neighbours, Pixels, Views

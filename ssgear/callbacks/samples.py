@@ -21,8 +21,8 @@ from ssgear.data.sources.loading import GREY, load_images, load_readable
 from ssgear.engine.callbacks import Callback, Reason
 from ssgear.engine.run import Run
 from ssgear.evaluation.features import extract
-from ssgear.evaluation.fid import frechet_distance
-from ssgear.evaluation.inception import About, fid, load_inception
+from ssgear.evaluation.generated.fid import frechet_distance
+from ssgear.evaluation.generated.inception import About, fid, load_inception
 from ssgear.methods.base import GeneratorSide, PairedWith
 from ssgear.report import contents
 from ssgear.storage.atomic import write_files

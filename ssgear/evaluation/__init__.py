@@ -5,8 +5,8 @@ result = linear_probe(train_features, train_labels, test_features, test_labels)
 print(result.top1, knn_accuracy(train_features, train_labels, test_features, test_labels))
 """
 
-from ssgear.evaluation.fid import frechet_distance
-from ssgear.evaluation.knn import knn_accuracy
-from ssgear.evaluation.linear import ProbeResult, linear_probe
+from ssgear.evaluation.generated.fid import frechet_distance
+from ssgear.evaluation.probes.knn import knn_accuracy
+from ssgear.evaluation.probes.linear import ProbeResult, linear_probe
 
 __all__ = ["ProbeResult", "frechet_distance", "knn_accuracy", "linear_probe"]

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from ssgear import registry
 from ssgear.errors import ArgumentError, ConfigError, DataError, did_you_mean
 from ssgear.evaluation.features import extract
+from ssgear.evaluation.generated.inception import About, Inception
+from ssgear.evaluation.generated.inception import fid as compute_fid
 from ssgear.evaluation.health import effective_rank
-from ssgear.evaluation.inception import About, Inception
-from ssgear.evaluation.inception import fid as compute_fid
-from ssgear.evaluation.knn import knn_accuracy
-from ssgear.evaluation.linear import linear_probe, linear_probe_sgd
+from ssgear.evaluation.probes.knn import knn_accuracy
+from ssgear.evaluation.probes.linear import linear_probe, linear_probe_sgd
 from ssgear.methods.base import LabelledSplits, OwnProtocol
 from ssgear.models.encoders import Normalized
 from ssgear.models.encoders.blocks import PooledBlocks, block_names

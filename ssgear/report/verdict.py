@@ -23,7 +23,7 @@ _CRITIC = {
     "won": "It is certain of every image, so that hardly a gradient is left in its loss.",
     "exploded": "Its scores or its penalty have grown beyond what its game can mean.",
 }
-"""What is said of a critic by how it failed (evaluation/critic_health.py)."""
+"""What is said of a critic by how it failed (evaluation/generated/critic_health.py)."""
 _USUAL_MENDS = "try a lower --optim.lr, a longer --optim.warmup-epochs or a larger batch"
 """Of a collapse whose reading names no cause."""
 _HEADLINE = ("The run looks healthy", "Worth a second look", "Something went wrong")

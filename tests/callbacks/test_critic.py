@@ -13,7 +13,7 @@ from ssgear.config import cli
 from ssgear.engine.build import prepare
 from ssgear.engine.run import Run
 from ssgear.engine.trainer import Trainer
-from ssgear.evaluation.critic_health import WINDOW
+from ssgear.evaluation.generated.critic_health import WINDOW
 from tests.engine.training import SMALL as QUICK
 from tests.methods.gan import SMALL
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from ssgear.errors import ArgumentError
-from ssgear.evaluation.knn import knn_accuracy, nearest
+from ssgear.evaluation.probes.knn import knn_accuracy, nearest
 
 
 def features(seed: int = 0) -> tuple[torch.Tensor, ...]:

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from ssgear.errors import ArgumentError, CheckpointError, MissingDependencyError
 from ssgear.evaluation import frechet_distance
-from ssgear.evaluation import inception as room
-from ssgear.evaluation.fid import Moments
-from ssgear.evaluation.inception import About, Inception, fid, load_inception
+from ssgear.evaluation.generated import inception as room
+from ssgear.evaluation.generated.fid import Moments
+from ssgear.evaluation.generated.inception import About, Inception, fid, load_inception
 from tests.evaluation.kaiming_inception import write_weights
 
 ABOUT = About(real="test images of mini", condition="label", seed=3)

@@ -23,9 +23,9 @@ from ssgear.data.sources.loading import load_images
 from ssgear.data.sources.source import Source
 from ssgear.errors import ConfigError, DataError, did_you_mean, refusing
 from ssgear.evaluation.features import extract
-from ssgear.evaluation.fid import frechet_distance
-from ssgear.evaluation.inception import Inception
-from ssgear.evaluation.prdc import prdc
+from ssgear.evaluation.generated.fid import frechet_distance
+from ssgear.evaluation.generated.inception import Inception
+from ssgear.evaluation.generated.prdc import prdc
 from ssgear.models.encoders import PretrainedEncoder
 
 PROTOCOLS = ("fid", "frechet", "prdc")

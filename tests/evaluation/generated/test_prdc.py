@@ -6,8 +6,8 @@ import torch
 from sklearn.metrics import pairwise_distances
 
 from ssgear.errors import ArgumentError
-from ssgear.evaluation import prdc as room
-from ssgear.evaluation.prdc import PRDC, prdc
+from ssgear.evaluation.generated import prdc as room
+from ssgear.evaluation.generated.prdc import PRDC, prdc
 
 
 def naive(real: np.ndarray, made: np.ndarray, k: int, density_k: int) -> PRDC:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssgear.errors import ArgumentError
 from ssgear.evaluation import linear_probe
-from ssgear.evaluation.linear import _fit, _standardised, linear_probe_sgd
+from ssgear.evaluation.probes.linear import _fit, _standardised, linear_probe_sgd
 
 
 def problem(classes: int = 7, rows: int = 903, width: int = 31) -> tuple[Tensor, Tensor]:

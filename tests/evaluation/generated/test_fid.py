@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssgear.errors import ArgumentError
 from ssgear.evaluation import frechet_distance
-from ssgear.evaluation.fid import Moments
+from ssgear.evaluation.generated.fid import Moments
 
 
 def plain(a: Tensor, b: Tensor) -> float:

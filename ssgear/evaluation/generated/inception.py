@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ssgear.errors import ArgumentError, CheckpointError, MissingDependencyError
 from ssgear.evaluation.features import extract
-from ssgear.evaluation.fid import Moments
+from ssgear.evaluation.generated.fid import Moments
 from ssgear.models.saved import read_plain
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"

@@ -14,8 +14,8 @@ from PIL import Image
 
 from ssgear.config.schema import ModelConfig
 from ssgear.evaluation import frechet_distance
-from ssgear.evaluation import inception as room
-from ssgear.evaluation.prdc import prdc
+from ssgear.evaluation.generated import inception as room
+from ssgear.evaluation.generated.prdc import prdc
 from ssgear.models.encoders import build_encoder, load_encoder, save_encoder
 from tests.data.view_stores import folder, names_of, samples, view_of, view_store, write
 from tests.evaluation.stand_ins import Patches

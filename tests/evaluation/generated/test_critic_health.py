@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssgear.evaluation.critic_health import (
+from ssgear.evaluation.generated.critic_health import (
     WINDOW,
     CriticReading,
     Failure,
