@@ -1,0 +1,128 @@
+"""A figure with what it rests on: how many images, how sure, and right or wrong by image.
+
+    measure = Measure(value=0.63, interval=(0.62, 0.64), num_train=50000, num_test=10000)
+
+`write_figures` stores figures as JSON (`summary.json`, `evaluation-SOURCE.json`), and what they are
+by image beside it under the same name with the ending `.safetensors`, so that two subjects can be
+compared image by image later (`ssgear compare`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from ssgear.errors import CheckpointError, reason_of, refusing
+from ssgear.storage.atomic import Json, write_bytes, write_json
+
+Interval = tuple[float, float]
+"""Lower and upper end of a 95 % confidence interval."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measure:
+    """One figure."""
+
+    value: float
+    """The figure; over several seeds their mean."""
+    interval: Interval | None = None
+    """95 % confidence interval over the test images, where one is known."""
+    num_train: int | None = None
+    """Training images that it was learned from, where it learns."""
+    num_test: int | None = None
+    """Test images that it was measured on."""
+    values: tuple[float, ...] = ()
+    """The figure of each seed, where there are several."""
+    deviation: float | None = None
+    """Standard deviation over seeds, where there are several."""
+    per_image: Tensor | None = None
+    """[num_test], of the first seed: 1 right and 0 wrong, or the average precision of a query."""
+
+    def fields(self) -> dict[str, Json]:
+        """Return what a JSON file says of it beside the value."""
+        fields: dict[str, Json] = {}
+        if self.interval is not None:
+            fields["interval"] = [*self.interval]
+        if self.num_train is not None:
+            fields["num_train"] = self.num_train
+        if self.num_test is not None:
+            fields["num_test"] = self.num_test
+        if self.deviation is not None:
+            fields["values"] = [*self.values]
+            fields["deviation"] = self.deviation
+        return fields
+
+
+Measures = dict[str, Measure]
+"""Figures by name."""
+
+
+def fields_of(measures: Mapping[str, Measure]) -> dict[str, Json]:
+    """Return figures as numbers by name, and what they rest on under `details`."""
+    details = {name: measure.fields() for name, measure in measures.items()}
+    fields: dict[str, Json] = {name: measure.value for name, measure in measures.items()}
+    return {**fields, "details": {name: entry for name, entry in details.items() if entry}}
+
+
+def write_figures(
+    path: Path,
+    measures: Mapping[str, Measure],
+    facts: Mapping[str, Json],
+    *,
+    test_images: str | None = None,
+) -> None:
+    """Write figures and facts to `path`, and per-image values beside it.
+
+    Args:
+        path: The JSON file.
+        measures: Figures by name.
+        facts: What else the JSON file says.
+        test_images: Fingerprint of the test images, in the order of the per-image values.
+    """
+    tensors = {
+        name: measure.per_image.contiguous()
+        for name, measure in measures.items()
+        if measure.per_image is not None
+    }
+    beside = per_image_path(path)
+    # the values first: a JSON file never stands beside those of other images
+    beside.unlink(missing_ok=True)
+    if tensors and test_images is not None:
+        metadata = {"test_images": test_images}
+        write_bytes(beside, safetensors.torch.save(tensors, metadata=metadata))
+    write_json(path, {**fields_of(measures), **facts, "test_images": test_images})
+
+
+def per_image_path(path: Path) -> Path:
+    """Return the file of per-image values that belongs to a JSON file of figures."""
+    return path.with_suffix(".safetensors")
+
+
+def read_per_image(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """Return the fingerprint of the test images and the per-image values of each figure.
+
+    `path` is the JSON file; without values beside it, the fingerprint is empty.
+
+    Raises:
+        CheckpointError: the file of values is damaged.
+    """
+    beside = per_image_path(path)
+    if not beside.is_file():
+        return "", {}
+
+    def refusal(error: Exception) -> CheckpointError:
+        return CheckpointError(f"{beside}: damaged ({reason_of(error)}); evaluate the run again")
+
+    with (
+        refusing((OSError, safetensors.SafetensorError), refusal),
+        safetensors.safe_open(str(beside), "pt") as file,
+    ):
+        metadata = file.metadata() or {}
+        return metadata.get("test_images", ""), {
+            name: file.get_tensor(name) for name in file.keys()
+        }
