@@ -122,7 +122,5 @@ def read_per_image(path: Path) -> tuple[str, dict[str, Tensor]]:
         refusing((OSError, safetensors.SafetensorError), refusal),
         safetensors.safe_open(str(beside), "pt") as file,
     ):
-        metadata = file.metadata() or {}
-        return metadata.get("test_images", ""), {
-            name: file.get_tensor(name) for name in file.keys()
-        }
+        names, metadata = [*file.keys()], file.metadata() or {}
+        return metadata.get("test_images", ""), {name: file.get_tensor(name) for name in names}
