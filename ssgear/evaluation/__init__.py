@@ -7,6 +7,7 @@ print(result.top1, knn_accuracy(train_features, train_labels, test_features, tes
 
 from ssgear.evaluation.generated.fid import frechet_distance
 from ssgear.evaluation.probes.knn import knn_accuracy
-from ssgear.evaluation.probes.linear import ProbeResult, linear_probe
+from ssgear.evaluation.probes.linear import linear_probe
+from ssgear.evaluation.probes.result import ProbeResult
 
 __all__ = ["ProbeResult", "frechet_distance", "knn_accuracy", "linear_probe"]

@@ -23,7 +23,8 @@ def test_the_fit_is_sklearns() -> None:
     x, y = problem()
     x, _ = _standardised(x, x)
     l2 = 0.01
-    ours = _fit(x, y, 7, l2, None)
+    ours, converged = _fit(x, y, 7, l2, None)
+    assert converged
     # sklearn minimises C * sum of losses + |W|^2 / 2
     theirs = LogisticRegression(C=1 / (l2 * len(x)), max_iter=2000, tol=1e-8).fit(x, y)
     p_ours = torch.addmm(ours[-1], x, ours[:-1]).softmax(1).numpy()
@@ -41,6 +42,8 @@ def test_accuracy_is_that_of_sklearns_best_c() -> None:
     )
     assert result.top1 == pytest.approx(best, abs=0.03)
     assert result.top1 <= result.top5 <= 1 and result.protocol == "lbfgs"
+    assert result.predicted.shape == (303, 5) and result.num_train == 600 and result.converged
+    assert float((result.predicted[:, 0] == test[1]).double().mean()) == result.top1
     assert linear_probe(*train, *test) == result  # nothing is drawn
 
 
