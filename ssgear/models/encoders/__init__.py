@@ -8,6 +8,7 @@ from ssgear.models.encoders.encoder import (
     load_encoder,
     save_encoder,
 )
+from ssgear.models.encoders.timm_weights import load_timm, open_subject
 
 __all__ = [
     "Encoder",
@@ -15,5 +16,7 @@ __all__ = [
     "PretrainedEncoder",
     "build_encoder",
     "load_encoder",
+    "load_timm",
+    "open_subject",
     "save_encoder",
 ]

@@ -46,7 +46,7 @@ def build_network(name: str, size: int, *, stem: str, norm: str) -> nn.Module:
         raise ConfigError(f"--model.stem: cifar is for ResNets, not for {name}; use auto")
     if norm == "group":
         replace_batch_norm(network)
-    _check_patches(network, name, size)
+    check_patches(network, name, size)
     return network
 
 
@@ -107,7 +107,7 @@ def _cannot_take(name: str, size: int, error: Exception) -> ConfigError:
     )
 
 
-def _check_patches(network: nn.Module, name: str, size: int) -> None:
+def check_patches(network: nn.Module, name: str, size: int) -> None:
     """Refuse a size that would leave pixels at the border unseen."""
     side = getattr(getattr(network, "patch_embed", None), "patch_size", None)
     side = side[0] if isinstance(side, tuple) else side
