@@ -1,0 +1,1 @@
+"""Comparisons of images by features, and of encoders by the features of the same images."""
