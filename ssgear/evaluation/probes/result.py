@@ -31,7 +31,7 @@ class ProbeResult:
     l2: float
     """Weight decay of the classifier."""
     protocol: str
-    """lbfgs, sgd or mlp."""
+    """lbfgs, sgd, mlp or finetune."""
     num_train: int
     """Training rows that the classifier was fitted to."""
     converged: bool
