@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from ssgear.errors import ArgumentError
-from ssgear.evaluation.probes.knn import knn_accuracy, nearest
+from ssgear.errors import ArgumentError, DataError
+from ssgear.evaluation.features import rows as rows_module
+from ssgear.evaluation.features.rows import FeatureFile
+from ssgear.evaluation.probes import knn
+from ssgear.evaluation.probes.knn import check_k, knn_accuracy, knn_predictions, nearest
 
 
 def features(seed: int = 0) -> tuple[torch.Tensor, ...]:
@@ -26,6 +31,41 @@ def test_accuracy_is_sklearns_with_the_same_weights(k: int, temperature: float) 
     expected = theirs.fit(train, y_train).score(test, y_test)
     ours = knn_accuracy(*features(), k=k, temperature=temperature)
     assert ours == pytest.approx(expected, abs=1.5 / len(test))  # one tie may fall either way
+
+
+def test_predictions_of_several_k_are_sklearns() -> None:
+    train, y_train, test, y_test = features(4)
+    predicted = knn_predictions(train, y_train, test, ks=(3, 20, 200), temperature=0.3)
+    assert list(predicted) == [3, 20, 200]
+    for k, classes in predicted.items():
+        theirs = KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.3))
+        expected = theirs.fit(train.numpy(), y_train.numpy()).predict(test.numpy())
+        assert (classes.numpy() != expected).sum() <= 1, k
+        accuracy = knn_accuracy(train, y_train, test, y_test, k=k, temperature=0.3)
+        assert accuracy == float((classes == y_test).double().mean())
+
+
+@pytest.mark.parametrize("width", [2, 19])
+def test_a_bank_in_a_file_is_searched_in_blocks(
+    width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, y_train, test, _ = features(5)
+    train, test = train[:, :width].contiguous(), test[:, :width]
+    dense = nearest(test, train, 61)
+    expected = knn_predictions(train, y_train, test, ks=(7, 61))
+    np.save(tmp_path / "bank.npy", train.numpy())
+    # 77 rows a block, of which the last group is not full; 100 queries a group, 37 a product
+    monkeypatch.setattr(rows_module, "BLOCK_BYTES", 4 * width * 77)
+    monkeypatch.setattr(knn, "QUERY_BYTES", 4 * width * 100)
+    monkeypatch.setattr(knn, "SIMILARITIES", 37 * 80)
+    monkeypatch.setattr(knn, "VOTES", 5 * 23)
+    bank = FeatureFile(tmp_path / "bank.npy")
+    values, rows = nearest(test, bank, 61)
+    torch.testing.assert_close(values, dense[0], atol=1e-5, rtol=1e-5)
+    assert (rows != dense[1]).float().mean() < 0.01  # neighbors that tie but for rounding
+    assert all(len(set(row)) == 61 for row in rows.tolist())
+    blockwise = knn_predictions(bank, y_train, test, ks=(7, 61))
+    assert all((blockwise[k] != expected[k]).sum() <= 2 for k in (7, 61))
 
 
 def test_nearest_over_several_chunks_is_the_dense_answer() -> None:
@@ -58,3 +98,24 @@ def test_bad_arguments_are_named() -> None:
         knn_accuracy(*features(), k=0)
     with pytest.raises(ArgumentError, match="one width"):
         nearest(torch.ones(3, 4), torch.ones(3, 5), 1)
+    with pytest.raises(ArgumentError, match="900 train features and 899 labels"):
+        train, labels, test, _ = features()
+        knn_predictions(train, labels[1:], test)
+    with pytest.raises(ArgumentError, match=r"positive \(got k=20, 0, temperature=0.07\)"):
+        knn_predictions(train, labels, test, ks=(20, 0))
+
+
+def test_more_neighbors_than_images_are_refused() -> None:
+    check_k(200, 200)
+    with pytest.raises(DataError, match=r"k = 200 needs at least 200 .* \(got 199\)"):
+        check_k(200, 199)
+    train, labels, test, _ = features()
+    with pytest.raises(DataError, match=r"\(got 900\)"):
+        knn_predictions(train, labels, test, ks=(20, 901))
+
+
+def test_features_that_are_not_finite_are_named() -> None:
+    train, labels, test, _ = features()
+    train[[5, 17], 3] = torch.nan
+    with pytest.raises(DataError, match=r"train features: 2 of 900 images .*\(rows 5, 17\)"):
+        knn_predictions(train, labels, test)
