@@ -219,8 +219,8 @@ def train(
             advance(1)
             if (step + 1) % (steps // recipe.epochs) == 0 and not bool(loss.isfinite()):
                 raise TrainingError(
-                    f"fine-tuning: the loss is {float(loss.detach())} after step {step + 1} of {steps}; use "
-                    f"a smaller lr (got {recipe.lr:g})"
+                    f"fine-tuning: the loss is {float(loss.detach())} after step {step + 1} of "
+                    f"{steps}; use a smaller lr (got {recipe.lr:g})"
                 )
     return average
 
