@@ -41,7 +41,8 @@ def finite_blocks(
 
 def check_finite(rows: Rows, what: str) -> None:
     """Raise DataError if rows of features [N, F] hold NaN or infinity."""
-    count, first = 0, []
+    count = 0
+    first: list[int] = []
     for start, block in blocks(rows):
         bad = (~block.isfinite().all(1)).nonzero()[:, 0]
         count += len(bad)
