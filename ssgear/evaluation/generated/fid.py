@@ -36,6 +36,21 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     return Moments(a).distance(Moments(b))
 
 
+def frechet_caveat(n_a: int, n_b: int, width: int) -> str:
+    """Return what weakens a distance of sets of `n_a` and `n_b` images; empty if nothing does.
+
+    With no more images than dimensions a covariance is singular, and the distance comes out far too
+    large.
+    """
+    fewer = min(n_a, n_b)
+    if fewer > width:
+        return ""
+    return (
+        f"{fewer:,} images are too few for features of {width:,} numbers: the distance comes out "
+        f"far too large; compare it with those of as many images only, or use more than {width:,}"
+    )
+
+
 class Moments:
     """Mean and scatter of features, in float64, from blocks of any size.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssgear.errors import ArgumentError
 from ssgear.evaluation import frechet_distance
-from ssgear.evaluation.generated.fid import Moments
+from ssgear.evaluation.generated.fid import Moments, frechet_caveat
 
 
 def plain(a: Tensor, b: Tensor) -> float:
@@ -76,3 +76,25 @@ def test_blocks_of_any_size_are_the_whole_at_once(rows: int, width: int) -> None
         assert torch.allclose(pieces.mean_F, a.double().mean(0), rtol=1e-12)
         wanted = frechet_distance(a, b)
         assert pieces.distance(Moments(b)) == pytest.approx(wanted, rel=1e-6), sizes
+
+
+def test_samples_of_gaussians_are_near_the_closed_form() -> None:
+    """d^2 of N(m, S) and N(n, T) is known; with S, T diagonal no root of a matrix is needed."""
+    torch.manual_seed(0)
+    m, n = torch.randn(2, 9, dtype=torch.float64)
+    s, t = torch.rand(2, 9, dtype=torch.float64) + 0.3
+    turn = torch.linalg.qr(torch.randn(9, 9, dtype=torch.float64))[0]
+    a, b = torch.randn(2, 60_001, 9, dtype=torch.float64)
+    expected = float((m - n).square().sum() + (s - t).square().sum())
+    value = frechet_distance((m + s * a) @ turn, (n + t * b) @ turn)
+    assert value == pytest.approx(expected, rel=0.02)
+
+
+def test_few_images_are_a_caveat() -> None:
+    assert frechet_caveat(2049, 50_000, 2048) == ""
+    for counts in ((2048, 50_000), (50_000, 2048)):
+        assert "2,048 images are too few for features of 2,048" in frechet_caveat(*counts, 2048)
+    # one distribution: the distance of few images is not that of many
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 4000, 64)
+    assert frechet_distance(a[:64], b[:64]) > 10 * frechet_distance(a, b)

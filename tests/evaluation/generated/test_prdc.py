@@ -56,6 +56,34 @@ def test_it_is_the_naive_one_whatever_the_blocks(
         assert vars(found) == pytest.approx(vars(expected), abs=1e-12)
 
 
+def published(real: np.ndarray, made: np.ndarray, nearest_k: int) -> PRDC:
+    """The formulas of the package `prdc` (Naeem et al. 2020), one k for all four."""
+
+    def kth_value(distances: np.ndarray, k: int) -> np.ndarray:
+        indices = np.argpartition(distances, k, axis=-1)[..., :k]
+        return np.take_along_axis(distances, indices, axis=-1).max(axis=-1)
+
+    # a row is its own nearest neighbour, hence one more
+    real_radii = kth_value(pairwise_distances(real, real), nearest_k + 1)
+    made_radii = kth_value(pairwise_distances(made, made), nearest_k + 1)
+    distances = pairwise_distances(real, made)
+    inside_real = distances < real_radii[:, None]
+    return PRDC(
+        precision=float(inside_real.any(axis=0).mean()),
+        recall=float((distances < made_radii[None]).any(axis=1).mean()),
+        density=float(inside_real.sum(axis=0).mean() / nearest_k),
+        coverage=float((distances.min(axis=1) < real_radii).mean()),
+    )
+
+
+@pytest.mark.parametrize("k", [1, 3, 5, 11])
+def test_it_is_the_published_package(k: int) -> None:
+    for real, made in (features(), features(0.2, 0.7)[::-1]):
+        expected = published(real.double().numpy(), made.double().numpy(), k)
+        result = prdc(real, made, manifold_k=k, density_k=k)
+        assert vars(result) == pytest.approx(vars(expected), abs=1e-12)
+
+
 def test_rows_that_are_almost_the_same() -> None:
     """The oracle subtracts; a product of matrices has no digit left of such distances."""
     generator = torch.Generator().manual_seed(6)
