@@ -90,8 +90,15 @@ def cka_matrix(
 
 
 def _linear(a: list[Centred], b: list[Centred]) -> Tensor:
-    own = {id(layer): _hsic(cross_products(layer, [layer])[0], layer) for layer in (*a, *b)}
-    rows = [[_hsic(products) for products in cross_products(layer, b)] for layer in a]
+    own: dict[int, float] = {}
+    rows = []
+    for layer in a:
+        first, *others = cross_products(layer, [layer, *b])
+        own[id(layer)] = _hsic(first, layer)
+        rows.append([_hsic(products) for products in others])
+    for layer in b:
+        if id(layer) not in own:
+            own[id(layer)] = _hsic(cross_products(layer, [layer])[0], layer)
     hsic = torch.tensor(rows, dtype=torch.float64)
     return _ratio(hsic, [own[id(layer)] for layer in a], [own[id(layer)] for layer in b])
 

@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssgear.errors import ArgumentError, DataError
-from ssgear.evaluation.features.rows import Rows, blocks
+from ssgear.errors import ArgumentError
+from ssgear.evaluation.features.rows import Rows
+from ssgear.evaluation.probes.checks import finite_blocks
 
 _ELEMENTS = 1 << 23
 """Similarities that are held at a time."""
@@ -138,15 +139,10 @@ def _check(features: Rows, labels: Tensor, ks: Sequence[int]) -> None:
 
 def unit_rows(features: Rows, device: torch.device | None = None) -> Tensor:
     """Return rows of norm 1, float64; a row of zeros stays one."""
-    parts = []
-    for start, block in blocks(features, device=device):
-        bad = ~block.isfinite().all(1)
-        if bool(bad.any()):
-            row = start + int(bad.nonzero()[0, 0])
-            raise DataError(
-                f"retrieve: the features of image {row} are not finite (NaN or infinity)"
-            )
-        parts.append(torch.nn.functional.normalize(block.double(), dim=1, eps=1e-30))
+    parts = [
+        torch.nn.functional.normalize(block.double(), dim=1, eps=1e-30)
+        for _, block in finite_blocks(features, "retrieve:", device=device)
+    ]
     return torch.cat(parts)
 
 
