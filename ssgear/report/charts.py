@@ -76,6 +76,19 @@ def number_text(value: float, digits: int = 4) -> str:
     return f"{value:.0f}" if abs(value) >= 1e3 else f"{value:.{digits}g}"
 
 
+def duration(seconds: float) -> str:
+    """Write a time for people: 41 s, 2 min 41 s, 3 h 5 min; nothing where it is not known."""
+    if not math.isfinite(seconds):
+        return ""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 def nice_ticks(low: float, high: float, count: int = 4, *, whole: bool = False) -> list[float]:
     """Round numbers, about `count` steps apart, from at or below `low` to at or above `high`."""
     if not high > low:

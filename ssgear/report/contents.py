@@ -87,7 +87,10 @@ class Retrieval:
     precision_at: Mapping[int, float] = field(default_factory=dict)
     """Share of the first k that have the query's class, by k, over all queries."""
     recall_at: Mapping[int, float] = field(default_factory=dict)
-    """Share of queries with at least one of their class among the first k, by k."""
+    """Share of the images of the query's class that are among the first k, by k."""
+    hit_at: Mapping[int, float] = field(default_factory=dict)
+    """Share of queries with at least one image of their class among the first k, by k; metric
+    learning calls it Recall@k."""
     rule: str = (
         "best and worst: the queries of highest and lowest average precision; typical: those "
         "nearest to the median"

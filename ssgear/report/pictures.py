@@ -1,4 +1,4 @@
-"""What the report shows as pictures: curves, views, neighbours and the map, for the template.
+"""What the report shows as pictures: curves, views, samples and the map, for the template.
 
 Each function returns None (or nothing) where the run has nothing to show, and bounds how much it
 shows, so that the page stays a few megabytes whatever it is given.
@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from ssgear.report import charts, plots
-from ssgear.report.contents import Map, Neighbours, Samples, Views
+from ssgear.report.contents import Map, Samples, Views
 from ssgear.report.images import Picture, Sheet, picture, sheet
 from ssgear.report.reading import RunFiles
 from ssgear.storage.atomic import Json
@@ -22,10 +22,6 @@ MAX_ROWS = 12
 """Rows of views."""
 MAX_VIEWS = 8
 """Views of one image."""
-MAX_QUERIES = 10
-"""Test images whose neighbours are shown."""
-MAX_NEIGHBOURS = 10
-"""Neighbours of one image."""
 MAX_TIMES = 6
 """Points in time of which synthetic images are shown."""
 MAX_SAMPLES = 16
@@ -193,77 +189,6 @@ def samples(samples: Samples | None) -> Samples | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbour:
-    """A training image near a query."""
-
-    picture: Picture
-    name: str
-    """Of its class, where classes are known."""
-    right: bool | None
-    """Whether that is the query's."""
-    similarity: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Query:
-    """A test image and its neighbours."""
-
-    picture: Picture
-    name: str
-    near: list[Neighbour]
-
-    @property
-    def hits(self) -> int:
-        """Return how many neighbours are of the query's class."""
-        return sum(1 for neighbour in self.near if neighbour.right)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NeighbourRows:
-    """Queries, and how often their neighbours are of the same class."""
-
-    rows: list[Query]
-    known: bool
-    """Whether classes are."""
-    hits: int
-    total: int
-    share: str
-    measure: str
-
-
-def neighbours(contents: Neighbours | None) -> NeighbourRows | None:
-    """Queries with their nearest neighbours, each marked right or wrong where classes are known."""
-    if contents is None or not len(contents.queries):
-        return None
-    rows = [_query(contents, row) for row in range(min(len(contents.queries), MAX_QUERIES))]
-    total, hits = sum(len(row.near) for row in rows), sum(row.hits for row in rows)
-    return NeighbourRows(
-        rows=rows,
-        known=contents.query_labels is not None and contents.neighbour_labels is not None,
-        hits=hits,
-        total=total,
-        share=percent(hits / max(1, total)),
-        measure=contents.measure,
-    )
-
-
-def _query(contents: Neighbours, row: int) -> Query:
-    labels, others = contents.query_labels, contents.neighbour_labels
-    name = "" if labels is None else str(labels[row])
-    names = None if labels is None or others is None else others[row]
-    near = [
-        Neighbour(
-            picture=picture(image),
-            name="" if names is None else str(names[place]),
-            right=None if names is None else str(names[place]) == name,
-            similarity=f"{contents.similarities[row][place]:.2f}",
-        )
-        for place, image in enumerate(contents.neighbours[row][:MAX_NEIGHBOURS])
-    ]
-    return Query(picture=picture(contents.queries[row]), name=name, near=near)
-
-
-@dataclass(frozen=True, kw_only=True)
 class MapPlot:
     """The scatter of the test features, with a sheet of thumbnails where there are any."""
 
@@ -296,3 +221,8 @@ def feature_map(contents: Map | None) -> MapPlot | None:
 def percent(share: float) -> str:
     """Write a share as a percentage."""
     return f"{100 * share:.1f} %"
+
+
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """Write an interval of shares in percent; empty where there is none."""
+    return "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"

@@ -79,6 +79,20 @@ class RunFiles:
             found = found.get(key) if isinstance(found, Mapping) else None
         return as_number(found)
 
+    def detail(self, figure: str, name: str) -> Json:
+        """Return what the summary says of a figure under `details`; None where it does not."""
+        details = self.facts.get("details")
+        entry = details.get(figure) if isinstance(details, Mapping) else None
+        return entry.get(name) if isinstance(entry, Mapping) else None
+
+    def interval(self, figure: str) -> tuple[float, float] | None:
+        """Return the 95 % confidence interval of a figure, or None."""
+        ends = self.detail(figure, "interval")
+        if not isinstance(ends, list | tuple) or len(ends) != 2:
+            return None
+        low, high = (as_number(end) for end in ends)
+        return (low, high) if math.isfinite(low) and math.isfinite(high) else None
+
     def text_list(self, key: str) -> list[str] | None:
         """Return a list of names of the summary, or None."""
         names = self.facts.get(key)

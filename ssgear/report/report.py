@@ -16,13 +16,16 @@ from pathlib import Path
 
 from ssgear.methods.base import Card
 from ssgear.report import pictures
-from ssgear.report.charts import as_number, nice_ticks, number_text
+from ssgear.report.charts import as_number, duration, nice_ticks, number_text
 from ssgear.report.contents import Contents
 from ssgear.report.measures import measures
 from ssgear.report.page import render
-from ssgear.report.pictures import percent
+from ssgear.report.pictures import interval_text, percent
 from ssgear.report.plane import planes
 from ssgear.report.reading import RunFiles, read_run
+from ssgear.report.sections import curves, heat_map, neighbours
+from ssgear.report.sections.pictures import pictures as picture_rows
+from ssgear.report.sections.time import time_parts
 from ssgear.report.verdict import judge, standard_error
 from ssgear.storage.atomic import Json, write_text
 
@@ -41,10 +44,17 @@ def write_report(run_dir: Path, contents: Contents) -> Path:
         verdict=judge(run, contents.card),
         views=pictures.views(contents.views),
         samples=pictures.samples(contents.samples),
-        neighbours=pictures.neighbours(contents.neighbours),
+        neighbours=neighbours.neighbours(contents.neighbours),
+        retrieval=neighbours.retrieval(contents.retrieval),
+        confusions=heat_map.confusions(contents.confusions),
+        label_curves=curves.label_curves(contents.label_curves),
+        invariance=curves.invariance(contents.invariance),
+        similarities=heat_map.similarities(contents.similarities),
+        pictures=picture_rows(contents.pictures),
         map=pictures.feature_map(contents.map),
         maps=contents.maps,
         planes=planes(contents.maps),
+        times=time_parts(run.facts.get("time_s")),
         settings=_settings(run.config),
         usage=_usage(run),
         versions=_versions(run),
@@ -91,19 +101,6 @@ def _head(run: RunFiles, card: Card) -> dict[str, str | bool | list[tuple[str, s
     }
 
 
-def duration(seconds: float) -> str:
-    """Write a time for people: 41 s, 2 min 41 s, 3 h 5 min; nothing where it is not known."""
-    if not math.isfinite(seconds):
-        return ""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Figure:
     """An accuracy with what it must be compared with."""
@@ -112,8 +109,17 @@ class Figure:
     note: str
     value: str
     error: str
+    """Standard error, where no interval is known."""
+    interval: str
+    """95 % confidence interval over the test images, where it is known."""
     count: str
     """Test images."""
+    num_train: str
+    """Training images that it rests on, where that is known."""
+    rests_on: str
+    """How it rests on them."""
+    seeds: str
+    """How many seeds it is the mean of, and their deviation, where there are several."""
     top5: str
     bars: list[tuple[str, str, float, str]]
     """Name, value, width in percent and style."""
@@ -156,7 +162,10 @@ def _figure(run: RunFiles, key: str, title: str, note: str) -> Figure | None:
         for name, v in known.items()
         if name != "chance"
     ]
-    count = run.summary_number("num_test")
+    details = ("details", key)
+    tested = run.summary_number(*details, "num_test")
+    count = tested if math.isfinite(tested) else run.summary_number("num_test")
+    learned = run.summary_number(*details, "num_train")
     told = key == "linear_probe" and (not classes or len(classes) > 5)  # of five it is always right
     top5 = run.summary_number("linear_probe_top5") if told else math.nan
     return Figure(
@@ -164,11 +173,24 @@ def _figure(run: RunFiles, key: str, title: str, note: str) -> Figure | None:
         note=note,
         value=f"{100 * value:.1f}",
         error=f"{100 * standard_error(value, count):.1f}" if count > 0 else "",
+        interval=interval_text(run.interval(key)),
+        num_train=f"{learned:,.0f}" if math.isfinite(learned) else "",
+        rests_on="learned from" if key == "linear_probe" else "neighbours among",
+        seeds=_seeds(run, key),
         count=f"{count:,.0f}" if count > 0 else "",
         top5=percent(top5) if math.isfinite(top5) else "",
         bars=[(name, percent(v), round(100 * v / top, 2), style) for name, v, style in bars],
         gains=gains,
     )
+
+
+def _seeds(run: RunFiles, key: str) -> str:
+    """Say how many seeds a figure is the mean of; empty for one."""
+    deviation = run.summary_number("details", key, "deviation")
+    values = run.detail(key, "values")
+    if not math.isfinite(deviation) or not isinstance(values, list):
+        return ""
+    return f"mean of {len(values)} seeds, standard deviation {100 * deviation:.1f}"
 
 
 def _tiles(run: RunFiles) -> list[tuple[str, str, str]]:

@@ -26,7 +26,7 @@ from ssgear.report.contents import Contents, Map, Neighbours, Pixels, Views
 from ssgear.report.pictures import MAX_ROWS
 from ssgear.report.plots import project_2d
 from ssgear.report.reading import read_run
-from ssgear.report.report import duration, write_report
+from ssgear.report.report import write_report
 from ssgear.report.verdict import judge, standard_error
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "path", "circle"}
@@ -519,7 +519,7 @@ def test_number_text(value: float, text: str) -> None:
     ],
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert charts.duration(seconds) == text
 
 
 def test_scatter_keeps_shape_and_counts() -> None:

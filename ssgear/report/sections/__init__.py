@@ -1,0 +1,1 @@
+"""Sections of the report that have a layout of their own; each with its part of the page."""
