@@ -65,6 +65,22 @@ class Normalized(nn.Module):
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Return features [N, F] of uint8 images, or of float images in [0, 1]."""
+        normal = self.normalize(images_NCHW)
+        try:
+            return cast(Tensor, self.encoder(normal))
+        except AssertionError as error:  # how timm's networks of one size refuse another
+            height, width = images_NCHW.shape[2:]
+            raise ArgumentError(
+                f"images: {height} x {width} pixels, but {self.config.name} was built for "
+                f"{self.size} x {self.size} ({error})"
+            ) from None
+
+    def normalize(self, images_NCHW: Tensor) -> Tensor:
+        """Return uint8 images, or float images in [0, 1], as the network takes them.
+
+        Raises:
+            ArgumentError: they are of another shape or type.
+        """
         if images_NCHW.ndim != 4 or images_NCHW.shape[1] != 3:
             raise ArgumentError(f"images: shape {tuple(images_NCHW.shape)}, expected [N, 3, H, W]")
         if images_NCHW.dtype == torch.uint8:
@@ -73,14 +89,7 @@ class Normalized(nn.Module):
             unit = images_NCHW.to(self.mean_3HW.dtype)
         else:
             raise ArgumentError(f"images: {images_NCHW.dtype}, expected uint8 or float in [0, 1]")
-        try:
-            return cast(Tensor, self.encoder((unit - self.mean_3HW) / self.std_3HW))
-        except AssertionError as error:  # how timm's networks of one size refuse another
-            height, width = images_NCHW.shape[2:]
-            raise ArgumentError(
-                f"images: {height} x {width} pixels, but {self.config.name} was built for "
-                f"{self.size} x {self.size} ({error})"
-            ) from None
+        return (unit - self.mean_3HW) / self.std_3HW
 
 
 OVERSHOOT = 0.5

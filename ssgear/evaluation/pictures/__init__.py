@@ -1,0 +1,1 @@
+"""Pictures of what a vision transformer looks at: attention maps and patch features."""
