@@ -1,0 +1,131 @@
+"""L-BFGS on tensors of any device, with a preconditioner (Nocedal & Wright 2006, algorithm 7.4).
+
+The objective is convex and smooth, so that a step that decreases it enough (Armijo) always has a
+positive curvature; no second condition is tested. The state is float64; values and gradients may
+be computed in float32.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+HISTORY = 20
+"""Steps that the estimate of the Hessian is made from."""
+ARMIJO = 1e-4
+"""Share of the decrease along the gradient that a step must bring."""
+NOISE = 1e-9
+"""Relative rounding error of a value; a smaller increase is not one."""
+MOST_HALVINGS = 12
+
+Objective = Callable[[Tensor], tuple[float, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Minimum:
+    """Where the minimizer ended."""
+
+    point: Tensor
+    """float64, of the shape of the start."""
+    value: float
+    """The objective there."""
+    evaluations: int
+    """Calls of the objective."""
+    converged: bool
+    """Whether the largest entry of the gradient met the tolerance."""
+
+
+def minimize(
+    objective: Objective,
+    start: Tensor,
+    *,
+    precondition: Callable[[Tensor], Tensor],
+    tolerance: float,
+    iterations: int,
+) -> Minimum:
+    """Minimize a smooth convex function.
+
+    Args:
+        objective: Returns value and gradient (float64, of the point's shape) at a point.
+        start: Where to start, float64.
+        precondition: Applies an estimate of the inverse Hessian to a gradient; its scale does not
+            matter after the first step.
+        tolerance: Largest entry of the gradient at which to stop.
+        iterations: Most steps.
+    """
+    point = start.double()
+    value, gradient = objective(point)
+    evaluations = 1
+    history: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=HISTORY)
+    for _ in range(iterations):
+        if float(gradient.abs().max()) <= tolerance:
+            break
+        direction = -_inverse_hessian(gradient, history, precondition)
+        slope = float((direction * gradient).sum())
+        step = 1.0
+        for _ in range(MOST_HALVINGS):
+            candidate = point + step * direction
+            new_value, new_gradient = objective(candidate)
+            evaluations += 1
+            if new_value <= value + ARMIJO * step * slope + NOISE * abs(value):
+                break
+            # the minimum of the parabola through both values and the slope, not too far off
+            curvature = 2 * (new_value - value - step * slope)
+            step = min(0.5 * step, max(0.1 * step, -slope * step * step / curvature))
+        else:  # rounding hides what decrease is left
+            break
+        change, bend = candidate - point, new_gradient - gradient
+        product = (change * bend).sum()
+        if float(product) > 0:
+            history.append((change, bend, product))
+        point, value, gradient = candidate, new_value, new_gradient
+    converged = float(gradient.abs().max()) <= tolerance
+    return Minimum(point=point, value=value, evaluations=evaluations, converged=converged)
+
+
+def _inverse_hessian(
+    gradient: Tensor,
+    history: deque[tuple[Tensor, Tensor, Tensor]],
+    precondition: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Apply the estimate of the inverse Hessian by the two-loop recursion."""
+    remainder = gradient.clone()
+    shares: list[Tensor] = []
+    for change, bend, product in reversed(history):
+        share = (change * remainder).sum() / product
+        remainder -= share * bend
+        shares.append(share)
+    result = precondition(remainder)
+    if history:
+        change, bend, product = history[-1]
+        result = result * (product / (bend * precondition(bend)).sum())
+    for (change, bend, product), share in zip(history, reversed(shares), strict=True):
+        result = result + change * (share - (bend * result).sum() / product)
+    return result
+
+
+def cholesky_preconditioner(
+    covariance_FF: Tensor,
+) -> Callable[[float, float], Callable[[Tensor], Tensor]]:
+    """Return a factory of preconditioners for a softmax layer [F + 1, C] on centered features.
+
+    The Hessian of one class is about `spread` x covariance + l2, with `spread` the mean of
+    p (1 - p); that of the bias, the last row, is `spread`.
+    """
+    covariance_FF = covariance_FF.double()
+
+    def of(spread: float, l2: float) -> Callable[[Tensor], Tensor]:
+        hessian = spread * covariance_FF
+        hessian.diagonal().add_(l2 + 1e-9)
+        factor = torch.linalg.cholesky(hessian)
+
+        def apply(gradient: Tensor) -> Tensor:
+            return torch.cat([torch.cholesky_solve(gradient[:-1], factor), gradient[-1:] / spread])
+
+        return apply
+
+    return of
