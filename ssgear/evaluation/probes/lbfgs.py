@@ -109,23 +109,32 @@ def _inverse_hessian(
 
 
 def cholesky_preconditioner(
-    covariance_FF: Tensor,
+    features_nF: Tensor,
 ) -> Callable[[float, float], Callable[[Tensor], Tensor]]:
     """Return a factory of preconditioners for a softmax layer [F + 1, C] on centered features.
 
     The Hessian of one class is about `spread` x covariance + l2, with `spread` the mean of
-    p (1 - p); that of the bias, the last row, is `spread`.
+    p (1 - p); that of the bias, the last row, is `spread`. With fewer rows than features, the
+    inverse is applied through the products of rows (Woodbury).
     """
-    covariance_FF = covariance_FF.double()
+    count, width = features_nF.shape
+    is_wide = width > count
+    rows = features_nF.double() if is_wide else None
+    products = features_nF @ features_nF.T if is_wide else features_nF.T @ features_nF
+    products = products.double() / count
 
     def of(spread: float, l2: float) -> Callable[[Tensor], Tensor]:
-        hessian = spread * covariance_FF
-        hessian.diagonal().add_(l2 + 1e-9)
+        ridge = l2 + 1e-9
+        hessian = spread * products
+        hessian.diagonal().add_(ridge)
         factor = torch.linalg.cholesky(hessian)
 
-        def apply(gradient: Tensor) -> Tensor:
-            return torch.cat([torch.cholesky_solve(gradient[:-1], factor), gradient[-1:] / spread])
+        def solve(gradient: Tensor) -> Tensor:
+            if rows is None:
+                return torch.cholesky_solve(gradient, factor)
+            inner = torch.cholesky_solve(rows @ gradient, factor)
+            return (gradient - spread / count * (rows.T @ inner)) / ridge
 
-        return apply
+        return lambda gradient: torch.cat([solve(gradient[:-1]), gradient[-1:] / spread])
 
     return of

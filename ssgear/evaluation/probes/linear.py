@@ -35,7 +35,7 @@ TOLERANCE = 1e-5
 CHOICE_TOLERANCE = 1e-4
 """The same while the weight of L2 is chosen."""
 ITERATIONS, CHOICE_ITERATIONS = 500, 60
-COVARIANCE_ROWS = 20_000
+SAMPLE_ROWS = 20_000
 """Rows that the preconditioner is estimated from."""
 
 Walk = Callable[[], Iterator[Block]]
@@ -124,7 +124,7 @@ class SoftmaxFit:
         self.data, self.classes = data, classes
         self.width = int(data.rows.shape[1])
         self.spread = (1 - 1 / classes) / classes
-        self._preconditioner = cholesky_preconditioner(self._covariance())
+        self._preconditioner = cholesky_preconditioner(self._sample())
 
     def minimize(
         self,
@@ -162,15 +162,13 @@ class SoftmaxFit:
             count += len(labels)
         return right / count
 
-    def _covariance(self) -> Tensor:
-        total = torch.zeros(self.width, self.width, device=self.data.device)
-        count = 0
+    def _sample(self) -> Tensor:
+        parts: list[Tensor] = []
         for features, _ in self.data(fit=True, held=True):
-            total.addmm_(features.T, features)
-            count += len(features)
-            if count >= COVARIANCE_ROWS:
+            parts.append(features[: SAMPLE_ROWS - sum(map(len, parts))])
+            if sum(map(len, parts)) >= SAMPLE_ROWS:
                 break
-        return total / count
+        return torch.cat(parts)
 
     def _sums(self, weights: Tensor, walk: Walk) -> tuple[Tensor, Tensor]:
         """Return the sums of cross-entropy and of its gradient [F + 1, C] over rows, float64."""
