@@ -15,8 +15,6 @@ from torch import Tensor
 from ssgear.evaluation.features.rows import BLOCK_BYTES, Rows, blocks
 from ssgear.evaluation.probes.checks import finite_blocks
 
-HELD_OUT = 0.2
-"""Share of the training rows that a setting is chosen on."""
 KEPT_BYTES = 1 << 30
 """Features of at most this size are kept; a GPU keeps half of its free memory."""
 SCORES = 1 << 23
@@ -114,9 +112,8 @@ def features_device(rows: Rows) -> torch.device:
     return rows.device if isinstance(rows, Tensor) else torch.device("cpu")
 
 
-def held_out(labels_N: Tensor) -> Tensor:
+def held_out(labels_N: Tensor, every: int = 5) -> Tensor:
     """Return which rows to hold out [N] bool: every fifth of each class, in the order given."""
-    every = int(1 / HELD_OUT)
     held = torch.zeros(len(labels_N), dtype=torch.bool)
     order = labels_N.cpu().argsort(stable=True)
     counts = torch.bincount(labels_N.cpu())

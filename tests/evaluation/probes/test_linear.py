@@ -14,7 +14,7 @@ from ssgear.evaluation import linear_probe
 from ssgear.evaluation.features import rows as rows_module
 from ssgear.evaluation.features.rows import FeatureFile
 from ssgear.evaluation.probes import standardized
-from ssgear.evaluation.probes.linear import SoftmaxFit, linear_probe_sgd
+from ssgear.evaluation.probes.linear import SoftmaxFit
 from ssgear.evaluation.probes.standardized import TrainingBlocks, held_out, scaling_of
 
 CPU = torch.device("cpu")
@@ -129,22 +129,3 @@ def test_bad_arguments_are_named() -> None:
     x[4, 0] = torch.inf
     with pytest.raises(DataError, match=r"test features: 1 of 100 images .* \(rows 4\)"):
         linear_probe(x[100:], y[100:], x[:100], y[:100])
-
-
-class Means(nn.Module):
-    """Mean colour of each quadrant of images in [0, 1] or uint8."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        images = images.float() / (255 if images.dtype == torch.uint8 else 1)
-        return nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)
-
-
-def test_the_sgd_protocol_learns_what_features_tell_and_repeats() -> None:
-    generator = torch.Generator().manual_seed(1)
-    labels = torch.randint(0, 3, (300,), generator=generator)
-    images = torch.randint(0, 60, (300, 3, 8, 8), generator=generator)
-    images[torch.arange(300), labels] += 120
-    args = (images[:200].byte(), labels[:200], images[200:].byte(), labels[200:])
-    result = linear_probe_sgd(Means(), *args, epochs=3, batch_size=32)
-    assert result.top1 > 0.95 and result.protocol == "sgd"
-    assert linear_probe_sgd(Means(), *args, epochs=3, batch_size=32) == result
