@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import functools
 import graphlib
 import importlib
 import json
@@ -17,14 +18,17 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import __main__ as entry
-from benchmarks import kernels, method_rows, methods, train_step, view_models, views
+from benchmarks import finetune, kernels, method_rows, methods, train_step, view_models, views
 from benchmarks.common import machine
 from benchmarks.common.command import Benchmark, WrongResultError
+from ssgear.config.schema import ModelConfig
 from ssgear.data.loaders.batch import Batch
 from ssgear.errors import ConfigError
 from ssgear.methods.rotnet.method import Turns
+from ssgear.models.encoders import build_encoder, save_encoder
 from tests.data.view_stores import folder
 from tests.views.toy_pipeline import toy_pipeline
 
@@ -360,3 +364,49 @@ def test_what_a_method_makes_of_its_views_is_no_overhead(
     job = methods.Job(method="rotnet", seed=0, preset="quick", images=16, options=options, rounds=2)
     found = methods.train(job)
     assert 100 < found.views_ms < found.step_ms
+
+
+def test_fine_tuning_is_compared_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3 * 24):
+        part = "test" if number < 15 else "train"
+        file = tmp_path / "images" / part / "abc"[number % 3] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = torch.full((8, 8, 3), number, dtype=torch.uint8)
+        pixels[..., number % 3] = 200
+        Image.fromarray(pixels.numpy()).save(file)
+    encoder = build_encoder(ModelConfig(name="5c3-8f"), 8)
+    save_encoder(encoder, tmp_path / "run", mean=(0.5,) * 3, std=(0.2,) * 3)
+    results = tmp_path / "results.json"
+    # images are decoded by processes that take longer to start than all trainings here
+    monkeypatch.setattr("benchmarks.finetune.load", functools.cache(finetune.load))
+    words = ["finetune", "--run", str(tmp_path / "run"), "--data", str(tmp_path / "images")]
+    words += ["--json", str(results), "--shares", "0.2", "--seeds", "0", "1", "--lrs", "0.01"]
+    words += ["--steps", "5", "--held-out", "9", "--batch-size", "4", "--device", "cpu"]
+    assert entry.main([*words, "--starts", "scratch"]) == 0
+    assert "fine-tuned" not in capsys.readouterr().out  # half of a comparison is no table
+    assert entry.main(words) == 0
+    fields = json.loads(results.read_text("utf-8"))
+    (entry_of_share,) = fields["comparison"]
+    assert entry_of_share["num_train"] == 12 and len(entry_of_share["mcnemar"]) == 2
+    rows = [row for row in fields["rows"] if not row["is_tuning"]]
+    means = {
+        start: sum(row["accuracy"] for row in rows if row["start"] == start) / 2
+        for start in ("pretrained", "scratch")
+    }
+    for start, mean in means.items():
+        assert entry_of_share[start]["mean"] == pytest.approx(mean)
+    difference = means["pretrained"] - means["scratch"]
+    assert entry_of_share["difference"]["mean"] == pytest.approx(difference)
+    assert {row["start"]: (row["epochs"], row["num_test"]) for row in rows} == {
+        "pretrained": (2, 15), "scratch": (5, 15),
+    }  # fmt: skip
+    table = capsys.readouterr().out
+    monkeypatch.setattr("benchmarks.finetune.fine_tune", lambda *_, **__: pytest.fail("again"))
+    assert entry.main(words) == 0
+    assert capsys.readouterr().out.strip().splitlines()[-1] == table.strip().splitlines()[-1]
+    assert entry.main([*words, "--steps", "6"]) == 2
+    assert "is of other settings; name another file" in capsys.readouterr().err
+    assert entry.main(["finetune"]) == 2
+    assert capsys.readouterr().err == "benchmark: --run: required; name what to fine-tune\n"
