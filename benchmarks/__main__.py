@@ -16,7 +16,7 @@ from ssgear.errors import ConfigError, did_you_mean
 
 BENCHMARKS = (
     "kernels", "augment", "loaders", "methods", "train_step", "gan_row", "views", "generate",
-    "finetune",
+    "finetune", "evaluation",
 )  # fmt: skip
 
 
