@@ -9,9 +9,10 @@ norm, whose statistics become the slice's (updated in the second pass only).
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,11 +25,16 @@ from ssgear.methods.base import Embeddings, LossTerms, Method, Phase
 
 
 def cached_backward(
-    runtime: Runtime, method: Method, phase: Phase, batch: Batch, micro_batch: int
+    runtime: Runtime,
+    method: Method,
+    phase: Phase,
+    batch: Batch,
+    micro_batch: int,
+    lap: Callable[[Literal["encoder", "loss"]], None] = lambda part: None,
 ) -> LossTerms:
     """Compute the loss of a batch and leave its complete gradient in the group.
 
-    Return the loss detached.
+    Return the loss detached. `lap` is called at the end of each part.
     """
     slices = even_slices(len(batch), micro_batch)
     states: list[tuple[Tensor, Tensor | None]] = []
@@ -37,12 +43,14 @@ def cached_backward(
         for part in slices:
             states.append(_random_state(batch.device))
             embedded.append(runtime.forward(phase, method.embed, phase, batch.rows(part)))
+    lap("encoder")
     fixed = Embeddings.cat(embedded)
     z = Embeddings(tuple(z_nD.detach().requires_grad_() for z_nD in fixed.online), fixed.targets)
     with runtime.autocast(phase):
         # not through the group's root: ZeRO-3 would expect a backward of its own for it
         terms = method.loss_of(phase, z, batch)
     gradients = torch.autograd.grad(terms.total, z.online, allow_unused=True)
+    lap("loss")
     weighted = _reaches_weights(terms.total, z.online)
     for number, part in enumerate(slices):
         with _random_state_of(states[number], batch.device):
@@ -58,6 +66,7 @@ def cached_backward(
             # a learned temperature: its gradient is that of the loss with the embeddings fixed
             pushed = pushed + runtime.forward(phase, method.loss_of, phase, fixed, batch).total
         runtime.backward(phase, pushed, last=part is slices[-1])
+    lap("encoder")
     terms.total = terms.total.detach()
     return terms
 

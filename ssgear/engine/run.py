@@ -80,8 +80,12 @@ class Run:
     """Step of `figures`; 0 before the first."""
     results: Results = Results()
     """What callbacks have measured."""
-    meter: Meter = field(default_factory=Meter)
+    meter: Meter = field(init=False)
     """Clocks."""
+
+    def __post_init__(self) -> None:
+        """Start the clocks."""
+        self.meter = Meter(self.device)
 
     @property
     def sources(self) -> tuple[Source, ...]:

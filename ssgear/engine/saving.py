@@ -107,7 +107,8 @@ def _commit(run: Run, staged: Path, final: Path) -> None:
     meta = {
         "step": run.step,
         "images_seen": run.images_seen,
-        "seconds": run.meter.seconds,
+        "seconds": run.meter.elapsed,
+        "time_s": run.meter.parts,
         "world_size": run.world.size,
         "runtime": run.runtime.name,
         "num_images": len(run.source),
@@ -141,7 +142,7 @@ def load_checkpoint(run: Run, callbacks: Sequence[Callback], folder: Path) -> No
     torch.set_rng_state(state["random"])
     if state["cuda_random"] is not None and run.device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda_random"], run.device)
-    run.meter.seconds = meta["seconds"]
+    run.meter.load(meta["seconds"], meta.get("time_s", {}))
 
 
 def _named(callbacks: Sequence[Callback]) -> dict[str, Callback]:

@@ -20,8 +20,8 @@ from ssgear.data.sources import load_images
 from ssgear.data.sources.loading import GREY
 from ssgear.distributed import is_lost_rank
 from ssgear.engine.callbacks import Callback, Reason, unchanged
-from ssgear.engine.grad_cache import cached_backward
 from ssgear.engine.isolate import only
+from ssgear.engine.passes import forward_backward
 from ssgear.engine.run import Run
 from ssgear.engine.saving import load_checkpoint, save_checkpoint
 from ssgear.errors import Interrupted, SsgearError, TrainingError
@@ -50,9 +50,11 @@ class Trainer:
         self._signal: int | None = None
         self._skipped: dict[str, int] = {}  # steps in a row by phase
         self._finite = torch.ones((), dtype=torch.bool, device=run.device)
+        groups = run.runtime.groups
+        self._encoder_groups = {name for name in groups if groups[name].trains(run.method.encoder)}
         for phase in run.method.phases:
-            group = run.runtime.groups[phase.group]
-            decay = phase.ema or (group.trains(run.method.encoder) and run.config.optim.ema)
+            group = groups[phase.group]
+            decay = phase.ema or (phase.group in self._encoder_groups and run.config.optim.ema)
             if decay:
                 run.averages[phase.group] = Ema(group, decay)
 
@@ -145,15 +147,13 @@ class Trainer:
         optim = run.config.optim
         warmup = int(optim.warmup_epochs * run.steps_per_epoch)
         run.runtime.schedule(phase, run.step, run.total_steps, warmup)
-        micro = optim.micro_batch
         with only(run.runtime.groups[phase.group], run.method.groups):
-            if micro is not None and micro < len(batch):
-                terms = cached_backward(run.runtime, run.method, phase, batch, micro)
-            else:
-                terms = run.runtime.forward(phase, run.method.loss, phase, batch)
-                run.runtime.backward(phase, terms.total)
-                terms.total = terms.total.detach()
+            terms = forward_backward(
+                run.runtime, run.method, phase, batch, run.meter,
+                micro=optim.micro_batch, trains_encoder=phase.group in self._encoder_groups,
+            )  # fmt: skip
             finite = run.runtime.step(phase)
+            run.meter.lap("optimizer")
         if phase.max_skipped and self._skips(phase, bool(finite)):
             return terms
         self._finite &= finite.to(self._finite.device)
@@ -162,6 +162,7 @@ class Trainer:
         run.method.after_step(phase, terms.carry, batch.progress)
         if phase.group in run.averages:
             run.averages[phase.group].update()
+        run.meter.lap("optimizer")
         return terms
 
     def _skips(self, phase: Phase, finite: bool) -> bool:
@@ -216,6 +217,7 @@ class Trainer:
         pace = run.meter.read()
         with run.meter.aside():
             run.figures, run.figures_step = self._losses(), run.step
+            run.meter.settle()  # reading the losses has waited for the device
             run.log.train(
                 run.step,
                 epoch=round(run.epoch, 4),
@@ -224,6 +226,7 @@ class Trainer:
                 lr=[*run.runtime.last_lr.values()][-1],  # the encoder's phase comes last
                 images_per_second=round(pace.images_per_second, 2),
                 data_wait=round(pace.data_wait, 4),
+                seconds=round(run.meter.seconds, 2),
             )
 
     def _tell_lost(self) -> None:
@@ -257,7 +260,7 @@ class Trainer:
         if not bool(self._finite):
             self._refuse(" or ".join(self._terms))
         self._tell_lost()  # every rank's, for the checkpoint
-        with self.run_state.meter.aside():
+        with self.run_state.meter.aside("saving"):
             save_checkpoint(self.run_state, self.callbacks)
 
     def _call(self, hook: str, *args: Reason) -> None:
@@ -266,7 +269,7 @@ class Trainer:
         None of them can change modes, random state or the speed shown.
         """
         run = self.run_state
-        with run.meter.aside():
+        with run.meter.aside("evaluation"):
             for callback in self.callbacks:
                 if getattr(type(callback), hook) is not getattr(Callback, hook):
                     with unchanged(run.method, run.device):

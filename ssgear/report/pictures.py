@@ -39,6 +39,7 @@ _KNOWN = {
     "lr",
     "images_per_second",
     "data_wait",
+    "seconds",
     "seconds_per_step",
 }
 """Keys of training lines that have a chart of their own, or need none."""

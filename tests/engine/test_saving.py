@@ -17,7 +17,7 @@ from ssgear.engine.callbacks import Callback
 from ssgear.engine.trainer import Trainer
 from ssgear.errors import CheckpointError
 from ssgear.storage import checkpoint
-from tests.engine.training import train
+from tests.engine.training import column, train
 
 SHORT = (
     "--model.norm", "batch", "--optim.batch-size", "16", "--optim.epochs", "1",
@@ -115,3 +115,17 @@ def test_what_differs_is_named(
     with pytest.raises(CheckpointError, match=said) as caught:
         resume(saved, tmp_path, Counter(), Counter(), change=change)
     assert "\n" not in str(caught.value) and "step-2: " in str(caught.value)
+
+
+def test_times_go_on_where_they_were_saved(saved: Path, tmp_path: Path) -> None:
+    meta = checkpoint.read_manifest(checkpoint.find_latest(saved))
+    assert {"data", "encoder", "loss", "optimizer"} <= meta["time_s"].keys()
+    assert 0 < sum(meta["time_s"].values()) <= meta["seconds"]
+    run = resume(saved, tmp_path, Counter(), Counter())
+    seconds = column(run, "seconds")
+    assert len(seconds) == 3 and seconds == sorted(seconds)
+    assert seconds[2] > meta["seconds"]  # the pieces before it are included
+    later = checkpoint.read_manifest(checkpoint.find_latest(run))
+    for part, spent in meta["time_s"].items():
+        assert later["time_s"][part] >= spent, part
+    assert later["seconds"] > meta["seconds"]
