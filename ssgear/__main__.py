@@ -1,4 +1,6 @@
-"""`ssgear train | generate | evaluate | doctor`: `python -m ssgear.train` and so on by one name.
+"""`ssgear train | generate | evaluate | compare | doctor`: the commands by one name.
+
+`ssgear train` is `python -m ssgear.train`, and so on.
 
 Only the command that is asked for is imported.
 """
@@ -16,6 +18,7 @@ COMMANDS = {
     "train": "train an encoder; with no options, on the embedded images, in minutes",
     "generate": "draw images, or views of real ones, from a frozen generator into a store",
     "evaluate": "measure an encoder (linear probe, kNN...), a generator or a store",
+    "compare": "compare runs: settings, figures, which differences are real, curves, maps",
     "doctor": "what this machine can run, what it cannot, and what would change that",
 }
 

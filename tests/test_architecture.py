@@ -30,7 +30,7 @@ LAYERS = (
     ("methods",),
     ("engine", "evaluation", "views", "report"),
     ("callbacks", "command"),
-    ("train", "generate", "evaluate", "doctor"),
+    ("train", "generate", "evaluate", "compare", "doctor"),
     ("__init__", "__main__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -51,7 +51,7 @@ LIFTABLE_ROOMS = {"kernels", "losses", "distributed", "errors"}
 
 LIGHT = (
     "__init__", "__main__", "command", "config", "registry", "errors",
-    "train", "generate", "evaluate", "doctor", "views",
+    "train", "generate", "evaluate", "compare", "doctor", "views",
 )  # fmt: skip
 NOT_LIGHT = ("ssgear.doctor.speed", "ssgear.views.biggan", "ssgear.views.jobs.originals")
 """Networks and images, which light rooms import inside functions."""

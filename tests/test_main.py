@@ -14,7 +14,7 @@ from ssgear import __version__
 def test_help_names_the_commands(run_ssgear: Callable[..., Any], words: list[str]) -> None:
     outcome = run_ssgear(*words)
     assert outcome.status == 0
-    for command in ("train", "generate", "evaluate", "doctor"):
+    for command in ("train", "generate", "evaluate", "compare", "doctor"):
         assert f"  {command} " in outcome.out
     assert "views of real ones" in outcome.out
     assert all(len(line) < 100 for line in outcome.out.splitlines())
@@ -29,7 +29,7 @@ def test_unknown_command(run_ssgear: Callable[..., Any]) -> None:
     assert (outcome.status, outcome.out) == (2, "")
     assert outcome.err == (
         "ssgear: trian: unknown command (did you mean train?); "
-        "known: train, generate, evaluate, doctor\n"
+        "known: train, generate, evaluate, compare, doctor\n"
     )
 
 

@@ -1,0 +1,1 @@
+"""The page that compares runs, with the same table as CSV and LaTeX (`ssgear compare`)."""
