@@ -91,8 +91,8 @@ def test_figures_equal_those_computed_directly(
     points = f"{100 * expected.difference:+.2f} points"
     for words in (points, "real", "4,000 train, 1,003 test", "optim.lr 0.1 0.2", "seed 1 2",
                   "Not tested, as values by image of the same test images are missing: "
-                  "effective_rank", "Loss over images seen", "Loss over minutes",
-                  "kNN accuracy over minutes"):  # fmt: skip
+                  "effective_rank", "Loss over images seen", "Loss over wall time",
+                  "kNN accuracy over wall time"):  # fmt: skip
         assert words in page.words, words
     assert "Maps" not in page.words
     assert not any(v.startswith(("http", "//")) for a in ("src", "href") for v in page.values(a))

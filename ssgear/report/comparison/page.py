@@ -24,8 +24,11 @@ CURVES = (
     ("uniformity", "Uniformity", 1.0, ""),
 )
 """Key of metrics.jsonl, title, factor and unit."""
-AXES = (("images_seen", "images seen", 1.0), ("seconds", "minutes", 60.0))
-"""Key of training lines, name of the x axis, and what its unit has of the key's."""
+AXES = (
+    ("images_seen", "images seen", "images seen", 1.0),
+    ("seconds", "wall time", "minutes", 60.0),
+)
+"""Key of training lines, what it is, name of the x axis, and what its unit has of the key's."""
 
 
 class RunMap(NamedTuple):
@@ -90,9 +93,9 @@ def charts(runs: Sequence[ComparedRun]) -> list[SeriesChart]:
     """Return each curve over images seen and over wall time."""
     found = []
     for key, title, factor, unit in CURVES:
-        for axis, x_name, x_unit in AXES:
+        for axis, what, x_name, x_unit in AXES:
             series = [_series(run, key, factor, axis, x_unit) for run in runs]
-            chart = series_chart(f"{title} over {x_name}", series, x_name=x_name, unit=unit)
+            chart = series_chart(f"{title} over {what}", series, x_name=x_name, unit=unit)
             if chart is not None:
                 found.append(chart)
     return found
