@@ -88,3 +88,39 @@ def blocks(
     for start in range(0, len(rows), size):
         block = rows[start : start + size].float()
         yield start, block if device is None else block.to(device)
+
+
+class Subset:
+    """Some of the rows of others, in any order; read when they are asked for."""
+
+    def __init__(self, rows: Rows, index: Tensor) -> None:
+        """Take rows, and int64 [n] numbers of those to keep."""
+        self.rows = rows
+        self.index = index
+        self.shape = (len(index), *rows.shape[1:])
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.index)
+
+    def __getitem__(self, rows: slice | Tensor, /) -> Tensor:
+        """Return some of the rows."""
+        return self.rows[self.index[rows]]
+
+
+class Columns:
+    """Some neighbouring columns of features, such as those of one block of a network."""
+
+    def __init__(self, rows: Rows, start: int, stop: int) -> None:
+        """Take features [N, F], and the columns start to stop - 1 of them."""
+        self.rows = rows
+        self.columns = slice(start, stop)
+        self.shape = (len(rows), stop - start)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.rows)
+
+    def __getitem__(self, rows: slice | Tensor, /) -> Tensor:
+        """Return the columns of some rows."""
+        return self.rows[rows][:, self.columns]

@@ -1,0 +1,121 @@
+"""Features that were computed before: one file for each encoder, set of images and resolution.
+
+    store = FeatureStore(run / "features")
+    features = store.features(encoder, images, device=device)       # a FeatureFile, made once
+
+A file is named after a fingerprint of everything that its numbers depend on: the weights, the
+images (by name, size and time of change), their size in pixels, and the kind of device. What cannot
+be relied on, such as images without files, is computed anew and kept in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ssgear.distributed import World
+from ssgear.errors import CheckpointError, StorageError, reason_of, refusing
+from ssgear.evaluation.features.rows import FeatureFile, Rows
+from ssgear.evaluation.features.stream import BATCH, batches, write_features
+from ssgear.models.modes import evaluating
+
+VERSION = "1"
+"""Changes when the same inputs come to give other features."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureStore:
+    """Features by what they were computed of."""
+
+    folder: Path | None = None
+    """Where files are kept; None: in memory, and computed anew in every process."""
+    world: World = field(default_factory=World)
+    """The ranks that share the work of a file."""
+
+    def key(self, encoder: nn.Module, images: Rows, device: torch.device) -> str:
+        """Return the fingerprint of features; empty where they cannot be kept."""
+        state = str(getattr(images, "state", ""))
+        if self.folder is None or not state:
+            return ""
+        return digest_of(VERSION, weights_digest(encoder), state, device.type)
+
+    def features(
+        self,
+        encoder: nn.Module,
+        images: Rows,
+        *,
+        device: torch.device,
+        batch_size: int = BATCH,
+        label: str = "Encoding",
+    ) -> Rows:
+        """Return features [N, F] float32, read from a file where they are known.
+
+        Under torchrun all ranks call it together.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        key = self.key(encoder, images, device)
+        if self.folder is None or not key:
+            return self._in_memory(encoder, images, device, batch_size)
+        path = self.folder / f"{key}.npy"
+        if not self._is_complete(path, len(images)):
+            with refusing(OSError, lambda error: _unwritable(path.parent, error)):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_features(
+                    encoder, images, path, device=device, batch_size=batch_size,
+                    world=self.world, label=label,
+                )  # fmt: skip
+        return FeatureFile(path)
+
+    def _is_complete(self, path: Path, count: int) -> bool:
+        """Whether a file of so many rows is there; a damaged one is made again."""
+        complete = False
+        if self.world.is_main and path.is_file():
+            try:
+                complete = len(FeatureFile(path)) == count
+            except CheckpointError:
+                path.unlink(missing_ok=True)
+        return self.world.max_flag(complete)
+
+    @torch.no_grad()
+    def _in_memory(
+        self, encoder: nn.Module, images: Rows, device: torch.device, batch_size: int
+    ) -> Tensor:
+        with evaluating(encoder):
+            parts = [
+                encoder(batch.to(device)).float().cpu() for batch in batches(images, batch_size)
+            ]
+        return torch.cat(parts)
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Return a digest of a network's tensors, and of the type that computes with them.
+
+    Buffers that are not saved count too: mean and deviation of the images are among them.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for module in network.modules():
+        digest.update(type(module).__qualname__.encode())
+        digest.update(module.extra_repr().encode())
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        data = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
+        digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def digest_of(*parts: str) -> str:
+    """Return a short digest of texts, for the name of a file."""
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=12).hexdigest()
+
+
+def _unwritable(folder: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{folder}: cannot store features: {reason_of(error)}; use --cache false to keep them in "
+        "memory"
+    )
