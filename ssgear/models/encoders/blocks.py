@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ssgear.errors import ConfigError, did_you_mean
 from ssgear.models.encoders.encoder import Normalized
+from ssgear.models.modes import evaluating
 
 
 def block_names(network: nn.Module) -> tuple[str, ...]:
@@ -34,8 +36,20 @@ def block_names(network: nn.Module) -> tuple[str, ...]:
 class PooledBlocks(nn.Module):
     """An encoder in evaluation whose features are those of some of its blocks, side by side."""
 
-    def __init__(self, encoder: Normalized, names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Normalized,
+        names: Sequence[str] | None = None,
+        *,
+        pooling: Literal["quadrants", "mean"] = "quadrants",
+    ) -> None:
         """Wrap `encoder`; by default all blocks are read.
+
+        Args:
+            encoder: The encoder.
+            names: Blocks to read.
+            pooling: Of maps [N, C, H, W]: the maximum over each of four quadrants, [N, 4 C], or the
+                mean, [N, C].
 
         Raises:
             ConfigError: there is no block of such a name, or the network tells of none.
@@ -55,16 +69,29 @@ class PooledBlocks(nn.Module):
         self.base = encoder
         self.size = encoder.size
         self.names = tuple(known if names is None else names)
-        self.widths: tuple[int, ...] = ()
-        """Width of each block's features, once images went through."""
+        self.pooling = pooling
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """Width of each block's features, by running one blank image through the network."""
+        device = self.base.mean_3HW.device
+        blank = torch.zeros(1, 3, self.size, self.size, device=device)
+        with evaluating(self.base), torch.no_grad():
+            return tuple(part.shape[1] for part in self._parts(blank))
+
+    def extra_repr(self) -> str:
+        """Say which blocks are read, and how."""
+        return f"{', '.join(self.names)}, pooling={self.pooling}"
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Return [N, F] of uint8 images, or of float images in [0, 1]."""
-        with self._listening() as found:
+        return torch.cat(self._parts(images_NCHW), dim=1)
+
+    def _parts(self, images_NCHW: Tensor) -> list[Tensor]:
+        with self._listening() as outputs:
             self.base(images_NCHW)
-        pooled = [quadrants(found[name]) for name in self.names]
-        self.widths = tuple(each.shape[1] for each in pooled)
-        return torch.cat(pooled, dim=1)
+        pool = quadrants if self.pooling == "quadrants" else means
+        return [pool(outputs[name]) for name in self.names]
 
     @contextmanager
     def _listening(self) -> Iterator[dict[str, Tensor]]:
@@ -96,3 +123,10 @@ def quadrants(output: Tensor) -> Tensor:
     if output.ndim == 3:
         return output.float().mean(1)
     return output.float().flatten(1)
+
+
+def means(output: Tensor) -> Tensor:
+    """Return [N, C] of a block's output: the mean over the places of maps, or over tokens."""
+    if output.ndim == 4:
+        return output.float().mean((2, 3))
+    return quadrants(output)
