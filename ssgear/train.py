@@ -71,13 +71,14 @@ def train(launch: cli.Launch) -> int:
         check_inception(launch.config)
         run = prepare(launch)
         readings, samples = callbacks.Readings(), callbacks.Samples()
+        final = callbacks.FinalFigures(readings)
         observers = (
             readings,
             callbacks.Export(),
             samples,
             callbacks.CriticWatch(),
-            callbacks.FinalFigures(readings),
-            callbacks.Report(readings, samples),
+            final,
+            callbacks.Report(final, samples),
         )
         Trainer(run, observers).run()
         if run.world.is_main:

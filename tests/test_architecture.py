@@ -53,7 +53,14 @@ LIGHT = (
     "__init__", "__main__", "command", "config", "registry", "errors",
     "train", "generate", "evaluate", "compare", "doctor", "views",
 )  # fmt: skip
-NOT_LIGHT = ("ssgear.doctor.speed", "ssgear.views.biggan", "ssgear.views.jobs.originals")
+NOT_LIGHT = (
+    "ssgear.evaluate.encoders",
+    "ssgear.evaluate.stores",
+    "ssgear.evaluate.writing",
+    "ssgear.doctor.speed",
+    "ssgear.views.biggan",
+    "ssgear.views.jobs.originals",
+)
 """Networks and images, which light rooms import inside functions."""
 HEAVY = {"torch", "torchvision", "timm", "deepspeed", "tensorboard", "sklearn", "matplotlib"}
 

@@ -360,7 +360,16 @@ def test_what_a_method_makes_of_its_views_is_no_overhead(
 
     monkeypatch.setattr(Turns, "seen", slow)
     images = folder(tmp_path / "images", 40)
-    options = ("--data.path", str(images), "--optim.batch-size", "8", "--eval.max-images", "10")
+    options = (
+        "--data.path",
+        str(images),
+        "--optim.batch-size",
+        "8",
+        "--eval.max-images",
+        "10",
+        "--eval.final-images",
+        "10",
+    )
     job = methods.Job(method="rotnet", seed=0, preset="quick", images=16, options=options, rounds=2)
     found = methods.train(job)
     assert 100 < found.views_ms < found.step_ms

@@ -35,7 +35,7 @@ OPTIONS = """
 --engine.keep-memory --engine.deterministic --engine.threads --engine.timeout-s
 --log.every --log.tensorboard --log.progress
 --checkpoint.every --checkpoint.keep
---eval.every --eval.final --eval.max-images --eval.inception
+--eval.every --eval.final --eval.max-images --eval.final-images --eval.inception
 --method.temperature --method.learned-temperature --method.projector-dims
 """.split()  # noqa: SIM905
 

@@ -20,8 +20,9 @@ from ssgear.config.schema import DataConfig
 from ssgear.data.sources import load_images, open_source
 from ssgear.data.sources.decode import to_tensor
 from ssgear.data.sources.square import centre_squares
-from ssgear.evaluation import frechet_distance, protocols
+from ssgear.evaluation import frechet_distance
 from ssgear.evaluation.generated import inception as room
+from ssgear.evaluation.protocols import compared, labelled
 from ssgear.models.gan.generators import load_generator
 from ssgear.models.gan.sampling import sample, to_uint8
 from tests.data.sources.stl10_files import write_stl10
@@ -62,7 +63,16 @@ def test_the_run_and_evaluate_agree(
 ) -> None:
     output = tmp_path / "run"
     gan = ("--method.condition", condition, "--method.resolution", side)
-    options = ("--eval.inception", weights, "--eval.max-images", 9, "--output", output)
+    options = (
+        "--eval.inception",
+        weights,
+        "--eval.max-images",
+        9,
+        "--eval.final-images",
+        9,
+        "--output",
+        output,
+    )
     assert run_ssgear("train", *QUICK, *SMALL, *STEPS, *gan, *options).status == 0
     summary = json.loads((output / "summary.json").read_text())["generator"]
     assert said in summary["fid_protocol"]
@@ -132,7 +142,7 @@ def test_what_protocols_need_is_looked_for_before_any_computes(
     def never(*_: Any) -> None:
         raise AssertionError("was computed")
 
-    monkeypatch.setattr(protocols, "linear_probe", never)
+    monkeypatch.setattr(labelled, "linear_probe", never)
     fid = ("fid", "--inception", weights, "--max-images", 9)
     done = run_ssgear("evaluate", output, "--protocol", "linear", *fid)
     assert done.status == 2 and "generator.safetensors" in done.complaint
@@ -140,9 +150,12 @@ def test_what_protocols_need_is_looked_for_before_any_computes(
     flat.mkdir()
     for number in range(20):
         Image.new("RGB", (32, 32), (9 * number, 0, 0)).save(flat / f"{number}.png")
-    monkeypatch.setattr(protocols, "effective_rank", never)
+    monkeypatch.setattr(compared, "effective_rank", never)
     done = run_ssgear("evaluate", output, "--data.path", flat, "--protocol", "health", "knn")
-    assert done.status == 2 and "this protocol needs labels of two classes" in done.complaint
+    assert (
+        done.status == 2
+        and "this protocol needs labels and these images have none" in done.complaint
+    )
 
 
 def test_the_training_images_of_stl10_are_those_that_a_run_learns_from(

@@ -18,7 +18,8 @@ from ssgear.train import main as train
 
 SHORT = [
     "--preset", "quick", "--optim.batch-size", "256", "--optim.epochs", "2", "--eval.every", "1",
-    "--optim.warmup-epochs", "0.5", "--eval.max-images", "400", "--log.every", "5",
+    "--optim.warmup-epochs", "0.5", "--eval.max-images", "400", "--eval.final-images", "400",
+    "--log.every", "5",
     "--log.no-progress", "--optim.max-steps", "18",
 ]  # fmt: skip
 
@@ -35,7 +36,8 @@ def test_a_run_leaves_what_the_design_names(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
         "config.json", "metrics.jsonl", "checkpoints", "encoder.safetensors", "encoder.json",
-        "summary.json", "report.html", "tensorboard", ".lock",
+        "summary.json", "summary.safetensors", "map.safetensors", "features", "report.html",
+        "tensorboard", ".lock",
     }  # fmt: skip
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["kind"] == "train"]
@@ -106,7 +108,7 @@ def test_figures_of_other_images_have_a_name_of_their_own(
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--max-images", "-3"], "--max-images: -3 is not possible; use at least 2"),
+        (["--max-images", "-3"], "--max-images: must be at least 2 (got -3)"),
         (["--output", "nowhere/x.json"], "nowhere/x.json: nowhere cannot be written"),
         (["--output", "."], ".: is a directory"),
         (["--protocol", "knm"], "did you mean knn?"),

@@ -20,8 +20,8 @@ from ssgear.engine.callbacks import Callback
 from ssgear.engine.run import Run
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.health import YOUNG_STEPS, health
+from ssgear.evaluation.images import EvalData
 from ssgear.evaluation.probes.knn import knn_accuracy
-from ssgear.evaluation.protocols import EvalData
 from ssgear.methods.base import trains_encoder
 from ssgear.storage.atomic import Json
 
@@ -114,11 +114,11 @@ class Readings(Callback):
     def _measure(self, run: Run) -> dict[str, Json]:
         data = self.images(run)
         encoder = run.inference_encoder()
-        test = extract(encoder, data.test_images, device=run.device)
+        test = extract(encoder, data.test_images[:], device=run.device)
         figures: dict[str, Json] = {"epoch": round(run.epoch, 4)}
         score = ""
         if data.train_labels is not None and data.test_labels is not None:
-            train = extract(encoder, data.train_images, device=run.device)
+            train = extract(encoder, data.train_images[:], device=run.device)
             knn = knn_accuracy(train, data.train_labels, test, data.test_labels)
             figures["knn"], score = knn, f"kNN {100 * knn:.1f} %, "
         z1, z2 = embed_two_views(run, data.test_images[:HEALTH_IMAGES])

@@ -1,32 +1,37 @@
 """The report at the end of a run: pictures of views, neighbours and the map, and the page itself.
 
-A callback like those of `readings.py`, whose readings have the images. `write_report` only lays
-out; what it shows is gathered here: what the encoder saw, which training images lie nearest to a
-test image, where features lie on a plane.
+A callback like those of `figures.py`, which has images and features. `write_report` only lays out;
+what it shows is gathered here: what the encoder saw, which training images lie nearest to a test
+image, where features lie on a plane.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
+from ssgear.callbacks.exhibits import with_outcome
+from ssgear.callbacks.figures import Final, FinalFigures
 from ssgear.callbacks.previews import as_pixels, make_views
-from ssgear.callbacks.readings import Readings
 from ssgear.callbacks.samples import Samples
 from ssgear.data.loaders.batch import Batch
 from ssgear.data.sources.loading import GREY, load_images
 from ssgear.engine.callbacks import Callback, Reason
 from ssgear.engine.run import Run
-from ssgear.evaluation.features import extract
+from ssgear.evaluation.images import EvalData
 from ssgear.evaluation.probes.knn import nearest
-from ssgear.evaluation.protocols import EvalData, Subject
-from ssgear.methods.base import trains_encoder, views_seen
+from ssgear.evaluation.subject import Subject
+from ssgear.methods.base import views_seen
 from ssgear.report.contents import Contents, Map, Neighbours, Pixels, Views
 from ssgear.report.plots import project_2d
 from ssgear.report.report import write_report
+from ssgear.storage.atomic import write_bytes
 
 MAP_IMAGES = 1000
 SHOWN_IMAGES = 8
@@ -37,9 +42,9 @@ SHOWN_NEIGHBOURS = 6
 class Report(Callback):
     """At the end: gather what a person wants to look at and write `report.html`."""
 
-    def __init__(self, readings: Readings, samples: Samples) -> None:
-        """Share the readings' images; `samples` are those of the generator, where there is one."""
-        self.readings = readings
+    def __init__(self, final: FinalFigures, samples: Samples) -> None:
+        """Share what was measured at the end; `samples` are those of the generator."""
+        self.final = final
         self.samples = samples
 
     def on_end(self, run: Run, reason: Reason) -> None:
@@ -48,25 +53,24 @@ class Report(Callback):
             if not run.world.is_main:
                 return
             contents = Contents(card=run.method.card, samples=self.samples.contents)
-            if reason == "finished" and run.config.eval.final and trains_encoder(run.method):
-                contents = self._with_pictures(run, contents)
+            if reason == "finished" and self.final.final is not None:
+                contents = self._with_pictures(run, contents, self.final.final)
             path = write_report(run.directory, contents)
             run.results = dataclasses.replace(run.results, report=path)
 
-    def _with_pictures(self, run: Run, contents: Contents) -> Contents:
-        data = self.readings.images(run)
-        encoder = run.inference_encoder().eval()
-        test = extract(encoder, data.test_images, device=run.device)
-        train = extract(encoder, data.train_images, device=run.device)
-        draw, maps = run.method.card.maps, None
-        if draw is not None and test.shape[1] == 2 and data.labelled:
-            subject = Subject(encoder, data, run.device)
-            maps = draw(subject.encode, subject.labelled_splits)
+    def _with_pictures(self, run: Run, contents: Contents, final: Final) -> Contents:
+        subject, summary = final.subject, final.summary
+        draw, maps, plot = run.method.card.maps, None, feature_map(subject)
+        if draw is not None and subject.test.shape[1] == 2 and subject.data.labelled:
+            maps = draw(subject.encode, subject.data.labelled_splits)
+        if plot is not None:
+            save_map(run.directory, plot)
+        contents = with_outcome(contents, summary.outcome, subject.data, summary.baselines)
         return dataclasses.replace(
             contents,
-            views=self._views(run, data),
-            neighbours=neighbours(data, train, test),
-            map=feature_map(data, test),
+            views=self._views(run, subject.data),
+            neighbours=neighbours(subject),
+            map=plot,
             maps=maps,
         )
 
@@ -75,8 +79,9 @@ class Report(Callback):
             return own_grid(run)
         if run.stored is not None:
             return batch_grid(run)
-        shown = data.train_images[:: max(1, len(data.train_images) // SHOWN_IMAGES)]
-        return view_grid(run, shown[:SHOWN_IMAGES])
+        count = len(data.train_images)
+        rows = torch.arange(0, count, max(1, count // SHOWN_IMAGES))[:SHOWN_IMAGES]
+        return view_grid(run, data.train_images[rows])
 
 
 def view_grid(run: Run, images: Tensor) -> Views:
@@ -136,28 +141,43 @@ def _spread(count: int, most: int) -> Tensor:
     return torch.linspace(0, count - 1, min(most, count)).round().long()
 
 
-def neighbours(data: EvalData, train: Tensor, test: Tensor) -> Neighbours:
-    """Return a few test images and the training images whose features are nearest to theirs."""
+def neighbours(subject: Subject) -> Neighbours:
+    """Return a few test images and the training images whose features are nearest to theirs.
+
+    Where classes are known, also how many of the neighbours of *all* test images are of the same.
+    """
+    data, train, test = subject.data, subject.train, subject.test
     rows = _spread(len(test), SHOWN_IMAGES)
-    similarities, nearby = nearest(test[rows], train, SHOWN_NEIGHBOURS)
+    labels, others = data.test_labels, data.train_labels
+    is_labelled = labels is not None and others is not None and bool(data.classes)
+    similarities, nearby = nearest(test if is_labelled else test[rows], train, SHOWN_NEIGHBOURS)
+    overall = None
+    if is_labelled:
+        assert labels is not None and others is not None
+        overall = float((others[nearby] == labels[:, None]).double().mean())
+        similarities, nearby = similarities[rows], nearby[rows]
+    pictures = data.train_images[nearby.flatten()].permute(0, 2, 3, 1)
     shown = Neighbours(
         queries=data.test_images[rows].permute(0, 2, 3, 1).numpy(),
-        neighbours=data.train_images[nearby].permute(0, 1, 3, 4, 2).numpy(),
+        neighbours=pictures.reshape(*nearby.shape, *pictures.shape[1:]).numpy(),
         similarities=similarities.tolist(),
         measure="1 - d² / 2 on the map" if test.shape[1] == 2 else "cosine similarity",
     )
     names = data.classes
-    if not names or data.test_labels is None or data.train_labels is None:
+    if not is_labelled or not names or labels is None or others is None:
         return shown
     return dataclasses.replace(
         shown,
-        query_labels=[names[i] for i in data.test_labels[rows].tolist()],
-        neighbour_labels=[[names[i] for i in row] for row in data.train_labels[nearby].tolist()],
+        query_labels=[names[i] for i in labels[rows].tolist()],
+        neighbour_labels=[[names[i] for i in row] for row in others[nearby].tolist()],
+        overall=overall,
+        num_queries=len(test),
     )
 
 
-def feature_map(data: EvalData, test: Tensor) -> Map | None:
+def feature_map(subject: Subject) -> Map | None:
     """Return where features of test images lie; None of fewer than three."""
+    test, data = subject.test, subject.data
     rows = _spread(len(test), MAP_IMAGES)
     if len(rows) < 3:
         return None
@@ -168,3 +188,12 @@ def feature_map(data: EvalData, test: Tensor) -> Map | None:
         labels=None if data.test_labels is None else data.test_labels[rows].numpy(),
         classes=data.classes,
     )
+
+
+def save_map(directory: Path, plot: Map) -> None:
+    """Write `map.safetensors`, which a comparison of runs shows side by side."""
+    tensors = {"xy": torch.as_tensor(plot.xy).float().contiguous()}
+    if plot.labels is not None:
+        tensors["labels"] = torch.as_tensor(plot.labels).long().contiguous()
+    metadata = {"classes": json.dumps(list(plot.classes or ()))}
+    write_bytes(directory / "map.safetensors", safetensors.torch.save(tensors, metadata=metadata))

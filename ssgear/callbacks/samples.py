@@ -202,7 +202,7 @@ def _fid(run: Run, generator: GeneratorSide, samples: contents.Samples) -> conte
     """Add the FID of as many synthetic images as there are test images, where it is wanted."""
     config = run.config
     source: Source = run.test or run.source
-    count = min(len(source), config.eval.max_images)
+    count = min(len(source), config.eval.final_images or len(source))
     if config.eval.inception is None or count < 2:
         return samples
     index = torch.linspace(0, len(source) - 1, count).round().long()

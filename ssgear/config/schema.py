@@ -230,6 +230,8 @@ class EvalConfig:
     """Linear probe, kNN and their baselines after the last epoch."""
     max_images: int = 10000
     """Images of each split used by the readings while training."""
+    final_images: int | None = None
+    """Images of each split used by the final figures; by default all."""
     inception: Path | None = None
     """File of Inception-v3's weights (torch-fidelity's): FID against test images at the end."""
 
@@ -237,6 +239,8 @@ class EvalConfig:
         """Refuse a negative interval and readings of nothing."""
         require(self.every >= 0, "--eval.every", self.every, "use 0 or more epochs")
         require(self.max_images >= 2, "--eval.max-images", self.max_images, "use at least 2")
+        final = self.final_images
+        require(final is None or final >= 2, "--eval.final-images", final, "use at least 2")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssgear.errors import ArgumentError
+from ssgear.evaluation.features.rows import Rows
 
 MAX_ROWS = 4096
 """Rows that pairwise distances and singular values are computed on, evenly spread."""
@@ -58,6 +59,13 @@ def uniformity(z: Tensor) -> float:
     exponents = (4 * (z @ z.T) - 4).fill_diagonal_(-torch.inf)
     pairs = len(z) * (len(z) - 1)
     return float(exponents.flatten().logsumexp(0) - torch.tensor(float(pairs)).log())
+
+
+def centred(features: Rows) -> Tensor:
+    """Return at most `MAX_ROWS` evenly spread rows [n, F] less their mean."""
+    rows = torch.linspace(0, len(features) - 1, min(MAX_ROWS, len(features))).long()
+    chosen = features[rows].float()
+    return chosen - chosen.mean(0)
 
 
 def effective_rank(features: Tensor) -> float:

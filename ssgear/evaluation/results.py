@@ -10,8 +10,9 @@ compared image by image later (`ssgear compare`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import safetensors
 import safetensors.torch
@@ -42,6 +43,8 @@ class Measure:
     """Standard deviation over seeds, where there are several."""
     per_image: Tensor | None = None
     """[num_test], of the first seed: 1 right and 0 wrong, or the average precision of a query."""
+    predicted: Tensor | None = None
+    """[num_test, at most 5] int64, of the first seed: the best classes, the best first."""
 
     def fields(self) -> dict[str, Json]:
         """Return what a JSON file says of it beside the value."""
@@ -60,6 +63,42 @@ class Measure:
 
 Measures = dict[str, Measure]
 """Figures by name."""
+
+
+Kind = Literal["confusion", "retrieval", "similarity", "invariance", "pictures"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Exhibit:
+    """Something that a page shows beside the figures: a matrix, curves, pictures."""
+
+    kind: Kind
+    """How it is laid out, and so which fields and tensors it has."""
+    title: str
+    """What it shows."""
+    fields: Mapping[str, Json] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """What a protocol returns."""
+
+    measures: Measures = field(default_factory=dict)
+    statements: Mapping[str, str] = field(default_factory=dict)
+    """What a figure was computed of, by the name that the JSON file gives it."""
+    notes: tuple[str, ...] = ()
+    """What the user should know before relying on a figure, each in one line."""
+    exhibits: tuple[Exhibit, ...] = ()
+
+    def __or__(self, other: Outcome) -> Outcome:
+        """Return both together."""
+        return Outcome(
+            measures={**self.measures, **other.measures},
+            statements={**self.statements, **other.statements},
+            notes=(*self.notes, *(note for note in other.notes if note not in self.notes)),
+            exhibits=(*self.exhibits, *other.exhibits),
+        )
 
 
 def fields_of(measures: Mapping[str, Measure]) -> dict[str, Json]:

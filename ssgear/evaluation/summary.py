@@ -2,74 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
-from ssgear.errors import ConfigError
-from ssgear.evaluation import protocols
+from ssgear.errors import ArgumentError, ConfigError
 from ssgear.evaluation.features import pixels
-from ssgear.evaluation.protocols import EvalData, Figures, Protocol, Subject
+from ssgear.evaluation.protocols import find
+from ssgear.evaluation.protocols.compared import layers_of, similarity_exhibit
+from ssgear.evaluation.protocols.labelled import linear_shares
+from ssgear.evaluation.protocols.registry import Protocol
+from ssgear.evaluation.results import Measures, Outcome, fields_of
+from ssgear.evaluation.similarity.cka import cka_matrix
+from ssgear.evaluation.statistics import paired
+from ssgear.evaluation.subject import Subject
 from ssgear.methods.base import OwnProtocol
 from ssgear.storage.atomic import Json
 
 FINAL = ("linear", "knn")
+"""Protocols of all three."""
+ALSO = ("map",)
+"""Protocols of both encoders: raw pixels are too wide to rank every image by."""
+SHARES = (0.01, 0.1)
+"""Shares of the labels, beside all of them, that linear probes of both encoders learn from."""
+LEAST_PER_CLASS = 2
+"""Labels of each class below which a share is left out."""
+
+
+LEAST_ALIKE = 4
+"""Test images below which layers cannot be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """Figures of an encoder, and the same of what it is compared with."""
 
-    figures: Figures = field(default_factory=dict)
-    baselines: dict[str, Figures] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
+    outcome: Outcome = field(default_factory=Outcome)
+    baselines: Mapping[str, Outcome] = field(default_factory=dict)
+    """Of raw pixels and of the untrained encoder, by name."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
     """Why a protocol was left out, by its name."""
 
-    def fields(self) -> dict[str, Json]:
-        """Return what summary.json has of them; nothing where nothing was measured."""
-        fields: dict[str, Json] = {**self.figures}
+    @property
+    def measures(self) -> Measures:
+        """Return the encoder's own figures."""
+        return self.outcome.measures
+
+    def facts(self) -> dict[str, Json]:
+        """Return what summary.json has beside the figures; nothing where nothing was measured."""
+        fields: dict[str, Json] = {}
         if self.baselines:
-            fields["baselines"] = self.baselines
+            fields["baselines"] = {
+                name: fields_of(outcome.measures) for name, outcome in self.baselines.items()
+            }
+            fields["gains"] = self._gains()
+        if self.outcome.notes:
+            fields["evaluation_notes"] = [*self.outcome.notes]
         if self.left_out:
-            fields["left_out"] = self.left_out
+            fields["left_out"] = dict(self.left_out)
         return fields
+
+    def _gains(self) -> dict[str, Json]:
+        """Return the difference to each baseline, tested image by image, by figure."""
+        gains: dict[str, Json] = {}
+        for figure, measure in self.measures.items():
+            pairs: dict[str, Json] = {}
+            for name, outcome in self.baselines.items():
+                other = outcome.measures.get(figure)
+                if other is None or other.per_image is None or measure.per_image is None:
+                    continue
+                difference = paired(measure.per_image, other.per_image)
+                pairs[name] = {
+                    "difference": difference.difference,
+                    "interval": [*difference.interval],
+                    "p_value": difference.p_value,
+                    "test": difference.method,
+                }
+            if pairs:
+                gains[figure] = pairs
+        return gains
 
 
 def evaluate_encoder(
-    encoder: nn.Module,
-    data: EvalData,
+    subject: Subject,
     *,
-    untrained: nn.Module | None = None,
+    untrained: Subject | None = None,
+    raw: Subject | None = None,
     also: Sequence[str] = (),
     own: Sequence[OwnProtocol] = (),
-    device: torch.device | None = None,
 ) -> Summary:
-    """Return linear probe and kNN with the same of the baselines; empty without labels.
+    """Return linear probe, kNN and retrieval with the same of the baselines; empty without labels.
 
-    `also` names protocols, `own` ones among them, that both encoders are measured by too, but not
-    the pixels; one that this encoder cannot be measured by is left out.
+    Args:
+        subject: The trained encoder.
+        untrained: The same network before training.
+        raw: Raw pixels (`Pixels`).
+        also: Protocols, own ones among them, that both encoders are measured by too, but not the
+            pixels; one that this encoder cannot be measured by is left out.
+        own: Protocols of the method.
     """
-    if not data.labelled:
+    if not subject.data.labelled:
         return Summary()
-    subject = Subject(encoder, data, device or torch.device("cpu"))
-    usual = [protocols.find(name) for name in FINAL]
-    more: list[Protocol] = []
+    usual = [find(name) for name in FINAL]
+    more: list[Protocol] = [find(name) for name in ALSO]
     left_out: dict[str, str] = {}
     for name in also:
-        protocol = protocols.find(name, own)
+        protocol = find(name, own)
         try:
             protocol.check(subject)
             more.append(protocol)
         except ConfigError as error:
             left_out[name] = str(error)
-    baselines = {"pixels": _figures(Subject(Pixels(), data), usual)}
-    figures = _figures(subject, [*usual, *more])
+    baselines: dict[str, Outcome] = {}
+    if raw is not None:
+        baselines["pixels"] = _measure(raw, usual)
+    outcome = _measure(subject, [*usual, *more]) | _fewer_labels(subject)
     if untrained is not None:
-        subject = Subject(untrained, data, subject.device)
-        baselines["untrained"] = _figures(subject, [*usual, *more])
-    return Summary(figures=figures, baselines=baselines, left_out=left_out)
+        baselines["untrained"] = _measure(untrained, [*usual, *more]) | _fewer_labels(untrained)
+        outcome |= _layers(subject, untrained)
+    return Summary(outcome=outcome, baselines=baselines, left_out=left_out)
 
 
 class Pixels(nn.Module):
@@ -80,8 +132,30 @@ class Pixels(nn.Module):
         return pixels(images)
 
 
-def _figures(subject: Subject, chosen: Sequence[Protocol]) -> Figures:
-    figures: Figures = {}
-    for protocol in chosen:
-        figures |= protocol.measure(subject)
-    return figures
+def _measure(subject: Subject, protocols: Sequence[Protocol]) -> Outcome:
+    outcome = Outcome()
+    for protocol in protocols:
+        outcome |= protocol.measure(subject)
+    return outcome
+
+
+def _fewer_labels(subject: Subject) -> Outcome:
+    """Return linear probes of a part of the labels, where that leaves enough of each class."""
+    labels, _ = subject.labels
+    counts = labels.bincount()
+    smallest = int(counts[counts > 0].min())
+    return linear_shares(subject, [s for s in SHARES if s * smallest >= LEAST_PER_CLASS])
+
+
+def _layers(subject: Subject, untrained: Subject) -> Outcome:
+    """Return how similar every layer is to those before training."""
+    if len(subject.data.test_images) < LEAST_ALIKE:
+        return Outcome()
+    ours, theirs = layers_of(subject), layers_of(untrained)
+    try:
+        matrix = cka_matrix([*ours.values()], [*theirs.values()])
+    except ArgumentError as error:  # features that have collapsed
+        return Outcome(notes=(f"no similarity of layers: {error}",))
+    title = "this run (rows) and the same network untrained (columns)"
+    exhibit = similarity_exhibit(matrix, [*ours], [*theirs], title, "linear CKA")
+    return Outcome(exhibits=(exhibit,))

@@ -43,6 +43,7 @@ REFUSED: list[tuple[str, Any]] = [
     ("checkpoint.keep", 0),
     ("eval.every", -1),
     ("eval.max_images", 1),
+    ("eval.final_images", 1),
 ]
 ACCEPTED: list[tuple[str, Any]] = [
     ("data.test_share", 0.0),

@@ -11,8 +11,10 @@ from ssgear.config.schema import ModelConfig
 from ssgear.errors import ConfigError, DataError
 from ssgear.evaluation import linear_probe
 from ssgear.evaluation.features import extract
-from ssgear.evaluation.protocols import EvalData, Subject, find
-from ssgear.evaluation.summary import evaluate_encoder
+from ssgear.evaluation.images import EvalData
+from ssgear.evaluation.protocols import find
+from ssgear.evaluation.subject import Subject
+from ssgear.evaluation.summary import Pixels, evaluate_encoder
 from ssgear.models.encoders import Normalized, build_encoder
 from ssgear.models.encoders.blocks import PooledBlocks
 
@@ -35,17 +37,22 @@ def subject() -> Subject:
     return Subject(Normalized(encoder, (0.5,) * 3, (0.5,) * 3), data)
 
 
+def figures_of(name: str, subject: Subject) -> dict[str, float]:
+    measures = find(name).measure(subject).measures
+    return {key: measure.value for key, measure in measures.items()}
+
+
 def probe(subject: Subject, names: list[str] | None, rows: torch.Tensor) -> float:
     assert isinstance(subject.encoder, Normalized)
     encoder, data = PooledBlocks(subject.encoder, names), subject.data
     assert data.train_labels is not None and data.test_labels is not None
-    train, test = extract(encoder, data.train_images), extract(encoder, data.test_images)
+    train, test = extract(encoder, data.train_images[:]), extract(encoder, data.test_images[:])
     return linear_probe(train[rows], data.train_labels[rows], test, data.test_labels).top1
 
 
 def test_every_block_and_all_together(subject: Subject) -> None:
     every = torch.arange(60)
-    figures = find("blocks").measure(subject)
+    figures = figures_of("blocks", subject)
     expected = {
         f"linear_probe_at_{name}": probe(subject, [name], every)
         for name in ("layer1", "layer2", "layer3")
@@ -53,12 +60,12 @@ def test_every_block_and_all_together(subject: Subject) -> None:
     assert figures == expected
     assert max(figures.values()) > 0.6
     together = {"linear_probe_quadrants": probe(subject, None, every)}
-    assert find("quadrants").measure(subject) == together
+    assert figures_of("quadrants", subject) == together
 
 
 def test_folds_have_a_mean_and_a_deviation(subject: Subject) -> None:
     one, two = (probe(subject, None, rows) for rows in subject.data.folds)
-    figures = find("folds").measure(subject)
+    figures = figures_of("folds", subject)
     assert figures["linear_probe_folds"] == pytest.approx((one + two) / 2)
     assert figures["linear_probe_folds_deviation"] == pytest.approx(abs(one - two) / 2**0.5)
     without = Subject(subject.encoder, dataclasses.replace(subject.data, folds=()), name="mini")
@@ -80,7 +87,14 @@ def test_networks_that_do_not_tell_their_blocks() -> None:
     for name in ("blocks", "quadrants"):  # before anything is computed
         with pytest.raises(ConfigError, match=r"--protocol: blocks, .* which drlim does not tell"):
             find(name).check(Subject(encoder, data))
-    summary = evaluate_encoder(encoder, data, also=("blocks",))  # the end of a run is no place
-    figures = {"linear_probe", "linear_probe_top5", "knn", "knn_20"}
-    assert set(summary.fields()) == figures | {"baselines", "left_out"}
+    subject = Subject(encoder, data)
+    summary = evaluate_encoder(  # the end of a run is no place to refuse
+        subject, untrained=subject, raw=Subject(Pixels(), data), also=("blocks",)
+    )
+    usual = {"linear_probe", "linear_probe_top5", "knn", "knn_20"}
+    assert usual < set(summary.measures) and "map" in summary.measures
+    assert set(summary.baselines["pixels"].measures) == usual
+    assert set(summary.baselines["untrained"].measures) == set(summary.measures)
+    gain = summary.facts()["gains"]["linear_probe"]["untrained"]  # type: ignore[index, call-overload]
+    assert gain["difference"] == 0 and gain["p_value"] == 1  # type: ignore[index, call-overload]
     assert "drlim does not tell" in summary.left_out["blocks"]

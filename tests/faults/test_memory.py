@@ -74,7 +74,7 @@ def test_evaluate(
         fill_the_gpu()
 
     run = tmp_path / "run"
-    short = ["--optim.max-steps", "1", "--eval.max-images", "100"]
+    short = ["--optim.max-steps", "1", "--eval.max-images", "100", "--eval.final-images", "100"]
     assert train([*SMALL, *short, "--output", str(run)]) == 0
     monkeypatch.setattr("ssgear.evaluation.images.EvalImages.load", features)
     assert refused(capsys, str(run), command=evaluate).endswith(

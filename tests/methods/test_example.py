@@ -17,7 +17,8 @@ from ssgear.methods.base import Card, Method
 ROOT = Path(__file__).parents[2]
 TINY = (
     "--data.size", "32", "--optim.batch-size", "64", "--optim.max-steps", "2", "--log.every", "1",
-    "--eval.max-images", "50", "--engine.threads", "1", "--log.no-tensorboard",
+    "--eval.max-images", "50", "--eval.final-images", "50", "--engine.threads", "1",
+    "--log.no-tensorboard",
 )  # fmt: skip
 MOST_NAMES = 17
 

@@ -78,7 +78,15 @@ def test_a_collapse_is_told_with_its_usual_cause(tmp_path: Path) -> None:
 
     In the log as in the report, which has no other mends for a method than its own.
     """
-    argv = [*TINY_RUN[2:], "--preset", "simsiam-tiny", "--eval.max-images", "9"]
+    argv = [
+        *TINY_RUN[2:],
+        "--preset",
+        "simsiam-tiny",
+        "--eval.max-images",
+        "9",
+        "--eval.final-images",
+        "9",
+    ]
     run = prepare(cli.parse([*argv, "--output", str(tmp_path / "run")]))
     with torch.no_grad():
         run.method.predictor[-1].weight.zero_()

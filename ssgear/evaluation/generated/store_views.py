@@ -1,7 +1,7 @@
 """A view store beside the images that it was made of: distances, fidelity, diversity.
 
     compared = open_compared(store, source)            # images that have views, and a view of each
-    figures, stated = measure(compared, ("fid", "prdc"), inception=..., device=device)
+    outcome = measure(compared, ("fid", "prdc"), inception=..., device=device)
 
 One view of each image is compared, so that both sets are as large as each other: of image number i
 the (i mod K)-th of its K views, so that all k are seen. Images are read, and their features taken,
@@ -23,12 +23,14 @@ from ssgear.data.sources.loading import load_images
 from ssgear.data.sources.source import Source
 from ssgear.errors import ConfigError, DataError, did_you_mean, refusing
 from ssgear.evaluation.features import extract
-from ssgear.evaluation.generated.fid import frechet_distance
+from ssgear.evaluation.generated.fid import frechet_caveat, frechet_distance
 from ssgear.evaluation.generated.inception import Inception
+from ssgear.evaluation.generated.kid import kernel_distance
 from ssgear.evaluation.generated.prdc import prdc
+from ssgear.evaluation.results import Measure, Outcome
 from ssgear.models.encoders import PretrainedEncoder
 
-PROTOCOLS = ("fid", "frechet", "prdc")
+PROTOCOLS = ("fid", "frechet", "kid", "prdc")
 """What can be measured of a store."""
 BLOCK = 50
 """Images in memory at a time."""
@@ -106,9 +108,10 @@ def check(wanted: Sequence[str], *, inception: object, encoder: object) -> None:
         raise ConfigError(
             "--encoder: name the run or encoder.safetensors whose space to measure in"
         )
-    if "prdc" in wanted and inception is None and encoder is None:
+    if {"kid", "prdc"} & set(wanted) and inception is None and encoder is None:
         raise ConfigError(
-            "--encoder: precision and recall need a space: name a run or encoder.safetensors, or "
+            "--encoder: precision and recall, and KID, need a space: name a run or "
+            "encoder.safetensors, or "
             "the file of Inception-v3's weights by --inception"
         )
 
@@ -120,13 +123,13 @@ def measure(
     device: torch.device,
     inception: Inception | None = None,
     encoder: PretrainedEncoder | None = None,
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Return the figures and, by the same names, what they are of.
+) -> Outcome:
+    """Return the figures and what they are of.
 
-    Neighbourhoods are those of Inception's space where it is given, else of the encoder's.
+    Kernel distance and neighbourhoods are those of Inception's space where it is given, else of the
+    encoder's.
     """
-    figures: dict[str, float] = {}
-    stated: dict[str, str] = {}
+    outcome = Outcome()
     spaces: list[tuple[str, nn.Module, int, str]] = []
     if inception is not None:
         about = f"Inception-v3 of weights {inception.digest}, resized without antialiasing"
@@ -134,20 +137,41 @@ def measure(
     if encoder is not None:
         about = f"the space of encoder {encoder.digest} (not FID)"
         spaces.append(("frechet", encoder, encoder.size, about))
-    neighbours = "prdc" in wanted
+    others = {"kid", "prdc"} & set(wanted)
     for name, network, size, about in spaces:
-        if name not in wanted and not neighbours:
+        if name not in wanted and not others:
             continue
-        real, made = compared.features(network.to(device), size, device)
+        real, synthetic = compared.features(network.to(device), size, device)
         text = (
             f"one view each of {len(real):,} images against these, all as squares of {size} "
             f"pixels; {about}"
         )
         if name in wanted:
-            key = "fid" if name == "fid" else "frechet_encoder"
-            figures[key], stated[f"{key}_protocol"] = frechet_distance(made, real), text
-        if neighbours:
-            figures |= {key: value for key, value in vars(prdc(real, made)).items()}
-            stated["prdc_protocol"] = text
-            neighbours = False
-    return figures, stated
+            figure = "fid" if name == "fid" else "frechet_encoder"
+            outcome |= _frechet(figure, real, synthetic, text)
+        outcome |= _other(others, real, synthetic, text)
+        others = set()
+    return outcome
+
+
+def _frechet(name: str, real: Tensor, synthetic: Tensor, text: str) -> Outcome:
+    caveat = frechet_caveat(len(synthetic), len(real), real.shape[1])
+    return Outcome(
+        measures={name: Measure(value=frechet_distance(synthetic, real), num_test=len(real))},
+        statements={f"{name}_protocol": text},
+        notes=(f"{name}: {caveat}",) if caveat else (),
+    )
+
+
+def _other(wanted: set[str], real: Tensor, synthetic: Tensor, text: str) -> Outcome:
+    """Return kernel distance, and precision, recall, density and coverage, where wanted."""
+    figures: dict[str, float] = {}
+    if "kid" in wanted:
+        distance = kernel_distance(real, synthetic)
+        figures |= {"kid": distance.value, "kid_deviation": distance.deviation}
+    if "prdc" in wanted:
+        figures |= vars(prdc(real, synthetic))
+    return Outcome(
+        measures={key: Measure(value=value, num_test=len(real)) for key, value in figures.items()},
+        statements={f"{name}_protocol": text for name in sorted(wanted)},
+    )

@@ -35,7 +35,7 @@ class ProbeResult:
     num_train: int
     """Training rows that the classifier was fitted to."""
     converged: bool
-    """Whether the optimizer met its tolerance; always true of a schedule of fixed length."""
+    """Whether the optimizer met its tolerance; of a fixed schedule, whether weights are finite."""
     predicted: Tensor = field(compare=False, repr=False)
     """[M, min(5, C)] int64 on the CPU: the best classes of every test row, the best first."""
 

@@ -7,7 +7,9 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from ssgear.evaluation.protocols import EvalData, Subject, find
+from ssgear.evaluation.images import EvalData
+from ssgear.evaluation.protocols import find
+from ssgear.evaluation.subject import Subject
 from ssgear.methods.drlim.figures import shifted_features, vote_accuracy
 from ssgear.methods.drlim.pretext import SHIFTS
 
@@ -47,7 +49,12 @@ def test_features_that_know_the_shift_and_features_that_do_not() -> None:
     )
     moved = shifted_features(Middle(), images, labels)
     assert moved.features[:, 0].unique().tolist() == [15.5 + by for by in SHIFTS]
-    measure = find("shifts").measure
+
+    def measure(subject: Subject) -> dict[str, float]:
+        measures = find("shifts").measure(subject).measures
+        assert measures["shift_knn"].num_test == 40
+        return {name: found.value for name, found in measures.items()}
+
     assert measure(Subject(Middle(), data)) == {"shift_knn": 1.0, "moved_label_knn": 1.0}
     # five equal shares, of which a vote can be right about one
     assert measure(Subject(Amount(), data)) == {"shift_knn": 0.2, "moved_label_knn": 1.0}

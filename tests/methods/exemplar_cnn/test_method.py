@@ -129,7 +129,16 @@ def test_final_figures_are_of_labelled_images(
     run_ssgear: Callable[..., Any], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    small = ("--optim.max-steps", "2", "--eval.max-images", "200", "--engine.threads", "1")
+    small = (
+        "--optim.max-steps",
+        "2",
+        "--eval.max-images",
+        "200",
+        "--eval.final-images",
+        "200",
+        "--engine.threads",
+        "1",
+    )
     done = run_ssgear("train", *QUICK, "--output", run, *small)
     assert done.status == 0, done.err
     summary = json.loads((run / "summary.json").read_text())

@@ -76,7 +76,16 @@ def test_a_set_of_two_views_is_refused() -> None:
 
 def test_the_report_has_a_probe_per_block(run_ssgear: Callable[..., Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    small = ("--optim.max-steps", "2", "--eval.max-images", "200", "--engine.threads", "1")
+    small = (
+        "--optim.max-steps",
+        "2",
+        "--eval.max-images",
+        "200",
+        "--eval.final-images",
+        "200",
+        "--engine.threads",
+        "1",
+    )
     done = run_ssgear("train", "--preset", "rotnet-quick", "--output", run, *small)
     assert done.status == 0, done.err
     summary = json.loads((run / "summary.json").read_text())
