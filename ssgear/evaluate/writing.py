@@ -57,10 +57,11 @@ def figures_name(
 def print_figures(title: str, outcome: Outcome) -> None:
     """Print a table of the figures, with intervals and the number of images that each is of."""
     table = Table(title=title, title_justify="left")
-    table.add_column("figure")
+    rows = figure_rows(outcome)
+    table.add_column("figure", min_width=max((len(row.name) for row in rows), default=0))
     for heading in ("value", "95 % interval", "learned from", "tested on"):
         table.add_column(heading, justify="right")
-    for row in figure_rows(outcome):
+    for row in rows:
         table.add_row(row.name, row.value, row.interval, row.num_train, row.num_test)
     console = Console()
     console.print(table)

@@ -17,6 +17,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from ssgear.errors import StorageError, reason_of, refusing
@@ -62,9 +63,13 @@ def write_outcome(path: Path, outcome: Outcome) -> None:
         for part in ("per_image", "predicted"):
             value: Tensor | None = getattr(measure, part)
             if value is not None:
-                tensors[f"{part}/{name}"] = value.contiguous()
+                tensors[f"{part}/{name}"] = value
     for number, exhibit in enumerate(outcome.exhibits):
         tensors |= {f"{number}/{name}": value for name, value in exhibit.tensors.items()}
+    # views of one tensor, or of a part of it, cannot be stored as they are
+    tensors = {
+        name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
+    }
     exhibits: list[Json] = [
         {"kind": exhibit.kind, "title": exhibit.title, "fields": exhibit.fields}
         for exhibit in outcome.exhibits

@@ -7,6 +7,8 @@ import torch
 from ssgear.evaluation.memory import Memory, read_outcome, write_outcome
 from ssgear.evaluation.results import Exhibit, Measure, Outcome
 
+VIEWS = torch.arange(12.0).view(4, 3).T.split(2)
+"""Parts of one tensor, whose rows are not contiguous."""
 OUTCOME = Outcome(
     measures={
         "knn": Measure(
@@ -19,7 +21,10 @@ OUTCOME = Outcome(
     statements={"fid_protocol": "ten images"},
     notes=("one class is unseen",),
     exhibits=(
-        Exhibit(kind="similarity", title="a", fields={"rows": ["x"]}, tensors={"m": torch.eye(2)}),
+        Exhibit(
+            kind="similarity", title="a", fields={"rows": ["x"]},
+            tensors={"m": VIEWS[0], "n": VIEWS[1]},
+        ),
         Exhibit(kind="invariance", title="b", fields={"flip": [[1.0, 0.5]]}),
     ),
 )  # fmt: skip

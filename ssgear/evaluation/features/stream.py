@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
@@ -51,16 +50,21 @@ def batches(images: Rows, batch_size: int, part: range | None = None) -> Iterato
     ]
     if isinstance(images, Tensor):
         yield from (images[cut] for cut in cuts)
+    else:
+        yield from ahead(images, cuts)
+
+
+def ahead(images: Rows, places: Sequence[slice | Tensor]) -> Iterator[Tensor]:
+    """Yield images at places; a thread reads the next while one is used."""
+    if not places:
         return
     with ThreadPoolExecutor(1, thread_name_prefix="ssgear-ahead") as pool:
-        pending = deque(pool.submit(images.__getitem__, cut) for cut in cuts[:1])
-        for following in [*cuts[1:], None]:
-            if not pending:
-                return
-            batch = pending.popleft().result()
-            if following is not None:
-                pending.append(pool.submit(images.__getitem__, following))
+        pending = pool.submit(images.__getitem__, places[0])
+        for following in places[1:]:
+            batch = pending.result()
+            pending = pool.submit(images.__getitem__, following)
             yield batch
+        yield pending.result()
 
 
 @torch.no_grad()

@@ -27,7 +27,8 @@ from ssgear.data.augment.spec import AugmentSpec
 from ssgear.data.sources.progress import progress
 from ssgear.errors import ArgumentError, TrainingError, first_line, lacking_memory, refusing
 from ssgear.evaluation.features.rows import Rows
-from ssgear.evaluation.probes.image_batches import ahead, check_images
+from ssgear.evaluation.features.stream import ahead
+from ssgear.evaluation.probes.image_checks import check_images
 from ssgear.evaluation.probes.layer_decay import layer_groups
 from ssgear.evaluation.probes.result import ProbeResult, best_classes, probe_result
 from ssgear.kernels import philox

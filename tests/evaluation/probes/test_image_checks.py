@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ssgear.errors import ArgumentError
-from ssgear.evaluation.probes.image_batches import ahead, check_images
+from ssgear.evaluation.features.stream import ahead
+from ssgear.evaluation.probes.image_checks import check_images
 
 IMAGES = torch.arange(7 * 3 * 2 * 2).view(7, 3, 2, 2).byte()
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1, 2])

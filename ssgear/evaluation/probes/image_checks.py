@@ -1,17 +1,6 @@
-"""Images and labels that a classifier is trained on: checked, and read one batch ahead.
-
-`ahead` is for rows that are decoded when they are asked for: a thread reads a batch while the one
-before it is used.
-
-    classes = check_images(images, labels, test_images, test_labels)
-    for batch in ahead(images, [slice(0, 500), slice(500, 1000)]): ...
-"""
+"""What images and labels must be like for a classifier to be trained on them."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
 from torch import Tensor
 
@@ -49,16 +38,3 @@ def check_images(images: Rows, labels: Tensor, test_images: Rows, test_labels: T
 
 def _pixels(images: Rows) -> str:
     return f"{images.shape[2]} x {images.shape[3]} pixels"
-
-
-def ahead(images: Rows, places: Sequence[slice | Tensor]) -> Iterator[Tensor]:
-    """Yield images at places; a thread reads the next while one is used."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        if not places:
-            return
-        pending = pool.submit(images.__getitem__, places[0])
-        for _, following in pairwise(places):
-            batch = pending.result()
-            pending = pool.submit(images.__getitem__, following)
-            yield batch
-        yield pending.result()
