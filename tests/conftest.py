@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 # before anything imports torch: tests share the cores with the ranks that they start
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# threads that wait sleep: where they spin, processes that share a core cost each other a third
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 # parity tests of kernels draw fresh inputs in every run; ranks and interpreters inherit the seed
 os.environ.setdefault("SSGEAR_TEST_SEED", str(secrets.randbelow(2**31)))
