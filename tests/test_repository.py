@@ -40,7 +40,8 @@ PUBLIC = {
     "ssgear.data.sources": "open_source Source SOURCES",
     "ssgear.models.encoders": "load_encoder save_encoder build_encoder",
     "ssgear.models.gan": "load_generator save_generator",
-    "ssgear.evaluation": "linear_probe knn_accuracy frechet_distance",
+    "ssgear.evaluation": "ProbeResult linear_probe knn_accuracy mean_average_precision "
+    "frechet_distance kernel_distance cka opd fine_tune",
 }
 
 # put together here, so that this file is not its own finding

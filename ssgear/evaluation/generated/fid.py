@@ -17,12 +17,18 @@ from ssgear.errors import ArgumentError
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Return d^2 between features [N, F] and [M, F], as if each set were Gaussian.
+    """Return the squared Frechet distance of two sets of features, each taken as Gaussian.
 
-    Computed in float64; covariances have the factor 1 / (N - 1).
+    It is FID (Heusel et al. 2017, arXiv 1706.08500) if the features are those of Inception-v3.
+    Computed in float64 on the CPU; covariances have the factor 1 / (N - 1). With no more rows than
+    features it comes out far too large (`frechet_caveat`).
+
+    Args:
+        a: Features [N, F] of any floating type, N >= 2.
+        b: Features [M, F], M >= 2.
 
     Raises:
-        ArgumentError: For other shapes, fewer than two rows, and values that are not finite.
+        ArgumentError: shapes differ, a set has fewer than two rows, or a value is not finite.
     """
     for name, features in (("a", a), ("b", b)):
         if features.ndim != 2 or len(features) < 2:

@@ -47,19 +47,26 @@ def kernel_distance(
     seed: int = 0,
     device: torch.device | None = None,
 ) -> KernelDistance:
-    """Return the kernel distance of features [N, F] and [M, F] over random subsets.
+    """Return the kernel distance of two sets of features, its mean over random subsets.
+
+    It is KID (Binkowski et al. 2018, arXiv 1801.01401) if the features are those of Inception-v3.
+    Computed in float64; it may come out below 0, as the estimator is unbiased.
 
     Args:
-        a: Features of one set of images.
-        b: Features of the other.
+        a: Features [N, F] of one set of images, of any floating type.
+        b: Features [M, F] of the other.
         subset_size: Images of each set in a subset, drawn without repetition.
         subsets: Number of subsets.
         seed: Seed of the draws.
         device: Where it is computed; by default where the features are.
 
+    Returns:
+        Mean and standard deviation over the subsets.
+
     Raises:
-        ArgumentError: widths differ, or a set has fewer images than a subset.
-        DataError: features are not finite.
+        ArgumentError: widths differ, a set has fewer images than a subset, or `subset_size` is
+            below 2 or `subsets` below 1.
+        DataError: a feature is NaN or infinite.
     """
     _check(a, b)
     least = min(len(a), len(b))

@@ -123,8 +123,9 @@ def fine_tune(
 ) -> ProbeResult:
     """Train a copy of an encoder and a linear classifier on labelled images, and test them.
 
-    The order of the images is a function of (seed, epoch), a view of (seed, epoch, image). On a CPU
-    two calls give the same bits. Batch normalisation trains with batch statistics.
+    The recipe of BEiT and MAE (Bao et al. 2021, arXiv 2106.08254; He et al. 2021, arXiv
+    2111.06377). The order of the images is a function of (seed, epoch), a view of (seed, epoch,
+    image). On a CPU two calls give the same bits. Batch normalization trains with batch statistics.
 
     Args:
         encoder: Trained or not; it is not modified.
@@ -146,7 +147,7 @@ def fine_tune(
         label: What a progress bar says; none is shown without it.
 
     Returns:
-        Accuracy and best classes of the test images; `l2` is the weight decay.
+        Accuracies in [0, 1] and the best classes of the test images; `l2` is the weight decay.
 
     Raises:
         ArgumentError: images and labels do not fit each other or the encoder, or a setting is out

@@ -109,13 +109,29 @@ def knn_accuracy(
 ) -> float:
     """Return the share of test rows whose weighted vote of k neighbors is right, in [0, 1].
 
-    A neighbor with similarity s votes for its label with weight exp(s / temperature). k is cut to
-    the size of the bank.
+    The weighted kNN classifier of Wu et al. (2018, arXiv 1805.01978). Similarities are cosines; a
+    neighbor with similarity s votes for its label with weight exp(s / temperature).
+
+    Args:
+        train_features: Bank [N, F] of any floating type; similarities are float32.
+        train_labels: int64 [N] from 0.
+        test_features: Queries [M, F].
+        test_labels: int64 [M].
+        k: Neighbors that vote; a k above N is reduced to N.
+        temperature: T, > 0.
+
+    Raises:
+        ArgumentError: shapes do not fit, there are no labels, or k or the temperature is not
+            positive.
+        DataError: a feature is NaN or infinite.
     """
     if k < 1 or temperature <= 0:
         raise ArgumentError(f"knn_accuracy: k={k}, temperature={temperature}; both are positive")
     if len(test_labels) == 0 or len(train_labels) == 0:
         raise ArgumentError("knn_accuracy: there are no labelled rows")
+    num_test = len(test_features)
+    if len(test_labels) != num_test:
+        raise ArgumentError(f"knn_accuracy: {num_test} test features and {len(test_labels)} labels")
     k = min(k, len(train_labels))
     predicted = knn_predictions(
         train_features, train_labels, test_features, ks=(k,), temperature=temperature

@@ -50,21 +50,23 @@ def cka(
     device: torch.device | None = None,
     seed: int = 0,
 ) -> float:
-    """Return CKA of features [N, F] and [N, G] of the same images, N >= 4.
+    """Return how alike the features of two encoders are, at most 1 (CKA).
 
-    It does not change if one of them is turned, scaled or moved. Near 0 it may come out below 0, as
-    the estimator is unbiased.
+    Kornblith et al. (2019, arXiv 1905.00414), with the unbiased estimator of HSIC. To rotate, scale
+    or move one set of features changes nothing. Independent features come out near 0, perhaps
+    below.
 
     Args:
-        a: Features of one encoder.
-        b: Features of the other, row by row of the same images.
+        a: Features [N, F] of one encoder, of any floating type, N >= 4.
+        b: Features [N, G] of the other, row by row of the same images; G may differ from F.
         kernel: `linear`, or `rbf` with the median distance as bandwidth.
         device: Where it is computed; by default where the features are.
-        seed: Seed of the order in which `rbf` takes images.
+        seed: Seed of the order in which `rbf` takes images; `linear` uses no random numbers.
 
     Raises:
-        ArgumentError: shapes differ, there are too few images, or all have the same features.
-        DataError: features are not finite.
+        ArgumentError: the numbers of images differ or are below 4, all images have the same
+            features, or the kernel is unknown.
+        DataError: a feature is NaN or infinite.
     """
     return float(cka_matrix([a], [b], kernel=kernel, device=device, seed=seed))
 

@@ -21,18 +21,19 @@ from ssgear.evaluation.similarity.products import Products, centre_layers, cross
 
 
 def opd(a: Rows, b: Rows, *, device: torch.device | None = None) -> float:
-    """Return the distance of features [N, F] and [N, G] of the same images, in [0, 2].
+    """Return how far the features of two encoders are apart after the best rotation, in [0, 2].
 
-    It does not change if one of them is turned, scaled or moved.
+    The orthogonal Procrustes distance (Ding et al. 2021, arXiv 2108.01661). To rotate, scale or
+    move one set of features changes nothing; 0 means that nothing else differs.
 
     Args:
-        a: Features of one encoder.
-        b: Features of the other, row by row of the same images.
+        a: Features [N, F] of one encoder, of any floating type.
+        b: Features [N, G] of the other, row by row of the same images; G may differ from F.
         device: Where it is computed; by default where the features are.
 
     Raises:
-        ArgumentError: shapes differ, or all images have the same features.
-        DataError: features are not finite.
+        ArgumentError: the numbers of images differ, or all images have the same features.
+        DataError: a feature is NaN or infinite.
     """
     return float(opd_matrix([a], [b], device=device))
 

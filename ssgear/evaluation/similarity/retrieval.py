@@ -56,9 +56,21 @@ class Retrieval:
 def mean_average_precision(
     features: Rows, labels: Tensor, *, device: torch.device | None = None
 ) -> float:
-    """Return the mean average precision of features [N, F] with labels [N], in [0, 1].
+    """Return the mean average precision of retrieval among one set of images, in [0, 1].
 
-    See `retrieve`.
+    Every image is a query; the others are ranked by cosine similarity. The average precision of the
+    queries is averaged within a class, then over classes; a class of one image is left out. For
+    images of one similarity it is scikit-learn's `average_precision_score` (Manning et al. 2008,
+    Introduction to Information Retrieval, 8.4, defines the measure). `retrieve` returns more.
+
+    Args:
+        features: [N, F] of any floating type, N >= 2; similarities are computed in float64.
+        labels: int64 [N], at least 0.
+        device: Where it is computed; by default where the features are.
+
+    Raises:
+        ArgumentError: shapes do not fit, a label is negative, or no class has two images.
+        DataError: a feature is NaN or infinite.
     """
     return retrieve(features, labels, ks=(), device=device).mean_average_precision
 

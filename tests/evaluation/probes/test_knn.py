@@ -96,6 +96,9 @@ def test_features_of_two_numbers_are_places_on_a_map() -> None:
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ArgumentError, match="k=0"):
         knn_accuracy(*features(), k=0)
+    with pytest.raises(ArgumentError, match="knn_accuracy: 437 test features and 436 labels"):
+        train, labels, test, test_labels = features()
+        knn_accuracy(train, labels, test, test_labels[1:])
     with pytest.raises(ArgumentError, match="one width"):
         nearest(torch.ones(3, 4), torch.ones(3, 5), 1)
     with pytest.raises(ArgumentError, match="900 train features and 899 labels"):
