@@ -111,6 +111,7 @@ def test_figures_of_other_images_have_a_name_of_their_own(
         (["--max-images", "-3"], "--max-images: must be at least 2 (got -3)"),
         (["--output", "nowhere/x.json"], "nowhere/x.json: nowhere cannot be written"),
         (["--output", "."], ".: is a directory"),
+        (["--output", "figures.html"], "--output: must end in .json (got figures.html)"),
         (["--protocol", "knm"], "did you mean knn?"),
     ],
 )

@@ -22,6 +22,10 @@ _FRACTIONS = re.compile(r"^kid|^cka|^opd|^invariance")
 """Figures that are printed with four; all others are shares, and printed as percentages."""
 
 
+WIDTH = 120
+"""Characters of a line where standard output is no terminal."""
+
+
 def check_output(evaluation: Evaluation) -> None:
     """Refuse an --output that cannot be written."""
     if evaluation.output is None:
@@ -32,6 +36,11 @@ def check_output(evaluation: Evaluation) -> None:
         wrong = "is a directory" if is_folder else f"{folder} cannot be written"
         raise ConfigError(
             f"--output: {evaluation.output}: {wrong}; name a file in a directory of yours"
+        )
+    if evaluation.output.suffix != ".json":
+        raise ConfigError(
+            f"--output: must end in .json (got {evaluation.output}); a page and per-image values "
+            "get the same name with other endings"
         )
 
 
@@ -51,6 +60,10 @@ def figures_name(
         parts.append(evaluation.features)
     if set(evaluation.protocol) != set(usual):
         parts += evaluation.protocol
+    if evaluation.labels != (1.0,):
+        parts += ["labels", *(f"{share:g}" for share in evaluation.labels)]
+    if evaluation.seeds > 1:
+        parts.append(f"{evaluation.seeds}-seeds")
     return folder / f"{'-'.join(parts)}.json"
 
 
@@ -63,7 +76,7 @@ def print_figures(title: str, outcome: Outcome) -> None:
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(row.name, row.value, row.interval, row.num_train, row.num_test)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     console.print(table)
     for name, text in outcome.statements.items():
         console.print(f"{name}: {text}", highlight=False, markup=False)

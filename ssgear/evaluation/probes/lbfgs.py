@@ -39,6 +39,10 @@ class Minimum:
     """Whether the largest entry of the gradient met the tolerance."""
 
 
+NEAR = 10.0
+"""Times the tolerance that the gradient may be where rounding hides all further decrease."""
+
+
 def minimize(
     objective: Objective,
     start: Tensor,
@@ -77,6 +81,7 @@ def minimize(
             curvature = 2 * (new_value - value - step * slope)
             step = min(0.5 * step, max(0.1 * step, -slope * step * step / curvature))
         else:  # rounding hides what decrease is left
+            tolerance *= NEAR
             break
         change, bend = candidate - point, new_gradient - gradient
         product = (change * bend).sum()

@@ -85,11 +85,12 @@ def rows_of(subject: Subject, share: float, seed: int) -> Tensor | None:
 def accuracy(predicted: list[Tensor], labels: Tensor, *, num_train: int, best: int = 1) -> Measure:
     """Return the share of test images whose class is among the best, over seeds their mean.
 
-    The interval (Wilson) is that of the first seed's test images; over seeds see the deviation.
+    The interval (Wilson) is of the mean as of one classifier: it says what other test images could
+    have given. What other seeds could have given says the deviation.
     """
     right = [(p[:, :best] == labels[:, None]).any(1) for p in predicted]
     values = [float(part.double().mean()) for part in right]
-    interval = wilson(int(right[0].sum()), len(labels))
+    interval = wilson(round(fmean(values) * len(labels)), len(labels))
     return Measure(
         value=fmean(values),
         interval=interval,
