@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ssgear import __version__
 from ssgear.errors import ArgumentError
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.features.rows import Rows
@@ -22,6 +23,11 @@ from ssgear.evaluation.features.store import FeatureStore, digest_of, weights_di
 from ssgear.evaluation.generated.inception import Inception
 from ssgear.evaluation.images import EvalData, Split
 from ssgear.models.gan.generators import SavedGenerator, read_generator
+
+VERSION = "1"
+"""Changes when a protocol comes to compute something else between two versions of ssgear."""
+OF_GENERATORS = ("fid", "fid-train", "kid", "prdc")
+"""Protocols that measure a generator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +40,10 @@ class Options:
     """Folder of published lists of training images, 1percent.txt and 10percent.txt."""
     seeds: int = 1
     """How many times what is drawn (subsets, initial weights, order) is drawn anew."""
-    finetune: Mapping[str, float] = field(default_factory=dict)
-    """Settings of fine-tuning that differ from its defaults."""
 
     def text(self) -> str:
         """Return the options as a text that differs where they do."""
-        return repr((self.labels, str(self.label_lists), self.seeds, sorted(self.finetune.items())))
+        return repr((self.labels, self.seeds))
 
 
 @dataclass
@@ -98,22 +102,23 @@ class Subject:
         return weights_digest(self.encoder)
 
     def fingerprint(self, protocol: str) -> str:
-        """Return what an outcome of a protocol depends on; empty where it cannot be relied on.
-
-        What a run has beside its encoder, and Inception, are part of it.
-        """
+        """Return what an outcome of a protocol depends on; empty where it cannot be relied on."""
         splits = (self.data.train_images, self.data.test_images)
         states = [str(getattr(images, "state", "")) for images in splits]
         if not all(states) or self.load_trained is not None or self.others:
+            return ""
+        if self.options.label_lists is not None:  # a file that may change
             return ""
         labels = [
             "" if labels is None else digest_of(labels.numpy().tobytes().hex())
             for labels in (self.data.train_labels, self.data.test_labels)
         ]
         against = "" if self.against is None else self.against.digest
-        inception = "" if self.inception is None else self.inception.digest
-        parts = (self.digest, *states, *labels, against, inception, self.options.text())
-        return digest_of("outcome", protocol, self.device.type, *parts)
+        judged = ""
+        if protocol in OF_GENERATORS and self.inception is not None:
+            judged = self.inception.digest + weights_digest(self.generator.generator)
+        parts = (self.digest, *states, *labels, against, judged, self.options.text())
+        return digest_of(__version__, VERSION, protocol, self.device.type, *parts)
 
     @cached_property
     def generator(self) -> SavedGenerator:
