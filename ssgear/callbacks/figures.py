@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from ssgear.data.loaders.resident import ResidentLoader
 from ssgear.data.sources import Source, has_labelled_part, open_probe_source, scan
 from ssgear.engine.callbacks import Callback, Reason
 from ssgear.engine.run import Run
+from ssgear.evaluation.features.extract import PIXEL_SIDE
 from ssgear.evaluation.features.store import FeatureStore
 from ssgear.evaluation.images import EvalData, ImageRows, data_of
 from ssgear.evaluation.results import fields_of, write_figures
@@ -30,6 +32,9 @@ from ssgear.methods.base import trains_encoder
 from ssgear.models.encoders import Normalized, build_encoder
 from ssgear.storage.atomic import PREFIX, Json
 
+SPARE = 1.25
+"""Times the size of the features that must be free."""
+PIXEL_WIDTH = 3 * PIXEL_SIDE**2
 FEATURES = "features"
 """Folder in a run's directory where features and outcomes are kept for later evaluations."""
 
@@ -66,11 +71,17 @@ class FinalFigures(Callback):
         data, card = final_data(run), run.method.card
         self._num_test = len(data.test_images)
         encoder = run.inference_encoder().eval()
+        has_room = has_room_for(run.directory, data, encoder.num_features)
+        if not has_room:
+            run.log.note(
+                run.step,
+                f"{run.directory}: too little space to keep features; they stay in memory",
+            )
         subject = Subject(
             encoder,
             data,
             run.device,
-            store=FeatureStore(folder=run.directory / FEATURES),
+            store=FeatureStore(folder=run.directory / FEATURES if has_room else None),
             title="this run",
             run=run.directory,
             name=run.source.name,
@@ -102,7 +113,7 @@ class FinalFigures(Callback):
         network = build_encoder(run.config.model, run.plan.size, seed=run.config.seed)
         untrained = Normalized(network, spec.mean, spec.std).to(run.device).eval()
         with TemporaryDirectory(dir=run.directory, prefix=PREFIX) as folder:
-            store = FeatureStore(folder=Path(folder))
+            store = FeatureStore(folder=None if subject.store.folder is None else Path(folder))
             baseline = partial(Subject, data=subject.data, device=run.device, store=store)
             return evaluate_encoder(
                 subject,
@@ -151,6 +162,15 @@ class FinalFigures(Callback):
         if run.results.generator:
             facts["generator"] = run.results.generator
         return facts
+
+
+def has_room_for(folder: Path, data: EvalData, width: int) -> bool:
+    """Whether the disk has room for the features of both encoders and of raw pixels.
+
+    A run that took days must not end without figures because of what is only kept for later.
+    """
+    count = len(data.train_images) + len(data.test_images)
+    return shutil.disk_usage(folder).free > SPARE * 4 * count * (2 * width + PIXEL_WIDTH)
 
 
 def final_data(run: Run) -> EvalData:
