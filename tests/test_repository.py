@@ -28,7 +28,7 @@ FOLDERS = (".ci", "benchmarks", "csrc", "docs", "ssgear", "tests")
 TOP_FILES = ("*.md", "*.py", "*.toml", "Makefile", "constraints.txt", ".gitignore")
 GENERATED = {"__pycache__"}
 PAGES = ("README.md", "CONTRIBUTING.md")
-GUIDES = ("docs/data.md", "docs/generated_views.md", "docs/methods.md")
+GUIDES = ("docs/data.md", "docs/evaluation.md", "docs/generated_views.md", "docs/methods.md")
 PUBLIC = {
     "ssgear": "load_encoder",
     "ssgear.losses": "nt_xent NTXentLoss gradient_penalty info_nce byol negative_cosine "
@@ -226,6 +226,12 @@ def test_pages_that_code_cites_are_here() -> None:
     assert ("simclr.py", "docs/math.md") in cited
     here = {path.name for path in files()}
     assert not [(path, name) for path, name in cited if Path(name).name not in here]
+
+
+def test_example_of_the_evaluation_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    block = re.findall(r"```python\n(.*?)```", page("docs/evaluation.md"), re.DOTALL)[0]
+    exec(compile(block, "docs/evaluation.md", "exec"), {})
+    assert "CKA 1.000, OPD 0.000" in capsys.readouterr().out
 
 
 def test_library_example_of_the_readme_runs() -> None:

@@ -1,4 +1,4 @@
-"""Measuring an encoder: the functions that other programs may call (docs/math.md 4).
+"""Measuring an encoder: the functions that other programs may call (docs/evaluation.md).
 
 from ssgear.evaluation import cka, linear_probe, mean_average_precision
 result = linear_probe(train_features, train_labels, test_features, test_labels)
