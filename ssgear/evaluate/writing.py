@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ssgear.config import images
@@ -69,13 +70,13 @@ def figures_name(
 
 def print_figures(title: str, outcome: Outcome) -> None:
     """Print a table of the figures, with intervals and the number of images that each is of."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     rows = figure_rows(outcome)
     table.add_column("figure", min_width=max((len(row.name) for row in rows), default=0))
     for heading in ("value", "95 % interval", "learned from", "tested on"):
         table.add_column(heading, justify="right")
     for row in rows:
-        table.add_row(row.name, row.value, row.interval, row.num_train, row.num_test)
+        table.add_row(escape(row.name), row.value, row.interval, row.num_train, row.num_test)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     console.print(table)
     for name, text in outcome.statements.items():
