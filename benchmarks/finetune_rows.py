@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.common import machine
 from benchmarks.common.table import markdown
 from ssgear.errors import ConfigError
-from ssgear.evaluation.statistics import mcnemar
+from ssgear.evaluation.statistics import mcnemar, wilson
 
 STARTS = ("pretrained", "scratch")
 
@@ -101,22 +101,24 @@ def compared(rows: Rows, right: Right) -> list[dict[str, Any]]:
         if not pairs:
             continue
         tests = [mcnemar(right[a.key].double(), right[b.key].double()) for a, b in pairs]
+        num_test = len(right[pairs[0][0].key])
         entry: dict[str, Any] = {"share": share, "num_train": pairs[0][0].num_train}
         for number, start in enumerate(STARTS):
-            entry[start] = summary([pair[number] for pair in pairs])
+            entry[start] = summary([pair[number] for pair in pairs], num_test)
         entry["difference"] = mean_and_deviation([a.accuracy - b.accuracy for a, b in pairs])
         entry["mcnemar"] = [dataclasses.asdict(test) for test in tests]
         entries.append(entry)
     return entries
 
 
-def summary(rows: Sequence[Row]) -> dict[str, Any]:
+def summary(rows: Sequence[Row], num_test: int) -> dict[str, Any]:
     """Return the accuracies of all seeds."""
     accuracies = [row.accuracy for row in rows]
     return {
         **mean_and_deviation(accuracies),
         "accuracies": accuracies,
         "intervals": [row.interval for row in rows],
+        "interval": wilson(round(mean(accuracies) * num_test), num_test),
         "lr": rows[0].lr,
         "epochs": rows[0].epochs,
     }
@@ -128,14 +130,14 @@ def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
 
 
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Return a line for each share: accuracies in percent, with Wilson's interval of seed 0."""
+    """Return a line for each share: accuracies in percent, with Wilson's interval of the mean."""
     heads = ("labels", "images", "fine-tuned", "from scratch", "difference", "p (McNemar)")
     lines: list[list[str]] = []
     for entry in entries:
         cells = [f"{entry['share']:.0%}", f"{entry['num_train']:,}"]
         for start in STARTS:
             part = entry[start]
-            low, high = part["intervals"][0]
+            low, high = part["interval"]
             spread = f"{100 * part['mean']:.2f} ± {100 * part['deviation']:.2f}"
             cells.append(f"{spread} [{100 * low:.1f}, {100 * high:.1f}]")
         difference = entry["difference"]
