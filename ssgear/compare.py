@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 USAGE = "python -m ssgear.compare RUN RUN ..."
 MOST_NAMES = 3
 """Runs whose names stand in the name of the output."""
-LABELS = "labels"
-"""Per-image values of that name are labels, by which other values are grouped."""
 
 ByImage = tuple[str, Mapping[str, "Tensor"]]
 """Fingerprint of test images, and values by image of each figure."""
@@ -164,7 +162,8 @@ def tests(
 
 def _differences(values: Sequence[ByImage], name: str) -> list[Difference | None]:
     """Return how each run differs from the first in a figure."""
-    from ssgear.evaluation.statistics import paired
+    from ssgear.evaluation.results import LABELS
+    from ssgear.evaluation.statistics import paired_figures
     from ssgear.report.comparison.table import Difference, holm
 
     images, first = values[0]
@@ -173,12 +172,10 @@ def _differences(values: Sequence[ByImage], name: str) -> list[Difference | None
         for place, (others, tensors) in enumerate(values)
         if place and images and others == images and name in tensors and name in first
     ]
-    results = []
-    for place in places:
-        a, b = values[place][1][name], first[name]
-        is_binary = bool(((a == 0) | (a == 1)).all() and ((b == 0) | (b == 1)).all())
-        groups = None if is_binary else first.get(LABELS)
-        results.append(paired(a, b, groups=groups))
+    results = [
+        paired_figures(values[place][1][name], first[name], labels=first.get(LABELS))
+        for place in places
+    ]
     corrected = holm([result.p_value for result in results])
     differences: list[Difference | None] = [None] * len(values)
     for place, result, p_holm in zip(places, results, corrected, strict=True):

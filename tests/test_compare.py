@@ -18,6 +18,7 @@ import torch
 
 from ssgear import compare
 from ssgear.evaluation.results import Measure, write_figures
+from ssgear.evaluation.similarity.retrieval import retrieve
 from ssgear.evaluation.statistics import mcnemar, paired
 from ssgear.report.comparison.table import holm, latex
 from tests.report.test_report import CONFIG, SUMMARY, Page, lines, make_run
@@ -96,6 +97,28 @@ def test_figures_equal_those_computed_directly(
         assert words in page.words, words
     assert "Maps" not in page.words
     assert not any(v.startswith(("http", "//")) for a in ("src", "href") for v in page.values(a))
+
+
+def test_the_difference_of_maps_is_that_of_their_classes(tmp_path: Path) -> None:
+    """Retrieval is a mean over classes; the rare ones count as much as the frequent."""
+    rng = np.random.default_rng(3)
+    labels = torch.from_numpy(rng.choice(7, 203, p=[0.4, 0.3, 0.15, 0.08, 0.04, 0.02, 0.01]))
+    found = {}
+    for name in ("a", "b"):
+        features = torch.from_numpy(rng.normal(size=(203, 5))) + labels[:, None] * 0.3
+        result = retrieve(features, labels, ks=())
+        found[name] = result.mean_average_precision
+        measures = {"map": Measure(value=found[name], per_image=result.per_query.float())}
+        make_run(tmp_path / name)
+        write_figures(
+            tmp_path / name / "summary.json", measures, {}, test_images="x", test_labels=labels
+        )
+    run(tmp_path / "a", tmp_path / "b", "--output", tmp_path / "out")
+    with (tmp_path / "out" / "figures.csv").open() as file:
+        row = [*csv.DictReader(file)][1]
+    assert float(row["difference"]) == pytest.approx(found["b"] - found["a"], abs=1e-6)
+    assert float(row["difference_low"]) < float(row["difference"]) < float(row["difference_high"])
+    assert row["test"] == "bootstrap"
 
 
 def test_a_chance_difference_is_not_real(tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ class FinalFigures(Callback):
             summary.measures,
             {**facts, **self._facts(run)},
             test_images=None if data is None else data.test_print,
+            test_labels=None if data is None else data.test_labels,
         )
 
     def _facts(self, run: Run) -> dict[str, Json]:

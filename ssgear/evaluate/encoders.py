@@ -205,6 +205,7 @@ def _write(
         outcome.measures,
         {**outcome.statements, **facts, **asked},
         test_images=subject.data.test_print,
+        test_labels=subject.data.test_labels,
     )
     evaluated = Evaluated(
         title=place.title,

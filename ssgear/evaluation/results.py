@@ -63,6 +63,8 @@ class Measure:
 
 Measures = dict[str, Measure]
 """Figures by name."""
+LABELS = "labels"
+"""Name of the labels of the test images among the values by image."""
 
 
 Kind = Literal["confusion", "retrieval", "similarity", "invariance", "pictures"]
@@ -114,6 +116,7 @@ def write_figures(
     facts: Mapping[str, Json],
     *,
     test_images: str | None = None,
+    test_labels: Tensor | None = None,
 ) -> None:
     """Write figures and facts to `path`, and per-image values beside it.
 
@@ -122,6 +125,7 @@ def write_figures(
         measures: Figures by name.
         facts: What else the JSON file says.
         test_images: Fingerprint of the test images, in the order of the per-image values.
+        test_labels: Their labels [N], stored beside the values as `labels`.
     """
     tensors = {
         name: measure.per_image.contiguous()
@@ -133,6 +137,8 @@ def write_figures(
     beside.unlink(missing_ok=True)
     if tensors and test_images is not None:
         metadata = {"test_images": test_images}
+        if test_labels is not None:
+            tensors[LABELS] = test_labels.contiguous()
         write_bytes(beside, safetensors.torch.save(tensors, metadata=metadata))
     write_json(path, {**fields_of(measures), **facts, "test_images": test_images})
 
@@ -145,6 +151,7 @@ def per_image_path(path: Path) -> Path:
 def read_per_image(path: Path) -> tuple[str, dict[str, Tensor]]:
     """Return the fingerprint of the test images and the per-image values of each figure.
 
+    Among the values are the labels of the test images (`LABELS`), where they were stored.
     `path` is the JSON file; without values beside it, the fingerprint is empty.
 
     Raises:

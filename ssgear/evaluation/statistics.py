@@ -162,6 +162,17 @@ def paired(
     )
 
 
+def paired_figures(a: Tensor, b: Tensor, *, labels: Tensor | None = None) -> Paired:
+    """Compare a figure of two subjects by its values of the same images [N].
+
+    Accuracies (0 or 1 by image) are compared by `mcnemar`. Other values are averages by class, as
+    the mean average precision is: where labels [N] are known, within each class and over classes.
+    """
+    if _is_binary(a) and _is_binary(b):
+        return mcnemar(a, b)
+    return bootstrap_difference(a, b, groups=labels)
+
+
 def _quantile(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ArgumentError(f"confidence: must be between 0 and 1 (got {confidence})")

@@ -15,7 +15,7 @@ from ssgear.evaluation.protocols.labelled import linear_shares
 from ssgear.evaluation.protocols.registry import Protocol
 from ssgear.evaluation.results import Measures, Outcome, fields_of
 from ssgear.evaluation.similarity.cka import cka_matrix
-from ssgear.evaluation.statistics import paired
+from ssgear.evaluation.statistics import paired_figures
 from ssgear.evaluation.subject import Subject
 from ssgear.methods.base import OwnProtocol
 from ssgear.storage.atomic import Json
@@ -43,6 +43,8 @@ class Summary:
     """Of raw pixels and of the untrained encoder, by name."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Why a protocol was left out, by its name."""
+    test_labels: Tensor | None = None
+    """Labels [N] of the test images."""
 
     @property
     def measures(self) -> Measures:
@@ -72,7 +74,9 @@ class Summary:
                 other = outcome.measures.get(figure)
                 if other is None or other.per_image is None or measure.per_image is None:
                     continue
-                difference = paired(measure.per_image, other.per_image)
+                difference = paired_figures(
+                    measure.per_image, other.per_image, labels=self.test_labels
+                )
                 pairs[name] = {
                     "difference": difference.difference,
                     "interval": [*difference.interval],
@@ -121,7 +125,12 @@ def evaluate_encoder(
     if untrained is not None:
         baselines["untrained"] = _measure(untrained, [*usual, *more]) | _fewer_labels(untrained)
         outcome |= _layers(subject, untrained)
-    return Summary(outcome=outcome, baselines=baselines, left_out=left_out)
+    return Summary(
+        outcome=outcome,
+        baselines=baselines,
+        left_out=left_out,
+        test_labels=subject.data.test_labels,
+    )
 
 
 class Pixels(nn.Module):

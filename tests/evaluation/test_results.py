@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from ssgear.errors import CheckpointError
-from ssgear.evaluation.results import Measure, per_image_path, read_per_image, write_figures
+from ssgear.evaluation.results import (
+    LABELS,
+    Measure,
+    per_image_path,
+    read_per_image,
+    write_figures,
+)
 
 CORRECT = torch.tensor([1, 0, 1, 1], dtype=torch.uint8)
 
@@ -35,8 +41,14 @@ def test_figures_are_numbers_with_what_they_rest_on(tmp_path: Path) -> None:
     }
     images, values = read_per_image(path)
     assert images == "abc" and torch.equal(values["knn"], CORRECT) and len(values) == 1
+    labels = torch.tensor([2, 0, 2, 1])
+    write_figures(path, measures, {}, test_images="abc", test_labels=labels)
+    _, values = read_per_image(path)
+    assert torch.equal(values[LABELS], labels) and torch.equal(values["knn"], CORRECT)
     # figures without values by image leave none of an earlier evaluation behind
-    write_figures(path, {"effective_rank": Measure(value=3.5)}, {}, test_images="abc")
+    write_figures(
+        path, {"effective_rank": Measure(value=3.5)}, {}, test_images="abc", test_labels=labels
+    )
     assert read_per_image(path) == ("", {})
 
 
