@@ -109,9 +109,9 @@ def evaluate_encoder(
     if not subject.data.labelled:
         return Summary()
     usual = [find(name) for name in FINAL]
-    more: list[Protocol] = [find(name) for name in ALSO]
+    more: list[Protocol] = []
     left_out: dict[str, str] = {}
-    for name in also:
+    for name in (*ALSO, *also):
         protocol = find(name, own)
         try:
             protocol.check(subject)

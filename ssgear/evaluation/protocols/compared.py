@@ -13,7 +13,7 @@ from torch import Tensor
 from ssgear.errors import ConfigError
 from ssgear.evaluation.features.rows import Columns, Rows
 from ssgear.evaluation.health import centred, effective_rank
-from ssgear.evaluation.protocols.registry import labels_of, protocol
+from ssgear.evaluation.protocols.registry import protocol
 from ssgear.evaluation.results import Exhibit, Measure, Measures, Outcome
 from ssgear.evaluation.similarity.cka import cka_matrix
 from ssgear.evaluation.similarity.examples import examples
@@ -40,7 +40,18 @@ def health(subject: Subject) -> Outcome:
     return Outcome(measures={"effective_rank": Measure(value=rank, num_test=len(subject.test))})
 
 
-@protocol("map", needs=labels_of)
+def pairs_of(subject: Subject) -> object:
+    """Need two test images of a class."""
+    _, labels = subject.labels
+    if int(labels.bincount().max()) < 2:
+        raise ConfigError(
+            "--protocol: map needs two test images of a class, and every class has one; use more "
+            "test images"
+        )
+    return labels
+
+
+@protocol("map", needs=pairs_of)
 def mean_average_precision(subject: Subject) -> Outcome:
     """Retrieval: every test image is a query against the others of its set."""
     _, labels = subject.labels
@@ -113,7 +124,11 @@ def _similarity(subject: Subject, name: str, measure: str, compare: Compare) -> 
     layers, others = layers_of(subject), layers_of(subject.against)
     matrix = compare([*layers.values()], [*others.values()])
     exhibit = similarity_exhibit(
-        matrix, [*layers], [*others], f"{subject.title} (rows), {subject.against.title}", measure
+        matrix,
+        [*layers],
+        [*others],
+        f"{subject.title} (rows) and {subject.against.title} (columns)",
+        measure,
     )
     value = Measure(value=float(matrix[-1, -1]), num_test=len(subject.test))
     return Outcome(measures={name: value}, exhibits=(exhibit,))
