@@ -227,3 +227,13 @@ def percent(share: float) -> str:
 def interval_text(interval: tuple[float, float] | None) -> str:
     """Write an interval of shares in percent; empty where there is none."""
     return "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
+
+
+def points_text(interval: tuple[float, float]) -> str:
+    """Write an interval of a difference of shares, in points of percent."""
+    return " to ".join(f"{100 * end:+.1f}".replace("-", "−") for end in interval)
+
+
+def p_text(p_value: float) -> str:
+    """Write a p-value."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"

@@ -9,14 +9,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from ssgear.errors import CheckpointError, refusing
 from ssgear.report.charts import as_number
 from ssgear.storage.atomic import Json
+
+
+class Gain(NamedTuple):
+    """How much higher a figure of the run is than that of a baseline on the same test images."""
+
+    difference: float
+    interval: tuple[float, float]
+    """95 % confidence interval."""
+    p_value: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,24 +84,30 @@ class RunFiles:
 
     def summary_number(self, *keys: str) -> float:
         """Return a number of the summary by its nested keys; NaN where it is not there."""
-        found: Json = self.facts
-        for key in keys:
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return as_number(found)
+        return as_number(_nested(self.facts, keys))
 
     def detail(self, figure: str, name: str) -> Json:
         """Return what the summary says of a figure under `details`; None where it does not."""
-        details = self.facts.get("details")
-        entry = details.get(figure) if isinstance(details, Mapping) else None
-        return entry.get(name) if isinstance(entry, Mapping) else None
+        return _nested(self.facts, ("details", figure, name))
 
     def interval(self, figure: str) -> tuple[float, float] | None:
         """Return the 95 % confidence interval of a figure, or None."""
-        ends = self.detail(figure, "interval")
-        if not isinstance(ends, list | tuple) or len(ends) != 2:
+        return _interval(self.detail(figure, "interval"))
+
+    def num_test(self, figure: str) -> float:
+        """Return how many test images a figure was measured on; NaN where that is unknown."""
+        count = self.summary_number("details", figure, "num_test")
+        return count if math.isfinite(count) else self.summary_number("num_test")
+
+    def gain(self, figure: str, baseline: str) -> Gain | None:
+        """Return the gain over a baseline, tested image by image; None where it was not tested."""
+        keys = ("gains", figure, baseline)
+        difference = self.summary_number(*keys, "difference")
+        p_value = self.summary_number(*keys, "p_value")
+        interval = _interval(_nested(self.facts, (*keys, "interval")))
+        if interval is None or not math.isfinite(difference) or not math.isfinite(p_value):
             return None
-        low, high = (as_number(end) for end in ends)
-        return (low, high) if math.isfinite(low) and math.isfinite(high) else None
+        return Gain(difference, interval, p_value)
 
     def text_list(self, key: str) -> list[str] | None:
         """Return a list of names of the summary, or None."""
@@ -102,6 +118,21 @@ class RunFiles:
         steps = as_number(self.option("optim.max_steps"))
         done = self.furthest("step") >= steps
         return done or self.furthest("epoch") >= as_number(self.option("optim.epochs"))
+
+
+def _nested(values: Mapping[str, Json], keys: Sequence[str]) -> Json:
+    """Return a value by its nested keys; None where it is not there."""
+    value: Json = values
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _interval(ends: Json) -> tuple[float, float] | None:
+    if not isinstance(ends, list | tuple) or len(ends) != 2:
+        return None
+    low, high = (as_number(end) for end in ends)
+    return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
 
 def read_run(directory: Path) -> RunFiles:

@@ -11,22 +11,21 @@ import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from ssgear.methods.base import Card
 from ssgear.report import pictures
-from ssgear.report.charts import as_number, duration, nice_ticks, number_text
+from ssgear.report.charts import as_number, duration, number_text
 from ssgear.report.contents import Contents
+from ssgear.report.figures import figures
 from ssgear.report.measures import measures
 from ssgear.report.page import render
-from ssgear.report.pictures import interval_text, percent
 from ssgear.report.plane import planes
 from ssgear.report.reading import RunFiles, read_run
 from ssgear.report.sections import curves, heat_map, neighbours
 from ssgear.report.sections.pictures import pictures as picture_rows
 from ssgear.report.sections.time import time_parts
-from ssgear.report.verdict import judge, standard_error
+from ssgear.report.verdict import judge
 from ssgear.storage.atomic import Json, write_text
 
 
@@ -37,7 +36,7 @@ def write_report(run_dir: Path, contents: Contents) -> Path:
         "template.html",
         head=_head(run, contents.card),
         card=contents.card,
-        figures=_figures(run),
+        figures=figures(run),
         measures=measures(run, contents.card.figures),
         tiles=_tiles(run),
         charts=pictures.curves(run),
@@ -99,98 +98,6 @@ def _head(run: RunFiles, card: Card) -> dict[str, str | bool | list[tuple[str, s
         "finished": run.finished,
         "facts": [(name, str(value)) for name, value in facts if value not in (None, "")],
     }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """An accuracy with what it must be compared with."""
-
-    title: str
-    note: str
-    value: str
-    error: str
-    """Standard error, where no interval is known."""
-    interval: str
-    """95 % confidence interval over the test images, where it is known."""
-    count: str
-    """Test images."""
-    num_train: str
-    """Training images that it rests on, where that is known."""
-    rests_on: str
-    """How it rests on them."""
-    seeds: str
-    """How many seeds it is the mean of, and their deviation, where there are several."""
-    top5: str
-    bars: list[tuple[str, str, float, str]]
-    """Name, value, width in percent and style."""
-    gains: list[tuple[str, str, str]]
-    """What is compared with, by how much, and "over" or "below"."""
-
-
-def _figures(run: RunFiles) -> list[Figure]:
-    figures = [
-        _figure(run, key, title, note)
-        for key, title, note in (
-            ("linear_probe", "Linear probe", "a linear classifier trained on the frozen features"),
-            (
-                "knn",
-                "Nearest neighbours",
-                "a weighted vote of the nearest training images, nothing trained",
-            ),
-        )
-    ]
-    return [figure for figure in figures if figure is not None]
-
-
-def _figure(run: RunFiles, key: str, title: str, note: str) -> Figure | None:
-    value = run.summary_number(key)
-    if key == "knn" and not math.isfinite(value):
-        value, note = run.last("knn"), f"{note}, as last read during training"
-    if not math.isfinite(value):
-        return None
-    classes = run.text_list("classes")
-    baselines = {
-        "untrained encoder": run.summary_number("baselines", "untrained", key),
-        "raw pixels": run.summary_number("baselines", "pixels", key),
-        "chance": 1 / len(classes) if classes else math.nan,
-    }
-    known = {name: number for name, number in baselines.items() if math.isfinite(number)}
-    top = nice_ticks(0, 100 * max(value, *known.values(), 0.01))[-1] / 100
-    bars = [("this run", value, "own"), *((name, v, name.split()[0]) for name, v in known.items())]
-    gains = [
-        (name, f"{100 * (value - v):+.1f}".replace("-", "−"), "over" if value >= v else "below")
-        for name, v in known.items()
-        if name != "chance"
-    ]
-    details = ("details", key)
-    tested = run.summary_number(*details, "num_test")
-    count = tested if math.isfinite(tested) else run.summary_number("num_test")
-    learned = run.summary_number(*details, "num_train")
-    told = key == "linear_probe" and (not classes or len(classes) > 5)  # of five it is always right
-    top5 = run.summary_number("linear_probe_top5") if told else math.nan
-    return Figure(
-        title=title,
-        note=note,
-        value=f"{100 * value:.1f}",
-        error=f"{100 * standard_error(value, count):.1f}" if count > 0 else "",
-        interval=interval_text(run.interval(key)),
-        num_train=f"{learned:,.0f}" if math.isfinite(learned) else "",
-        rests_on="learned from" if key == "linear_probe" else "neighbours among",
-        seeds=_seeds(run, key),
-        count=f"{count:,.0f}" if count > 0 else "",
-        top5=percent(top5) if math.isfinite(top5) else "",
-        bars=[(name, percent(v), round(100 * v / top, 2), style) for name, v, style in bars],
-        gains=gains,
-    )
-
-
-def _seeds(run: RunFiles, key: str) -> str:
-    """Say how many seeds a figure is the mean of; empty for one."""
-    deviation = run.summary_number("details", key, "deviation")
-    values = run.detail(key, "values")
-    if not math.isfinite(deviation) or not isinstance(values, list):
-        return ""
-    return f"mean of {len(values)} seeds, standard deviation {100 * deviation:.1f}"
 
 
 def _tiles(run: RunFiles) -> list[tuple[str, str, str]]:

@@ -1,8 +1,8 @@
 """What the figures of a run say, in words: did it collapse, did the loss fall, did training help?
 
-Each finding has a level: good, info, warn or bad; the verdict is the worst of them. Differences
-between accuracies are held against the noise of the test set (one binomial standard error of each,
-as if independent).
+Each finding has a level: good, info, warn or bad; the verdict is the worst of them. The gain over a
+baseline is that of the paired test in the summary; in a run without one it is held against the
+noise of the test set (one binomial standard error of each accuracy, as if independent).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Literal
 
 from ssgear.methods.base import Card
 from ssgear.report.charts import as_number, number_text
-from ssgear.report.reading import RunFiles
+from ssgear.report.pictures import p_text, points_text
+from ssgear.report.reading import Gain, RunFiles
 
 Level = Literal["good", "info", "warn", "bad"]
 _RANK: dict[Level, int] = {"good": 0, "info": 0, "warn": 1, "bad": 2}
@@ -26,6 +27,19 @@ _CRITIC = {
 """What is said of a critic by how it failed (evaluation/generated/critic_health.py)."""
 _USUAL_MENDS = "try a lower --optim.lr, a longer --optim.warmup-epochs or a larger batch"
 """Of a collapse whose reading names no cause."""
+_BASELINES = {"untrained": "the untrained encoder", "pixels": "raw pixels"}
+"""What is said of a baseline, by its name in the summary."""
+SIGNIFICANT = 0.05
+"""A gain is clear where its p-value is below this."""
+_GAINS: dict[tuple[Level, str], str] = {
+    ("good", "untrained"): "Training helped",
+    ("good", "pixels"): "Training helped",
+    ("warn", "untrained"): "No clear gain from training",
+    ("warn", "pixels"): "No clear gain from training",
+    ("bad", "untrained"): "Training made the features worse",
+    ("bad", "pixels"): "Raw pixels are better than the features",
+}
+"""Title of a finding by its level and the better baseline."""
 _HEADLINE = ("The run looks healthy", "Worth a second look", "Something went wrong")
 
 
@@ -121,31 +135,49 @@ def _gain(run: RunFiles, card: Card) -> Finding | None:
     named = ((own, title), ("linear_probe", "Linear probe"), ("knn", "kNN"))
     for key, name in named:
         trained = run.summary_number(key)
-        baselines = {
-            "the untrained encoder": run.summary_number("baselines", "untrained", key),
-            "raw pixels": run.summary_number("baselines", "pixels", key),
-        }
-        known = {what: value for what, value in baselines.items() if math.isfinite(value)}
+        values = {what: run.summary_number("baselines", what, key) for what in _BASELINES}
+        known = {what: value for what, value in values.items() if math.isfinite(value)}
         if name and math.isfinite(trained) and known:
             best = max(known, key=lambda what: known[what])
-            what = f"{best}, the better baseline" if len(known) > 1 else best
-            return _compared(name, trained, what, known[best], run.summary_number("num_test"))
+            gain, count = run.gain(key, best), run.num_test(key)
+            if gain is None:
+                level, text = _compared(trained, known[best], count)
+            else:
+                level, text = _tested(gain, count)
+            what = _BASELINES[best] + (", the better baseline" if len(known) > 1 else "")
+            return Finding(
+                level=level, title=_GAINS[level, best], text=f"{name}{text.format(what)}."
+            )
     return None
 
 
-def _compared(name: str, trained: float, what: str, baseline: float, count: float) -> Finding:
-    gain = 100 * (trained - baseline)
-    noise = 100 * math.hypot(standard_error(trained, count), standard_error(baseline, count))
-    side = "over" if gain >= 0 else "below"
-    text = f"{name}: {abs(gain):.1f} points {side} {what}"
+def _tested(gain: Gain, count: float) -> tuple[Level, str]:
+    """Judge a gain by its paired test; the text has a place for the name of the baseline."""
+    images = f" on {count:,.0f} images" if math.isfinite(count) else ""
+    text = (
+        f", paired test{images}: {_points(gain.difference)} {{}} "
+        f"(95 % interval {points_text(gain.interval)}, {p_text(gain.p_value)})"
+    )
+    if gain.p_value >= SIGNIFICANT:
+        return "warn", text
+    return ("good" if gain.difference > 0 else "bad"), text
+
+
+def _compared(trained: float, baseline: float, count: float) -> tuple[Level, str]:
+    """Judge a gain by the noise of the test set."""
+    gain = trained - baseline
+    noise = math.hypot(standard_error(trained, count), standard_error(baseline, count))
+    text = f": {_points(gain)} {{}}"
     if math.isfinite(noise):
         images = f"{count:,.0f} test images"
-        text += f"; the standard error of that difference on {images} is about {noise:.1f}"
+        text += f"; the standard error of that difference on {images} is about {100 * noise:.1f}"
     if gain > 2 * (noise if math.isfinite(noise) else 0):
-        return Finding(level="good", title="Training helped", text=text + ".")
-    level: Level = "bad" if math.isfinite(noise) and gain < -2 * noise else "warn"
-    title = "Training made the features worse" if level == "bad" else "No clear gain from training"
-    return Finding(level=level, title=title, text=text + ".")
+        return "good", text
+    return ("bad" if math.isfinite(noise) and gain < -2 * noise else "warn"), text
+
+
+def _points(gain: float) -> str:
+    return f"{100 * abs(gain):.1f} points {'over' if gain >= 0 else 'below'}"
 
 
 def _trend(run: RunFiles) -> Finding | None:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ssgear.report import pictures
 from ssgear.report.comparison.runs import ComparedRun, Figure
 
 LEVEL = 0.05
@@ -121,7 +122,7 @@ def difference_text(row: Row, difference: Difference) -> str:
 
 def p_text(difference: Difference) -> str:
     """Write the corrected p-value."""
-    return "p < 0.001" if difference.p_holm < 0.001 else f"p = {difference.p_holm:.3f}"
+    return pictures.p_text(difference.p_holm)
 
 
 def to_csv(table: Sequence[Row], runs: Sequence[ComparedRun]) -> str:
