@@ -125,6 +125,7 @@ class RetrievalPart:
     rule: str
     by_k: list[tuple[int, str, str, str]]
     """k, and precision, recall and hits among the first k."""
+    has_hits: bool
     examples: list[tuple[str, list[Query]]]
     """Kind and queries."""
 
@@ -143,6 +144,7 @@ def retrieval(contents: Retrieval | None) -> RetrievalPart | None:
         num_queries=contents.num_queries,
         rule=contents.rule,
         by_k=[(k, _at(shares[0], k), _at(shares[1], k), _at(shares[2], k)) for k in ks],
+        has_hits=bool(contents.hit_at),
         examples=[
             (title, [_example(contents, row) for row in places[kind][:MAX_EXAMPLES]])
             for kind, title in KINDS.items()

@@ -56,4 +56,6 @@ def time_parts(times: Json) -> list[TimePart]:
 
 
 def _time(seconds: float) -> str:
+    if seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms"
     return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
