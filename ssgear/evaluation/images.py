@@ -67,6 +67,10 @@ class ImageRows:
             rows = torch.arange(*rows.indices(len(self)))
         return load_images(self.source, rows, self.size, workers=self.workers)
 
+    def name_of(self, row: int) -> str:
+        """Return the name of an image within its set, for an error."""
+        return self.source.own_name(row)
+
     def evenly(self, count: int) -> ImageRows:
         """Return at most `count` of the images, evenly spread."""
         if count >= len(self):

@@ -11,6 +11,8 @@ be relied on, such as images without files, is computed anew and kept in memory.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,8 +22,9 @@ from torch import Tensor, nn
 from ssgear.distributed import World
 from ssgear.errors import CheckpointError, StorageError, reason_of, refusing
 from ssgear.evaluation.features.rows import FeatureFile, Rows
-from ssgear.evaluation.features.stream import BATCH, batches, write_features
+from ssgear.evaluation.features.stream import BATCH, batches, check_batch, write_features
 from ssgear.models.modes import evaluating
+from ssgear.storage.lock import claimed
 
 VERSION = "1"
 """Changes when the same inputs come to give other features."""
@@ -66,11 +69,22 @@ class FeatureStore:
         if not self._is_complete(path, len(images)):
             with refusing(OSError, lambda error: _unwritable(path.parent, error)):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_features(
-                    encoder, images, path, device=device, batch_size=batch_size,
-                    world=self.world, label=label,
-                )  # fmt: skip
+                with self._claimed(path):
+                    if not self._is_complete(path, len(images)):
+                        write_features(
+                            encoder, images, path, device=device, batch_size=batch_size,
+                            world=self.world, label=label,
+                        )  # fmt: skip
         return FeatureFile(path)
+
+    @contextmanager
+    def _claimed(self, path: Path) -> Iterator[None]:
+        """Wait while another process computes the same features, and keep others from it."""
+        with ExitStack() as stack:
+            with self.world.unhurried("features"):
+                if self.world.is_main:
+                    stack.enter_context(claimed(path.with_suffix(".lock"), wait=True))
+            yield
 
     def _is_complete(self, path: Path, count: int) -> bool:
         """Whether a file of so many rows is there; a damaged one is made again."""
@@ -87,9 +101,10 @@ class FeatureStore:
         self, encoder: nn.Module, images: Rows, device: torch.device, batch_size: int
     ) -> Tensor:
         with evaluating(encoder):
-            parts = [
-                encoder(batch.to(device)).float().cpu() for batch in batches(images, batch_size)
-            ]
+            parts: list[Tensor] = []
+            for batch in batches(images, batch_size):
+                parts.append(encoder(batch.to(device)).float().cpu())
+                check_batch(parts[-1], images, (len(parts) - 1) * batch_size)
         return torch.cat(parts)
 
 

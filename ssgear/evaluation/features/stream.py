@@ -24,6 +24,7 @@ from ssgear.distributed import World
 from ssgear.errors import (
     OUT_OF_SPACE,
     ArgumentError,
+    DataError,
     StorageError,
     reason_of,
     refusing_full_disk,
@@ -35,6 +36,8 @@ from ssgear.storage.atomic import PREFIX
 
 BATCH = 256
 """Images of a batch."""
+NAMED = 5
+"""Images that an error lists."""
 _ALONE = World()
 
 
@@ -92,6 +95,7 @@ def write_features(
         label: What a progress bar says; none is shown without it.
 
     Raises:
+        DataError: a feature is NaN or infinite.
         StorageError: the disk is full.
     """
     if not len(images):
@@ -106,8 +110,11 @@ def write_features(
             with open(staged, "r+b") as file, progress(label, len(images)) as advance:
                 part = share_of(len(images), world)
                 file.seek(offset + 4 * width * part.start)
+                start = part.start
                 for batch in batches(images, batch_size, part):
                     features = encoder(batch.to(device)).float().cpu().contiguous()
+                    check_batch(features, images, start)
+                    start += len(batch)
                     file.write(memoryview(features.numpy()).cast("B"))
                     advance(len(batch) * world.size)
                 file.flush()
@@ -116,6 +123,21 @@ def write_features(
         os.replace(staged, path)
     with world.unhurried("features"):
         pass  # no rank reads it before it has its name
+
+
+def check_batch(features: Tensor, images: Rows, start: int) -> None:
+    """Refuse features [n, F] of the images from row `start` on that are NaN or infinite."""
+    if bool(features.sum().isfinite()):
+        return
+    bad = (~features.isfinite().all(1)).nonzero()[:, 0].tolist()
+    if bad:
+        name_of = getattr(images, "name_of", lambda row: f"row {row}")
+        listed = ", ".join(name_of(start + row) for row in bad[:NAMED])
+        more = ", ..." if len(bad) > NAMED else ""
+        raise DataError(
+            f"features: NaN or infinite for {len(bad)} of {len(features)} images ({listed}{more}); "
+            "check the encoder's weights and these images"
+        )
 
 
 def share_of(count: int, world: World) -> range:
