@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from ssgear.errors import ArgumentError, ConfigError
+from ssgear.errors import ArgumentError, SsgearError
 from ssgear.evaluation.features import pixels
 from ssgear.evaluation.protocols import find
 from ssgear.evaluation.protocols.compared import layers_of, similarity_exhibit
@@ -116,7 +116,7 @@ def evaluate_encoder(
         try:
             protocol.check(subject)
             more.append(protocol)
-        except ConfigError as error:
+        except SsgearError as error:  # the end of a run is no place to refuse
             left_out[name] = str(error)
     baselines: dict[str, Outcome] = {}
     if raw is not None:

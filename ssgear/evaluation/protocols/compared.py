@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from ssgear.errors import ConfigError
+from ssgear.errors import ConfigError, DataError
 from ssgear.evaluation.features.rows import Columns, Rows
 from ssgear.evaluation.health import centred, effective_rank
 from ssgear.evaluation.protocols.registry import protocol
@@ -27,6 +27,8 @@ from ssgear.models.encoders.blocks import PooledBlocks, block_names
 
 KS = (1, 5, 10)
 """Neighbours of recall and precision."""
+LEAST_IMAGES = 4
+"""Test images below which two encoders cannot be compared."""
 PER_KIND, SHOWN = 3, 8
 """Queries of each kind that a page shows, and neighbours of each."""
 BATCH = 64
@@ -101,6 +103,9 @@ def other_of(subject: Subject) -> object:
             "--against: --protocol cka and opd compare two encoders; name the other one, a run, an "
             "encoder.safetensors or timm:NAME"
         )
+    count = len(subject.data.test_images)
+    if count < LEAST_IMAGES:
+        raise DataError(f"--protocol: cka and opd need {LEAST_IMAGES} test images (got {count})")
     return subject.against
 
 

@@ -8,12 +8,13 @@ the order of images. A figure of a share below 1 is called `linear_probe@0.01`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import fmean, stdev
 
 import torch
 from torch import Tensor
 
-from ssgear.errors import ConfigError
+from ssgear.errors import ConfigError, DataError, SsgearError, refusing
 from ssgear.evaluation.features.rows import Rows, Subset
 from ssgear.evaluation.probes.checks import unseen_classes
 from ssgear.evaluation.probes.finetune import fine_tune
@@ -50,6 +51,7 @@ def measure_shares(
     """Run a probe for every share of the labels, by default the options', and every seed."""
     train_labels, test_labels = subject.labels
     outcome = Outcome(notes=_unseen(train_labels, test_labels))
+    classes = len(train_labels.unique())
     for share in subject.options.labels if shares is None else shares:
         draws = subject.options.seeds if share < 1 or is_random else 1
         rows = [rows_of(subject, share, seed) for seed in range(draws)]
@@ -63,7 +65,10 @@ def measure_shares(
             if predicted[0].shape[1] > 1:
                 top5 = accuracy(predicted, test_labels, num_train=count, best=5)
                 measures[f"{name}_top5{at}"] = top5
-        outcome |= Outcome(measures=measures)
+        notes: tuple[str, ...] = ()
+        if share * len(train_labels) < classes == count:
+            notes = (f"a share of {share:g} is less than an image of each class; {count} are used",)
+        outcome |= Outcome(measures=measures, notes=notes)
     return outcome
 
 
@@ -250,13 +255,20 @@ def finetune(subject: Subject) -> Outcome:
 
 
 def others_of(subject: Subject) -> object:
-    """Need other sets of images."""
+    """Need other sets of images, with labels."""
     if not subject.others:
         raise ConfigError(
             "--transfer: --protocol transfer needs other images; name sets or folders, "
             "--transfer cifar100:PATH FOLDER"
         )
+    for name, load in subject.others.items():
+        with refusing(SsgearError, partial(_no_transfer, name)):
+            _ = load().labels
     return subject.others
+
+
+def _no_transfer(name: str, error: SsgearError) -> DataError:
+    return DataError(f"--transfer: {name}: {str(error).removeprefix('--protocol: ')}")
 
 
 @protocol("transfer", needs=others_of, reads_features=False)
