@@ -5,17 +5,21 @@ Under torchrun every rank encodes a part of the images; the first one measures a
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from ssgear import distributed, registry
 from ssgear.callbacks.exhibits import with_outcome
 from ssgear.callbacks.figures import FEATURES
 from ssgear.config import runs
 from ssgear.data.sources import Source
+from ssgear.errors import ArgumentError, ConfigError, first_line, lacking_memory, refusing
 from ssgear.evaluate.options import TIMM, Evaluation, transfer_sets
 from ssgear.evaluate.writing import (
     check_output,
@@ -23,6 +27,7 @@ from ssgear.evaluate.writing import (
     figures_name,
     print_figures,
     print_notes,
+    unwritable_figures,
 )
 from ssgear.evaluation import protocols
 from ssgear.evaluation.features.store import FeatureStore
@@ -84,7 +89,7 @@ def evaluate(text: str, evaluation: Evaluation) -> int:
     method = method_of(place.run)
     own = () if method is None else method.card.protocols
     chosen = [protocols.find(name, own) for name in evaluation.protocol]
-    check_output(evaluation)
+    check_output(evaluation, place.folder)
     judge = None if evaluation.inception is None else inception.load_inception(evaluation.inception)
     device = distributed.choose_device(evaluation.device, "--device")
     world = distributed.initialise(device, TIMEOUT_S)
@@ -97,6 +102,7 @@ def evaluate(text: str, evaluation: Evaluation) -> int:
     )
     # networks of convolutions take larger images than they were trained on
     data, facts = images.load(evaluation.data.size or encoder.size)
+    check_size(encoder, data)
     folder = place.features if evaluation.cache else None
     store = FeatureStore(folder=folder, world=world)
     subject = _subject(place, encoder, data, store, images, evaluation, str(facts["source"]))
@@ -109,7 +115,9 @@ def evaluate(text: str, evaluation: Evaluation) -> int:
     if not world.is_main:
         return 0
     alone = replace(store, world=distributed.World())
-    subject.store = alone
+    for part in (subject, subject.against):
+        if part is not None:
+            part.store = alone
     outcome = _measure(subject, chosen, Memory(folder=folder))
     _write(place, evaluation, subject, outcome, facts)
     return 0
@@ -130,11 +138,12 @@ def _subject(
     against: Subject | None = None
     if evaluation.against is not None:
         other = open_subject(evaluation.against).to(device)
-        other_data = data if other.size == encoder.size else images.load(other.size)[0]
+        is_same = other.size == data.test_images.shape[-1]
+        other_data = data if is_same else images.load(other.size)[0]
         title = place_of(evaluation.against).title
         against = Subject(other, other_data, device, store, title=title)
     others = {
-        key: partial(_load_other, config, evaluation.max_images, encoder.size)
+        key: functools.cache(partial(_load_other, config, evaluation.max_images, encoder.size))
         for key, config in transfer_sets(evaluation.transfer).items()
     }
     return Subject(
@@ -155,6 +164,24 @@ def _subject(
         against=against,
         others=others,
     )
+
+
+def check_size(encoder: PretrainedEncoder, data: EvalData) -> None:
+    """Refuse images of a size that the encoder cannot take."""
+    side = int(data.test_images.shape[-1])
+
+    def refusal(error: Exception) -> ConfigError | None:
+        if lacking_memory(error) is not None:
+            return None
+        return ConfigError(
+            f"--data.size: {encoder.config.name} cannot take images of {side} x {side} pixels; "
+            f"leave it away for its own {encoder.size} x {encoder.size} ({first_line(error)})"
+        )
+
+    if side != encoder.size:
+        blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=encoder.mean_3HW.device)
+        with torch.no_grad(), refusing((ArgumentError, RuntimeError), refusal):
+            encoder(blank)
 
 
 def _load_other(config: object, max_images: int | None, size: int) -> EvalData:
@@ -200,13 +227,14 @@ def _write(
     }
     if outcome.notes:
         asked["notes"] = [*outcome.notes]
-    write_figures(
-        path,
-        outcome.measures,
-        {**outcome.statements, **facts, **asked},
-        test_images=subject.data.test_print,
-        test_labels=subject.data.test_labels,
-    )
+    with refusing(OSError, partial(unwritable_figures, path)):
+        write_figures(
+            path,
+            outcome.measures,
+            {**outcome.statements, **facts, **asked},
+            test_images=subject.data.test_print,
+            test_labels=subject.data.test_labels,
+        )
     evaluated = Evaluated(
         title=place.title,
         source=name,
@@ -219,7 +247,9 @@ def _write(
         notes=outcome.notes,
     )
     contents = with_outcome(Contents(), outcome, subject.data)
-    print(f"page: {write_evaluation(path.with_suffix('.html'), evaluated, contents)}")
+    page = path.with_suffix(".html")
+    with refusing(OSError, partial(unwritable_figures, page)):
+        print(f"page: {write_evaluation(page, evaluated, contents)}")
     print(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from ssgear.errors import ConfigError
 TIMM = "timm:"
 """How the name of a network with published weights begins."""
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_PAGE = "https://github.com/toshas/torch-fidelity/releases"
 OF_GENERATORS = ("fid", "fid-train", "kid", "prdc")
 """Protocols that look at images through Inception-v3."""
 OF_STORES = ("prdc",)
@@ -97,6 +99,7 @@ class Evaluation:
             raise ConfigError("--transfer: only applies to --protocol transfer; add it")
         if self.against is not None and not protocols & {"cka", "opd"}:
             raise ConfigError("--against: only applies to --protocol cka and opd; add one of them")
+        transfer_sets(self.transfer)
         if self.label_lists is not None and self.labels == (1.0,):
             raise ConfigError("--label-lists: only applies to --labels 0.01 and 0.1; add them")
 
@@ -105,7 +108,7 @@ def lack_of_inception(figure: str) -> ConfigError:
     """Return the refusal of a figure without the weights that it is defined on."""
     return ConfigError(
         f"--inception: {figure} needs Inception-v3's weights; name the file that torch-fidelity "
-        f"publishes, {INCEPTION_FILE}"
+        f"publishes, {INCEPTION_FILE} (fetch it from {INCEPTION_PAGE}; it may lie anywhere)"
     )
 
 
@@ -167,6 +170,9 @@ def transfer_sets(texts: Sequence[str]) -> dict[str, DataConfig]:
     sets: dict[str, DataConfig] = {}
     for text in texts:
         source, colon, path = text.partition(":")
+        is_missing = os.sep in source or (os.sep in text and not colon)
+        if is_missing and not Path(text).expanduser().exists():
+            raise ConfigError(f"--transfer: {text}: no such folder or file")
         if colon and path and not Path(text).exists():
             data = DataConfig(source=source, path=Path(path))
         elif Path(text).exists():

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 from ssgear import distributed
 from ssgear.data.sources import open_source, scan
+from ssgear.errors import refusing
 from ssgear.evaluate.options import Evaluation
-from ssgear.evaluate.writing import check_output, figures_name, print_figures, print_notes
+from ssgear.evaluate.writing import (
+    check_output,
+    figures_name,
+    print_figures,
+    print_notes,
+    unwritable_figures,
+)
 from ssgear.evaluation.generated import inception, store_views
 from ssgear.evaluation.results import write_figures
 from ssgear.models.encoders import load_encoder
@@ -19,7 +27,7 @@ def evaluate_store(evaluation: Evaluation) -> int:
     assert evaluation.store is not None
     weights, encoder = evaluation.inception, evaluation.encoder
     store_views.check(evaluation.protocol, inception=weights, encoder=encoder)
-    check_output(evaluation)
+    check_output(evaluation, evaluation.store.expanduser())
     device = distributed.choose_device(evaluation.device, "--device")
     data, folder = evaluation.data, evaluation.store.expanduser()
     images, _ = scan(open_source(data, "train"), data)
@@ -47,6 +55,7 @@ def evaluate_store(evaluation: Evaluation) -> int:
         "max_images": evaluation.max_images,
         "path": data.path,
     }
-    write_figures(path, outcome.measures, facts)
+    with refusing(OSError, partial(unwritable_figures, path)):
+        write_figures(path, outcome.measures, facts)
     print(path)
     return 0

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ssgear.config import images
-from ssgear.errors import ConfigError
+from ssgear.errors import ConfigError, StorageError, reason_of
 from ssgear.evaluate.options import OF_STORES, Evaluation
 from ssgear.evaluation.results import Measure, Outcome
 from ssgear.report.evaluation_page import FigureRow
@@ -27,9 +27,13 @@ WIDTH = 120
 """Characters of a line where standard output is no terminal."""
 
 
-def check_output(evaluation: Evaluation) -> None:
-    """Refuse an --output that cannot be written."""
+def check_output(evaluation: Evaluation, usual: Path) -> None:
+    """Refuse an --output that cannot be written; without one, the `usual` folder."""
     if evaluation.output is None:
+        if usual.is_dir() and not os.access(usual, os.W_OK):
+            raise ConfigError(
+                f"--output: {usual} cannot be written; name a file in a directory of yours"
+            )
         return
     folder = evaluation.output.parent
     if evaluation.output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -43,6 +47,14 @@ def check_output(evaluation: Evaluation) -> None:
             f"--output: must end in .json (got {evaluation.output}); a page and per-image values "
             "get the same name with other endings"
         )
+
+
+def unwritable_figures(path: Path, error: OSError) -> StorageError:
+    """Return the refusal of figures that cannot be written."""
+    return StorageError(
+        f"{path}: cannot be written: {reason_of(error)}; name another file by --output: what was "
+        "computed is kept, unless --cache is false"
+    )
 
 
 def figures_name(
