@@ -20,6 +20,8 @@ from torch import Tensor
 from ssgear.errors import ArgumentError, DataError
 from ssgear.evaluation.features.rows import Rows, blocks
 
+SUBSET = 1000
+"""Images of a subset, as everybody takes them."""
 SIDE = 2048
 """Rows and columns of the kernels that are held at a time."""
 
@@ -42,7 +44,7 @@ def kernel_distance(
     a: Rows,
     b: Rows,
     *,
-    subset_size: int = 1000,
+    subset_size: int = SUBSET,
     subsets: int = 100,
     seed: int = 0,
     device: torch.device | None = None,
@@ -93,6 +95,20 @@ def kernel_distance(
         subset_size=subset_size,
         subsets=subsets,
     )
+
+
+def usual_distance(a: Rows, b: Rows) -> tuple[KernelDistance, tuple[str, ...]]:
+    """Return the kernel distance over subsets of the usual size, and notes.
+
+    Of fewer images than that all are taken.
+    """
+    size = min(SUBSET, len(a), len(b))
+    notes = (
+        (f"kid: {size} images in place of subsets of {SUBSET:,}; the deviation says nothing",)
+        if size < SUBSET
+        else ()
+    )
+    return kernel_distance(a, b, subset_size=size), notes
 
 
 def kernel_distance_whole(a: Rows, b: Rows, *, device: torch.device | None = None) -> float:

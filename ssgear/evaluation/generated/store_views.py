@@ -25,7 +25,7 @@ from ssgear.errors import ConfigError, DataError, did_you_mean, refusing
 from ssgear.evaluation.features import extract
 from ssgear.evaluation.generated.fid import frechet_caveat, frechet_distance
 from ssgear.evaluation.generated.inception import Inception
-from ssgear.evaluation.generated.kid import kernel_distance
+from ssgear.evaluation.generated.kid import usual_distance
 from ssgear.evaluation.generated.prdc import prdc
 from ssgear.evaluation.results import Measure, Outcome
 from ssgear.models.encoders import PretrainedEncoder
@@ -166,12 +166,14 @@ def _frechet(name: str, real: Tensor, synthetic: Tensor, text: str) -> Outcome:
 def _other(wanted: set[str], real: Tensor, synthetic: Tensor, text: str) -> Outcome:
     """Return kernel distance, and precision, recall, density and coverage, where wanted."""
     figures: dict[str, float] = {}
+    notes: tuple[str, ...] = ()
     if "kid" in wanted:
-        distance = kernel_distance(real, synthetic)
+        distance, notes = usual_distance(real, synthetic)
         figures |= {"kid": distance.value, "kid_deviation": distance.deviation}
     if "prdc" in wanted:
         figures |= vars(prdc(real, synthetic))
     return Outcome(
         measures={key: Measure(value=value, num_test=len(real)) for key, value in figures.items()},
         statements={f"{name}_protocol": text for name in sorted(wanted)},
+        notes=notes,
     )

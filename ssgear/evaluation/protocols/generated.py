@@ -15,7 +15,7 @@ from ssgear.evaluation.features import extract
 from ssgear.evaluation.generated.fid import frechet_caveat
 from ssgear.evaluation.generated.inception import BATCH, About, Inception, protocol_of
 from ssgear.evaluation.generated.inception import fid as compute_fid
-from ssgear.evaluation.generated.kid import kernel_distance
+from ssgear.evaluation.generated.kid import usual_distance
 from ssgear.evaluation.generated.prdc import prdc as compute_prdc
 from ssgear.evaluation.protocols.registry import protocol
 from ssgear.evaluation.results import Measure, Outcome
@@ -60,11 +60,13 @@ def fid_train(subject: Subject) -> Outcome:
 def kid(subject: Subject) -> Outcome:
     """Kernel distance of as many synthetic images as there are test images to these."""
     real, synthetic, text = _inception_features(subject)
-    distance = kernel_distance(real, synthetic)
+    distance, notes = usual_distance(real, synthetic)
     measure = Measure(value=distance.value, num_test=len(real))
     deviation = Measure(value=distance.deviation)
     return Outcome(
-        measures={"kid": measure, "kid_deviation": deviation}, statements={"kid_protocol": text}
+        measures={"kid": measure, "kid_deviation": deviation},
+        statements={"kid_protocol": text},
+        notes=notes,
     )
 
 
