@@ -51,7 +51,7 @@ def measure_shares(
     """Run a probe for every share of the labels, by default the options', and every seed."""
     train_labels, test_labels = subject.labels
     outcome = Outcome(notes=_unseen(train_labels, test_labels))
-    classes = len(train_labels.unique())
+    classes = int((train_labels.bincount() > 0).sum())
     for share in subject.options.labels if shares is None else shares:
         draws = subject.options.seeds if share < 1 or is_random else 1
         rows = [rows_of(subject, share, seed) for seed in range(draws)]
