@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ssgear.config import images
 from ssgear.errors import ConfigError, StorageError, reason_of
-from ssgear.evaluate.options import OF_STORES, Evaluation
+from ssgear.evaluate.options import OF_STORES, TIMM, Evaluation
 from ssgear.evaluation.results import Measure, Outcome
 from ssgear.report.evaluation_page import FigureRow
 
@@ -73,6 +73,8 @@ def figures_name(
         parts.append(evaluation.features)
     if set(evaluation.protocol) != set(usual):
         parts += evaluation.protocol
+    if evaluation.against is not None:
+        parts += ["against", Path(evaluation.against.removeprefix(TIMM)).resolve().name]
     if evaluation.labels != (1.0,):
         parts += ["labels", *(f"{share:g}" for share in evaluation.labels)]
     if evaluation.seeds > 1:
