@@ -1,13 +1,17 @@
 """How sure a figure is: confidence intervals, and whether two subjects really differ.
 
     low, high = wilson(correct=8731, total=10_000)         # an accuracy
-    low, high = bootstrap_mean(ap_Q, groups=labels_Q)      # a mean average precision
+    low, high = bootstrap_mean(ap_Q, groups=labels_Q, mutual=True)  # a mean average precision
     result = paired(a_N, b_N)                              # two subjects, the same test images
     result.difference, result.interval, result.p_value
 
 Wilson's score interval (1927); McNemar's test (1947) in its exact form, with the adjusted Wald
 interval of Bonett & Price (2012) for the difference; the percentile bootstrap (Efron 1979),
 rescaled so that small groups keep their variance (Rao & Wu 1988). A value that is NaN is left out.
+
+In retrieval an image stands in the figure twice: as a query, and among the images that the others
+have to find. A statistic of pairs deviates twice as much as its values by image alone would tell
+(Hoeffding 1948): values that are `mutual` have that spread.
 """
 
 from __future__ import annotations
@@ -64,6 +68,7 @@ def bootstrap_mean(
     values: Tensor,
     *,
     groups: Tensor | None = None,
+    mutual: bool = False,
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -74,6 +79,7 @@ def bootstrap_mean(
         values: One per image, such as the average precision of a query.
         groups: Classes [N] int64: the figure is then the mean over classes of their means, and
             images are redrawn within their class. A class of one image adds no spread.
+        mutual: Whether values are of queries among the same images, such as average precisions.
         resamples: How often images are redrawn.
         confidence: Probability that the interval holds the figure.
         seed: Seed of the draws.
@@ -82,7 +88,7 @@ def bootstrap_mean(
         ArgumentError: shapes differ, there is no value, or a value is infinite.
     """
     values, groups = _present("bootstrap_mean", values, groups)
-    return _interval(_resampled(values, groups, resamples, seed), confidence)
+    return _interval(_resampled(values, groups, resamples, seed, mutual=mutual), confidence)
 
 
 def mcnemar(a: Tensor, b: Tensor, *, confidence: float = 0.95) -> Paired:
@@ -117,6 +123,7 @@ def bootstrap_difference(
     b: Tensor,
     *,
     groups: Tensor | None = None,
+    mutual: bool = False,
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -135,7 +142,7 @@ def bootstrap_difference(
             "bootstrap_difference: some images have a value (not NaN) for one subject only"
         )
     values, groups = _present("bootstrap_difference", a.double() - b.double(), groups)
-    means = _resampled(values, groups, resamples, seed)
+    means = _resampled(values, groups, resamples, seed, mutual=mutual)
     beyond = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return Paired(
         difference=float(torch.stack([part.mean() for part in _parts(values, groups)]).mean()),
@@ -150,27 +157,28 @@ def paired(
     b: Tensor,
     *,
     groups: Tensor | None = None,
+    mutual: bool = False,
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Paired:
-    """Compare two subjects: `mcnemar` for values 0 and 1 without groups, else the bootstrap."""
-    if groups is None and _is_binary(a) and _is_binary(b):
+    """Compare two subjects: `mcnemar` for values 0 and 1 by themselves, else the bootstrap."""
+    if groups is None and not mutual and _is_binary(a) and _is_binary(b):
         return mcnemar(a, b, confidence=confidence)
     return bootstrap_difference(
-        a, b, groups=groups, resamples=resamples, confidence=confidence, seed=seed
+        a, b, groups=groups, mutual=mutual, resamples=resamples, confidence=confidence, seed=seed
     )
 
 
 def paired_figures(a: Tensor, b: Tensor, *, labels: Tensor | None = None) -> Paired:
     """Compare a figure of two subjects by its values of the same images [N].
 
-    Accuracies (0 or 1 by image) are compared by `mcnemar`. Other values are averages by class, as
-    the mean average precision is: where labels [N] are known, within each class and over classes.
+    Accuracies (0 or 1 by image) are compared by `mcnemar`. Other values are average precisions of
+    retrieval: where labels [N] are known, their mean is taken within each class and over classes.
     """
     if _is_binary(a) and _is_binary(b):
         return mcnemar(a, b)
-    return bootstrap_difference(a, b, groups=labels)
+    return bootstrap_difference(a, b, groups=labels, mutual=True)
 
 
 def _quantile(confidence: float) -> float:
@@ -218,7 +226,9 @@ def _parts(values: Tensor, groups: Tensor | None) -> list[Tensor]:
     return list(torch.split(values[order], counts))
 
 
-def _resampled(values: Tensor, groups: Tensor | None, resamples: int, seed: int) -> Tensor:
+def _resampled(
+    values: Tensor, groups: Tensor | None, resamples: int, seed: int, *, mutual: bool
+) -> Tensor:
     """Return the figure of each resample [R], float64."""
     if resamples < 1:
         raise ArgumentError(f"resamples: must be positive (got {resamples})")
@@ -229,6 +239,7 @@ def _resampled(values: Tensor, groups: Tensor | None, resamples: int, seed: int)
         count, middle = len(part), part.mean()
         # a mean of n redrawn values varies by (n - 1) / n of what it should
         scale = math.sqrt(count / (count - 1)) if count > 1 else 0.0
+        scale *= 2 if mutual else 1
         step = max(1, _ELEMENTS // count)
         for start in range(0, resamples, step):
             shape = (min(step, resamples - start), count)

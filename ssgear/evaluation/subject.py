@@ -24,7 +24,7 @@ from ssgear.evaluation.generated.inception import Inception
 from ssgear.evaluation.images import EvalData, Split
 from ssgear.models.gan.generators import SavedGenerator, read_generator
 
-VERSION = "1"
+VERSION = "2"
 """Changes when a protocol comes to compute something else between two versions of ssgear."""
 OF_GENERATORS = ("fid", "fid-train", "kid", "prdc")
 """Protocols that measure a generator."""

@@ -9,11 +9,13 @@ import torch
 from scipy import stats
 
 from ssgear.errors import ArgumentError
+from ssgear.evaluation.similarity.retrieval import retrieve
 from ssgear.evaluation.statistics import (
     bootstrap_difference,
     bootstrap_mean,
     mcnemar,
     paired,
+    paired_figures,
     wilson,
 )
 
@@ -177,3 +179,33 @@ def test_bad_input_is_refused() -> None:
         mcnemar(torch.full((3,), 0.5), torch.ones(3))
     with pytest.raises(ArgumentError, match="for one subject only"):
         paired(torch.tensor([0.5, torch.nan]), torch.tensor([0.5, 0.5]))
+
+
+def test_intervals_of_retrieval_cover_what_other_images_would_give() -> None:
+    source = generator(3)
+    labels = torch.arange(120) % 4
+    centres = 0.7 * torch.randn(4, 12, generator=source)
+
+    def precisions() -> torch.Tensor:
+        features = centres[labels] + torch.randn(120, 12, generator=source)
+        return retrieve(features, labels, ks=()).per_query
+
+    draws = [precisions() for _ in range(240)]
+    truth = float(torch.stack(draws).mean())  # classes are of one size
+    intervals = [bootstrap_mean(draw, groups=labels, mutual=True, resamples=400) for draw in draws]
+    covered = sum(low <= truth <= high for low, high in intervals)
+    assert covered / 240 > 0.9, covered
+    pairs = zip(draws[::2], draws[1::2], strict=True)
+    real = sum(paired_figures(a, b, labels=labels).p_value < 0.05 for a, b in pairs)
+    assert real / 120 < 0.1, real  # of two subjects that do not differ
+
+
+def test_figures_are_compared_as_they_are_taken() -> None:
+    source = generator(4)
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    a, b = torch.rand(2, 100, generator=source)
+    means = [(values[:90].mean() + values[90:].mean()) / 2 for values in (a, b)]
+    result = paired_figures(a, b, labels=labels)
+    assert result.method == "bootstrap"
+    assert result.difference == pytest.approx(float(means[0] - means[1]), abs=1e-6)
+    assert paired_figures((a > 0.5).byte(), (b > 0.5).byte(), labels=labels).method == "McNemar"

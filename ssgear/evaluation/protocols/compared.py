@@ -59,7 +59,7 @@ def mean_average_precision(subject: Subject) -> Outcome:
     _, labels = subject.labels
     ks = [k for k in KS if k < len(labels)]
     retrieval = retrieve(subject.test, labels, ks=ks, device=subject.device)
-    interval = bootstrap_mean(retrieval.per_query, groups=labels)
+    interval = bootstrap_mean(retrieval.per_query, groups=labels, mutual=True)
     count = len(labels)
     measures: Measures = {
         "map": Measure(

@@ -2,7 +2,7 @@
 
     result = retrieve(features_NF, labels_N, ks=(1, 5, 10))
     result.mean_average_precision, result.recall_at[5], result.precision_at[5]
-    low, high = bootstrap_mean(result.per_query, groups=result.class_of)
+    low, high = bootstrap_mean(result.per_query, groups=result.class_of, mutual=True)
 
 An image is relevant if it has the query's label. Figures are means over the queries of a class,
 then over classes; a class of one image has nothing to retrieve: its query is left out and counted.
