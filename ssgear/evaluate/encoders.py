@@ -215,7 +215,8 @@ def _write(
     print_notes(outcome)
     path = evaluation.output or figures_name(place.folder, evaluation, name, run=place.run)
     if place.run is None and evaluation.output is None:
-        path = path.with_name(f"{place.text.removeprefix(TIMM).replace('/', '-')}-{path.name}")
+        weights = Path(place.text.removeprefix(TIMM)).name
+        path = path.with_name(f"{weights}-{path.name}")
     if path.exists():
         print(f"ssgear: {path} is replaced", file=sys.stderr)
     asked: dict[str, Json] = {

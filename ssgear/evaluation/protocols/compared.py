@@ -17,6 +17,7 @@ from ssgear.evaluation.protocols.registry import protocol
 from ssgear.evaluation.results import Exhibit, Measure, Measures, Outcome
 from ssgear.evaluation.similarity.cka import cka_matrix
 from ssgear.evaluation.similarity.examples import examples
+from ssgear.evaluation.similarity.invariance import MAX_IMAGES
 from ssgear.evaluation.similarity.invariance import invariance as measure_invariance
 from ssgear.evaluation.similarity.opd import opd_matrix
 from ssgear.evaluation.similarity.retrieval import Retrieval, retrieve
@@ -38,8 +39,9 @@ BATCH = 64
 @protocol("health")
 def health(subject: Subject) -> Outcome:
     """Effective rank of the test features; no labels needed."""
-    rank = effective_rank(centred(subject.test))
-    return Outcome(measures={"effective_rank": Measure(value=rank, num_test=len(subject.test))})
+    rows = centred(subject.test)
+    measure = Measure(value=effective_rank(rows), num_test=len(rows))
+    return Outcome(measures={"effective_rank": measure})
 
 
 def pairs_of(subject: Subject) -> object:
@@ -171,9 +173,12 @@ def invariance(subject: Subject) -> Outcome:
     """How far features move under each augmentation, by strength."""
     images = subject.data.test_images
     curves = measure_invariance(subject.encode, images, size=int(images.shape[-1]), seed=0)
-    strongest = {name: points[-1][1] for name, points in curves.items()}
+    count = min(len(images), MAX_IMAGES)
     return Outcome(
-        measures={f"invariance_{name}": Measure(value=v) for name, v in strongest.items()},
+        measures={
+            f"invariance_{name}": Measure(value=points[-1][1], num_test=count)
+            for name, points in curves.items()
+        },
         exhibits=(
             Exhibit(
                 kind="invariance",

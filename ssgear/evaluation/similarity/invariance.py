@@ -30,6 +30,8 @@ Encode = Callable[[Tensor], Tensor]
 """Returns features [n, F] of images uint8 [n, 3, size, size]."""
 Curve = list[tuple[float, float]]
 """Strength and figure."""
+MAX_IMAGES = 2000
+"""Images that are taken, evenly spread."""
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 KINDS = ("crop", "flip", "brightness", "contrast", "saturation", "hue", "grey", "blur")
 UNGRADED = ("flip", "grey")
@@ -44,7 +46,7 @@ def invariance(
     *,
     size: int,
     seed: int = 0,
-    max_images: int = 2000,
+    max_images: int = MAX_IMAGES,
     strengths: Sequence[float] = STRENGTHS,
     batch_size: int = 250,
 ) -> dict[str, Curve]:
