@@ -18,6 +18,7 @@ from ssgear import distributed, registry
 from ssgear.callbacks.exhibits import with_outcome
 from ssgear.callbacks.figures import FEATURES
 from ssgear.config import runs
+from ssgear.config.schema import DataConfig
 from ssgear.data.sources import Source
 from ssgear.errors import ArgumentError, ConfigError, first_line, lacking_memory, refusing
 from ssgear.evaluate.options import TIMM, Evaluation, transfer_sets
@@ -184,10 +185,7 @@ def check_size(encoder: PretrainedEncoder, data: EvalData) -> None:
             encoder(blank)
 
 
-def _load_other(config: object, max_images: int | None, size: int) -> EvalData:
-    from ssgear.config.schema import DataConfig
-
-    assert isinstance(config, DataConfig)
+def _load_other(config: DataConfig, max_images: int | None, size: int) -> EvalData:
     return EvalImages(data=config, max_images=max_images).load(size)[0]
 
 

@@ -8,6 +8,7 @@ the order of images. A figure of a share below 1 is called `linear_probe@0.01`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import fmean, stdev
 
@@ -53,7 +54,8 @@ def measure_shares(
     outcome = Outcome(notes=_unseen(train_labels, test_labels))
     classes = int((train_labels.bincount() > 0).sum())
     for share in subject.options.labels if shares is None else shares:
-        draws = subject.options.seeds if share < 1 or is_random else 1
+        is_drawn = share < 1 and subject.options.label_lists is None
+        draws = subject.options.seeds if is_drawn or is_random else 1
         rows = [rows_of(subject, share, seed) for seed in range(draws)]
         runs = [probe(part, seed) for seed, part in enumerate(rows)]
         count = len(train_labels) if rows[0] is None else len(rows[0])
@@ -279,7 +281,11 @@ def transfer(subject: Subject) -> Outcome:
         other = subject.on(load(), name)
         part = linear(other) | knn(other)
         outcome |= Outcome(
-            measures={f"{key}[{name}]": measure for key, measure in part.measures.items()},
+            # values by image belong to the test images that the file of figures names
+            measures={
+                f"{key}[{name}]": replace(measure, per_image=None)
+                for key, measure in part.measures.items()
+            },
             notes=tuple(f"{name}: {note}" for note in part.notes),
         )
     return outcome

@@ -188,6 +188,7 @@ def test_transfer_is_the_linear_probe_and_knn_of_other_images(subject: Subject) 
     for name, figure in expected.measures.items():
         found = outcome.measures[f"{name}[colors]"]
         assert found.value == figure.value and found.fields() == figure.fields()
+        assert found.per_image is None  # they are not of the main test images
     assert outcome.notes == tuple(f"colors: {note}" for note in expected.notes)
 
 
@@ -206,3 +207,13 @@ def test_what_transfer_lacks_is_found_before_anything_is_computed() -> None:
     subject.others = {"gone": missing}
     with pytest.raises(DataError, match=r"^--transfer: gone: x/y: cannot be read"):
         find("transfer").check(subject)
+
+
+def test_a_published_list_is_fixed_whatever_the_seeds(tmp_path: Path) -> None:
+    subject = make_subject()
+    assert subject.data.train_names is not None
+    names = [name.rpartition("/")[2] for name in subject.data.train_names[:20]]
+    (tmp_path / "10percent.txt").write_text("\n".join(names) + "\n")
+    subject.options = Options(labels=(0.1,), label_lists=tmp_path, seeds=3)
+    figure = measure("linear", subject).measures["linear_probe@0.1"]
+    assert figure.num_train == 20 and figure.deviation is None
