@@ -149,7 +149,9 @@ def linear_probe_sgd(
     heads = Heads(width, classes, lrs=lrs, weight_decays=weight_decays, device=device)
     fit = _fit_rows(labels, len(heads.grid))
     fit_rows = fit.nonzero()[:, 0]
-    norm = nn.BatchNorm1d(width, affine=False, device=device)
+    # features are frozen: means over all batches, free of where running ones start, which few
+    # steps would not forget; any encoder's scale is far above eps
+    norm = nn.BatchNorm1d(width, eps=1e-10, momentum=None, affine=False, device=device)
     # the encoder normalizes: views stay in [0, 1]
     spec = AugmentSpec(crop_scale=(0.08, 1.0), flip=0.5, mean=(0.0,) * 3, std=(1.0,) * 3)
     steps, step = max(1, len(fit_rows) // batch_size) * epochs, 0

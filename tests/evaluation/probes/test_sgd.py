@@ -113,6 +113,30 @@ def test_the_augmented_protocol_learns_what_features_tell_and_repeats() -> None:
     assert linear_probe_sgd(Means(), *args, epochs=3, batch_size=32) == result
 
 
+class Scaled(nn.Module):
+    """Means of the channels, however large."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.scale * Means()(images)
+
+
+def test_few_steps_are_enough_for_features_of_any_scale() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (300,), generator=generator)
+    images = torch.randint(0, 60, (300, 3, 8, 8), generator=generator)
+    images[torch.arange(300), labels] += 60
+    args = (images[:200].byte(), labels[:200], images[200:].byte(), labels[200:])
+    expected = linear_probe_sgd(Scaled(1.0), *args, epochs=3).predicted[:, 0]
+    for scale in (1e-3, 1e3):
+        predicted = linear_probe_sgd(Scaled(scale), *args, epochs=3).predicted[:, 0]
+        assert torch.equal(predicted, expected)
+    assert (expected == labels[200:]).float().mean() > 0.95
+
+
 def test_bad_arguments_are_named() -> None:
     x, y = problem()
     with pytest.raises(ArgumentError, match="learning rates must be positive"):
