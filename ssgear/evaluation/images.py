@@ -75,7 +75,7 @@ class ImageRows:
         """Return at most `count` of the images, evenly spread."""
         if count >= len(self):
             return self
-        rows = torch.linspace(0, len(self) - 1, count).round().long()
+        rows = torch.linspace(0, len(self) - 1, count, dtype=torch.float64).round().long()
         decoded = None if self.decoded is None else self.decoded[rows]
         part = self.source.subset(rows)
         return ImageRows(part, self.size, workers=self.workers, decoded=decoded)

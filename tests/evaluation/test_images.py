@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from PIL import Image
 
 from ssgear.config.schema import DataConfig
-from ssgear.data.sources import open_source, scan
+from ssgear.data.sources import Source, open_source, scan
 from ssgear.errors import DataError
 from ssgear.evaluation.images import EvalData, EvalImages, ImageRows, fingerprint
 
@@ -38,6 +39,18 @@ def test_rows_are_decoded_when_asked_for() -> None:
     part = held.evenly(10)
     assert len(part) == 10 and torch.equal(part[:], rows.evenly(10)[:])
     assert torch.equal(part[9:], rows[len(rows) - 1 :])
+
+
+def test_no_image_stands_twice_among_those_evenly_spread() -> None:
+    class Many:
+        def __len__(self) -> int:
+            return 100_000
+
+        def subset(self, rows: torch.Tensor) -> torch.Tensor:
+            return rows
+
+    part = ImageRows(cast(Source, Many()), 8).evenly(99_999)
+    assert len(cast(torch.Tensor, part.source).unique()) == 99_999
 
 
 def test_the_state_changes_with_a_file_and_with_the_size(tmp_path: Path) -> None:

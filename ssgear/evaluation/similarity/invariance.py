@@ -73,7 +73,7 @@ def invariance(
     count = min(len(images), max_images)
     if count < 2:
         raise ArgumentError(f"invariance: needs at least 2 images (got {count})")
-    rows = torch.linspace(0, len(images) - 1, count).round().long()
+    rows = torch.linspace(0, len(images) - 1, count, dtype=torch.float64).round().long()
     specs = {
         (kind, strength): _spec(kind, strength)
         for kind in KINDS
