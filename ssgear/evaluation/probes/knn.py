@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ssgear.errors import ArgumentError, DataError
 from ssgear.evaluation.features.rows import Rows
@@ -29,6 +28,8 @@ GROUP = 8
 """Columns whose maximum is compared first."""
 VOTES = 1 << 24
 """Votes (queries x classes) that are held at a time: 64 MB."""
+SMALLEST, TINY = 1e-16, 2.0**-126
+"""Norm below which squares lose digits in float32, and what a row of zeros is divided by."""
 
 Prepare = Callable[[Tensor], Tensor]
 Similar = Callable[[Tensor, Tensor, Tensor], None]
@@ -230,7 +231,12 @@ def _merged(
 
 
 def _unit(features: Tensor) -> Tensor:
-    return F.normalize(features.detach(), dim=1)
+    features = features.detach()
+    norms = features.norm(dim=1, keepdim=True)
+    if bool(((norms < SMALLEST) | norms.isinf()).any()):  # squares beyond the range of float32
+        features = features / features.abs().amax(1, keepdim=True).clamp_min(TINY)
+        norms = features.norm(dim=1, keepdim=True)
+    return features / norms.clamp_min(TINY)
 
 
 def _cosine(queries_qF: Tensor, bank_BF: Tensor, out_qB: Tensor) -> None:
@@ -244,7 +250,7 @@ def _map(bank: Rows, device: torch.device) -> tuple[Prepare, Similar]:
     square = torch.zeros((), dtype=torch.float64, device=device)
     for _, block in finite_blocks(bank, "train", device=device):
         square += (block.double() - middle).square().sum() / len(bank)
-    radius = square.sqrt().clamp_min(1e-12)
+    radius = square.sqrt().clamp_min(1e-300)
 
     def prepare(features: Tensor) -> Tensor:
         return ((features.detach().double() - middle) / radius).float()

@@ -132,7 +132,11 @@ def cholesky_preconditioner(
         ridge = l2 + 1e-9
         hessian = spread * products
         hessian.diagonal().add_(ridge)
-        factor = torch.linalg.cholesky(hessian)
+        factor, failed = torch.linalg.cholesky_ex(hessian)
+        while int(failed):  # products of float32 that are not quite positive; any ridge will do
+            hessian.diagonal().add_(9 * ridge)
+            ridge *= 10
+            factor, failed = torch.linalg.cholesky_ex(hessian)
 
         def solve(gradient: Tensor) -> Tensor:
             if rows is None:

@@ -56,8 +56,11 @@ def scaling_of(rows: Rows, device: torch.device) -> Scaling:
     assert shift is not None
     mean = total / len(rows)
     deviation = (square / len(rows) - mean.square()).clamp_min(0).sqrt()
-    scale = torch.where(deviation > 1e-6, 1 / deviation.clamp_min(1e-6), 0.0)
-    return Scaling(mean_F=shift + mean, scale_F=scale)
+    mean += shift
+    # by rounding, a constant feature deviates too: by little beside its size and the others
+    least = torch.maximum(mean.abs() * 1e-9, 1e-6 * deviation.max().clamp(2.0**-100, 1.0))
+    scale = torch.where(deviation > least, 1 / deviation.clamp_min(least), 0.0)
+    return Scaling(mean_F=mean, scale_F=scale)
 
 
 class TrainingBlocks:

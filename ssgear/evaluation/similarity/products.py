@@ -10,6 +10,7 @@ features far from 0 lose no digits. A block is multiplied in float32, the sum is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,18 +33,20 @@ class Centred:
     """[N, F]."""
     mean_F: Tensor
     """Mean, float64."""
+    unit: float
+    """Power of two that features are divided by, so that squares in float32 are in its range."""
     name: str
     """Name of the features in messages."""
     device: torch.device | None = None
     """Where they are multiplied; by default where they are."""
 
     def block(self, start: int, size: int) -> Tensor:
-        """Return some rows less the mean, float32."""
+        """Return some rows less the mean, in units of `unit`, float32."""
         block = self.rows[start : start + size].float()
         block = block if self.device is None else block.to(self.device)
         # as exact as a difference in float64, in a third of the time
         high_F = self.mean_F.float()
-        return (block - high_F).sub_((self.mean_F - high_F).float())
+        return (block - high_F).sub_((self.mean_F - high_F).float()).mul_(1 / self.unit)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,7 +74,7 @@ def centre(rows: Rows, *, name: str, device: torch.device | None = None) -> Cent
     """
     if len(rows.shape) != 2 or not len(rows) or not rows.shape[1]:
         raise ArgumentError(f"{name}: features of shape {tuple(rows.shape)}; give [N, F]")
-    is_same = True
+    is_same, largest = True, 0.0
     first_F, total_F = torch.zeros(()), torch.zeros(())
     for start, block in finite_blocks(rows, name, device=device):
         if start == 0:
@@ -79,11 +82,14 @@ def centre(rows: Rows, *, name: str, device: torch.device | None = None) -> Cent
             total_F = torch.zeros_like(first_F, dtype=torch.float64)
         is_same = is_same and torch.equal(block, first_F.expand_as(block))
         # sums of differences from a row: those of features far from 0 would lose digits
-        total_F += (block - first_F).sum(0)
+        apart = block - first_F
+        largest = max(largest, float(apart.abs().max()))
+        total_F += apart.sum(0)
     if is_same:
         raise ArgumentError(f"{name}: all images have the same features")
     mean_F = first_F.double() + total_F / len(rows)
-    return Centred(rows=rows, mean_F=mean_F, name=name, device=device)
+    unit = 2.0 ** min(126, max(-126, math.frexp(largest)[1]))
+    return Centred(rows=rows, mean_F=mean_F, unit=unit, name=name, device=device)
 
 
 def centre_layers(

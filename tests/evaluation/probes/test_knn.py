@@ -33,6 +33,17 @@ def test_accuracy_is_sklearns_with_the_same_weights(k: int, temperature: float) 
     assert ours == pytest.approx(expected, abs=1.5 / len(test))  # one tie may fall either way
 
 
+@pytest.mark.parametrize("width", [2, 19])
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20])
+def test_features_of_any_scale_have_the_same_neighbours(scale: float, width: int) -> None:
+    train, y_train, test, _ = features(7)
+    train, test = train[:, :width], test[:, :width]
+    expected = knn_predictions(train, y_train, test, ks=(1, 20))
+    scaled = knn_predictions(train * scale, y_train, test * scale, ks=(1, 20))
+    for k in (1, 20):
+        assert (scaled[k] == expected[k]).float().mean() > 0.99
+
+
 def test_predictions_of_several_k_are_sklearns() -> None:
     train, y_train, test, y_test = features(4)
     predicted = knn_predictions(train, y_train, test, ks=(3, 20, 200), temperature=0.3)

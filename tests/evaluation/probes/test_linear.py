@@ -129,3 +129,23 @@ def test_bad_arguments_are_named() -> None:
     x[4, 0] = torch.inf
     with pytest.raises(DataError, match=r"test features: 1 of 100 images .* \(rows 4\)"):
         linear_probe(x[100:], y[100:], x[:100], y[:100])
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-7, 1e20])
+def test_features_of_any_scale_have_one_fit(scale: float) -> None:
+    x, y = problem()
+    x[:, 3] = 5.0  # constant
+    expected = linear_probe(x[:700], y[:700], x[700:], y[700:], l2=0.01)
+    scaled = x * scale
+    result = linear_probe(scaled[:700], y[:700], scaled[700:], y[700:], l2=0.01)
+    assert (result.predicted[:, 0] == expected.predicted[:, 0]).float().mean() > 0.99
+    scaling = scaling_of(scaled, CPU)
+    assert float(scaling.scale_F[3]) == 0 and int((scaling.scale_F > 0).sum()) == 30
+
+
+def test_a_weight_of_l2_near_0_can_be_asked_for() -> None:
+    generator = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(30, 30, generator=generator)).Q
+    x = torch.randn(1000, 30, generator=generator) * torch.logspace(0, -6, 30) @ turn
+    y = (x[:, 0] > 0).long()
+    assert linear_probe(x[:500], y[:500], x[500:], y[500:], l2=1e-8).top1 > 0.9

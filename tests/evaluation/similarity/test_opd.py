@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssgear.errors import ArgumentError, DataError
 from ssgear.evaluation.similarity import products
+from ssgear.evaluation.similarity.cka import cka
 from ssgear.evaluation.similarity.opd import opd, opd_matrix
 from tests.evaluation.similarity.test_cka import features, rotation
 
@@ -30,6 +31,13 @@ def test_it_is_the_least_distance(count: int, shift: float) -> None:
     assert opd(a, b) == pytest.approx(expected, abs=1e-6)
     assert opd(b, a) == pytest.approx(expected, abs=1e-6)
     assert 0.05 < expected < 1.9
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e35])
+def test_features_of_any_scale_have_one_distance(scale: float) -> None:
+    a, b = features()
+    assert opd(a * scale, b) == pytest.approx(dense(a, b), abs=1e-6)
+    assert cka(a * scale, b / 7) == pytest.approx(cka(a, b), abs=1e-6)
 
 
 def test_a_rotated_scaled_and_moved_copy_is_at_0(monkeypatch: pytest.MonkeyPatch) -> None:
