@@ -236,7 +236,8 @@ def _unit(features: Tensor) -> Tensor:
     if bool(((norms < SMALLEST) | norms.isinf()).any()):  # squares beyond the range of float32
         features = features / features.abs().amax(1, keepdim=True).clamp_min(TINY)
         norms = features.norm(dim=1, keepdim=True)
-    return features / norms.clamp_min(TINY)
+    unit: Tensor = features / norms.clamp_min(TINY)
+    return unit
 
 
 def _cosine(queries_qF: Tensor, bank_BF: Tensor, out_qB: Tensor) -> None:
