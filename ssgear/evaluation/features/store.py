@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from ssgear.evaluation.features.stream import BATCH, batches, check_batch, write
 from ssgear.models.modes import evaluating
 from ssgear.storage.lock import claimed
 
-VERSION = "1"
+VERSION = "2"
 """Changes when the same inputs come to give other features."""
 
 
@@ -109,19 +110,37 @@ class FeatureStore:
 
 
 def weights_digest(network: nn.Module) -> str:
-    """Return a digest of a network's tensors, and of the type that computes with them.
+    """Return a digest of a network's tensors, and of the modules that compute with them.
 
-    Buffers that are not saved count too: mean and deviation of the images are among them.
+    Of a module count its type and its attributes that are numbers, texts or functions, such as the
+    number of heads, the way to pool, an activation. Buffers that are not saved count too: mean and
+    deviation of the images are among them.
     """
     digest = hashlib.blake2b(digest_size=16)
     for module in network.modules():
         digest.update(type(module).__qualname__.encode())
         digest.update(module.extra_repr().encode())
+        digest.update(repr(_settings(module)).encode())
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         data = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
         digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _settings(module: nn.Module) -> dict[str, object]:
+    """Return attributes that what a module computes may depend on, by name."""
+    settings: dict[str, object] = {}
+    for name, value in sorted(vars(module).items()):
+        is_derived = isinstance(getattr(type(module), name, None), cached_property)
+        if name.startswith("_") or name == "training" or is_derived:
+            continue
+        parts = value if isinstance(value, tuple | list) else (value,)
+        if all(isinstance(part, bool | int | float | str | None) for part in parts):
+            settings[name] = value
+        elif callable(value):
+            settings[name] = getattr(value, "__qualname__", type(value).__qualname__)
+    return settings
 
 
 def digest_of(*parts: str) -> str:

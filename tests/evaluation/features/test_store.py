@@ -2,11 +2,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import timm
 import torch
 from torch import Tensor, nn
 
+from ssgear.config.schema import ModelConfig
 from ssgear.evaluation.features.rows import FeatureFile
 from ssgear.evaluation.features.store import FeatureStore, weights_digest
+from ssgear.models.encoders import Normalized, build_encoder
+from ssgear.models.encoders.blocks import PooledBlocks
 
 CPU = torch.device("cpu")
 
@@ -90,3 +94,24 @@ def test_digests_see_parameters_buffers_and_structure() -> None:
         linear.bias += 1e-6
     assert weights_digest(linear) != before
     assert weights_digest(nn.ReLU()) != weights_digest(nn.GELU())
+
+
+def test_digests_see_what_is_no_tensor() -> None:
+    def attention(**settings: object) -> nn.Module:
+        torch.manual_seed(0)
+        name = "vit_tiny_patch16_224"
+        return timm.create_model(
+            name, img_size=32, patch_size=8, depth=1, num_classes=0, fc_norm=False, **settings
+        )
+
+    network = attention()
+    digests = [
+        weights_digest(other)
+        for other in (network, attention(num_heads=6), attention(global_pool="avg"))
+    ]
+    assert len(set(digests)) == 3
+    network.eval()(torch.zeros(1, 3, 32, 32))
+    assert weights_digest(network) == weights_digest(attention()) == digests[0]
+    blocks = PooledBlocks(Normalized(build_encoder(ModelConfig(), 32), (0.5,) * 3, (0.5,) * 3))
+    before = weights_digest(blocks)
+    assert blocks.widths and weights_digest(blocks) == before

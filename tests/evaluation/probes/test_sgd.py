@@ -121,7 +121,7 @@ class Scaled(nn.Module):
         self.scale = scale
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.scale * Means()(images)
+        return self.scale * Means().forward(images)
 
 
 def test_few_steps_are_enough_for_features_of_any_scale() -> None:
