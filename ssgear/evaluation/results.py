@@ -42,7 +42,7 @@ class Measure:
     deviation: float | None = None
     """Standard deviation over seeds, where there are several."""
     per_image: Tensor | None = None
-    """[num_test], of the first seed: 1 right and 0 wrong, or the average precision of a query."""
+    """[num_test]: 1 right and 0 wrong, or the average precision of a query; not over seeds."""
     predicted: Tensor | None = None
     """[num_test, at most 5] int64, of the first seed: the best classes, the best first."""
 

@@ -113,11 +113,13 @@ class Subject:
             "" if labels is None else digest_of(labels.numpy().tobytes().hex())
             for labels in (self.data.train_labels, self.data.test_labels)
         ]
+        names = "\0".join(self.data.classes or ())
+        folds = repr([fold.tolist() for fold in self.data.folds])
         against = "" if self.against is None else self.against.digest
         judged = ""
         if protocol in OF_GENERATORS and self.inception is not None:
             judged = self.inception.digest + weights_digest(self.generator.generator)
-        parts = (self.digest, *states, *labels, against, judged, self.options.text())
+        parts = (self.digest, *states, *labels, names, folds, against, judged, self.options.text())
         return digest_of(__version__, VERSION, protocol, self.device.type, *parts)
 
     @cached_property

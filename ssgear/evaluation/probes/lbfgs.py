@@ -39,6 +39,8 @@ class Minimum:
     """Whether the largest entry of the gradient met the tolerance."""
 
 
+GAP = 1e-7
+"""Share of the value by which a minimum may be missed."""
 NEAR = 10.0
 """Times the tolerance that the gradient may be where rounding hides all further decrease."""
 
@@ -50,6 +52,7 @@ def minimize(
     precondition: Callable[[Tensor], Tensor],
     tolerance: float,
     iterations: int,
+    convexity: float | None = None,
 ) -> Minimum:
     """Minimize a smooth convex function.
 
@@ -59,14 +62,24 @@ def minimize(
         precondition: Applies an estimate of the inverse Hessian to a gradient; its scale does not
             matter after the first step.
         tolerance: Largest entry of the gradient at which to stop.
+        convexity: Least curvature c of the objective. Where given, the end is where the value is
+            within `GAP` of the minimum, which lies at most |gradient|^2 / (2 c) below.
         iterations: Most steps.
     """
+
+    def is_near(value: float, gradient: Tensor, slack: float = 1.0) -> bool:
+        if float(gradient.abs().max()) > slack * tolerance:
+            return False
+        gap = 0.0 if convexity is None else float(gradient.square().sum()) / (2 * convexity)
+        return gap <= slack**2 * GAP * abs(value)
+
+    slack = 1.0
     point = start.double()
     value, gradient = objective(point)
     evaluations = 1
     history: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=HISTORY)
     for _ in range(iterations):
-        if float(gradient.abs().max()) <= tolerance:
+        if is_near(value, gradient):
             break
         direction = -_inverse_hessian(gradient, history, precondition)
         slope = float((direction * gradient).sum())
@@ -81,14 +94,14 @@ def minimize(
             curvature = 2 * (new_value - value - step * slope)
             step = min(0.5 * step, max(0.1 * step, -slope * step * step / curvature))
         else:  # rounding hides what decrease is left
-            tolerance *= NEAR
+            slack = NEAR
             break
         change, bend = candidate - point, new_gradient - gradient
         product = (change * bend).sum()
         if float(product) > 0:
             history.append((change, bend, product))
         point, value, gradient = candidate, new_value, new_gradient
-    converged = float(gradient.abs().max()) <= tolerance
+    converged = is_near(value, gradient, slack)
     return Minimum(point=point, value=value, evaluations=evaluations, converged=converged)
 
 

@@ -105,7 +105,8 @@ def accuracy(predicted: list[Tensor], labels: Tensor, *, num_train: int, best: i
         num_test=len(labels),
         values=tuple(values) if len(values) > 1 else (),
         deviation=stdev(values) if len(values) > 1 else None,
-        per_image=right[0].to(torch.uint8),
+        # a paired test by image is of one classifier, not of a mean over several
+        per_image=None if len(values) > 1 else right[0].to(torch.uint8),
         predicted=predicted[0] if best == 1 else None,
     )
 
@@ -249,7 +250,7 @@ def finetune(subject: Subject) -> Outcome:
         images, labels = images_of(subject, rows)
         result = fine_tune(
             encoder, images, labels, subject.data.test_images, test_labels, seed=seed,
-            device=subject.device,
+            device=subject.device, label="Fine-tuning",
         )  # fmt: skip
         return {"finetune": result.predicted}
 

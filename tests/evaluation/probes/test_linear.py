@@ -149,3 +149,19 @@ def test_a_weight_of_l2_near_0_can_be_asked_for() -> None:
     x = torch.randn(1000, 30, generator=generator) * torch.logspace(0, -6, 30) @ turn
     y = (x[:, 0] > 0).long()
     assert linear_probe(x[:500], y[:500], x[500:], y[500:], l2=1e-8).top1 > 0.9
+
+
+@pytest.mark.parametrize("l2", [1e-5, 5.6e-5, 1e-3])
+def test_little_l2_on_few_rows_is_fitted_to_the_end(l2: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    centers = 0.15 * torch.randn(10, 500, generator=generator)
+    labels = torch.arange(200) % 10
+    test_labels = torch.randint(0, 10, (2000,), generator=generator)
+    train = centers[labels] + torch.randn(200, 500, generator=generator)
+    test = centers[test_labels] + torch.randn(2000, 500, generator=generator)
+    result = linear_probe(train, labels, test, test_labels, l2=l2)
+    mean, deviation = train.double().mean(0), train.double().std(0, correction=0)
+    a, b = (((rows - mean) / deviation).numpy() for rows in (train, test))
+    theirs = LogisticRegression(C=1 / (l2 * 200), max_iter=50000, tol=1e-9).fit(a, labels.numpy())
+    expected = theirs.score(b, test_labels.numpy())
+    assert result.converged and result.top1 == pytest.approx(expected, abs=0.002)
