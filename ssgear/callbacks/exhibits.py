@@ -163,11 +163,12 @@ def _curves(outcome: Outcome, baselines: Mapping[str, Outcome]) -> list[LabelCur
 def _points(outcome: Outcome, figure: str) -> list[LabelPoint]:
     points = []
     for name, measure in outcome.measures.items():
-        base, _, share = name.partition("@")
-        if base == figure and measure.num_train is not None:
+        # not those of other images, linear_probe@0.1[digits]
+        match = re.fullmatch(rf"{figure}(?:@([0-9.e-]+))?", name)
+        if match is not None and measure.num_train is not None:
             points.append(
                 LabelPoint(
-                    share=float(share or 1),
+                    share=float(match[1] or 1),
                     num_labels=measure.num_train,
                     accuracy=measure.value,
                     interval=measure.interval,

@@ -67,6 +67,8 @@ def test_label_curves_are_of_figures_of_several_shares() -> None:
             "linear_probe@0.01": at(0.2, 1),
             "knn": at(0.6, 100),
             "mlp_probe@0.1": at(0.3, 10),
+            "linear_probe@0.1[digits]": at(0.9, 140),  # other images
+            "linear_probe[digits]": at(0.95, 1400),
         }
     )
     untrained = Outcome(measures={"linear_probe": at(0.3, 100), "linear_probe@0.1": at(0.2, 10)})
