@@ -13,8 +13,7 @@ from pathlib import Path
 
 from ssgear.report.contents import Contents
 from ssgear.report.page import render
-from ssgear.report.sections import curves, heat_map, neighbours
-from ssgear.report.sections.pictures import pictures
+from ssgear.report.sections.measured import measured_sections
 from ssgear.storage.atomic import write_text
 
 
@@ -55,13 +54,7 @@ def write_evaluation(path: Path, evaluated: Evaluated, contents: Contents) -> Pa
         facts=evaluated.facts,
         rows=evaluated.rows,
         notes=evaluated.notes,
-        neighbours=neighbours.neighbours(contents.neighbours),
-        retrieval=neighbours.retrieval(contents.retrieval),
-        confusions=heat_map.confusions(contents.confusions),
-        label_curves=curves.label_curves(contents.label_curves),
-        invariance=curves.invariance(contents.invariance),
-        similarities=heat_map.similarities(contents.similarities),
-        pictures=pictures(contents.pictures),
+        **measured_sections(contents),
     )
     write_text(path, page)
     return path

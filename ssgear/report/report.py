@@ -22,8 +22,7 @@ from ssgear.report.measures import measures
 from ssgear.report.page import render
 from ssgear.report.plane import planes
 from ssgear.report.reading import RunFiles, read_run
-from ssgear.report.sections import curves, heat_map, neighbours
-from ssgear.report.sections.pictures import pictures as picture_rows
+from ssgear.report.sections.measured import measured_sections
 from ssgear.report.sections.time import time_parts
 from ssgear.report.verdict import judge
 from ssgear.storage.atomic import Json, write_text
@@ -43,13 +42,7 @@ def write_report(run_dir: Path, contents: Contents) -> Path:
         verdict=judge(run, contents.card),
         views=pictures.views(contents.views),
         samples=pictures.samples(contents.samples),
-        neighbours=neighbours.neighbours(contents.neighbours),
-        retrieval=neighbours.retrieval(contents.retrieval),
-        confusions=heat_map.confusions(contents.confusions),
-        label_curves=curves.label_curves(contents.label_curves),
-        invariance=curves.invariance(contents.invariance),
-        similarities=heat_map.similarities(contents.similarities),
-        pictures=picture_rows(contents.pictures),
+        **measured_sections(contents),
         map=pictures.feature_map(contents.map),
         maps=contents.maps,
         planes=planes(contents.maps),
